@@ -1,0 +1,1 @@
+"""The memory of a chat bot: several stores that act as one."""

@@ -1,0 +1,296 @@
+"""The interface that every store and every composite of stores implements.
+
+The standard operations are written once, here, on top of five primitives. tests/contract.py proves every
+promise made in this file, for each backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from abc import ABC, abstractmethod
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from memory import ranking
+from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.model import (
+    EVERYWHERE,
+    Audience,
+    MemoryEntry,
+    Page,
+    Position,
+    Record,
+    SearchResult,
+    Tombstone,
+    UserTombstone,
+    check_key,
+    check_limit,
+    check_metadata,
+    check_query,
+    check_scope,
+    check_user_id,
+    check_value,
+    from_ms,
+    newest,
+    slot_of,
+    user_hash_of,
+    visible,
+)
+from memory.report import HealthReport, StoreHealth, StoreState
+from memory.revision import HybridLogicalClock, one_above
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+PAGE = 500
+"""Records a page: about 100 kB of ordinary memories."""
+
+_deadline: ContextVar[float | None] = ContextVar("memory_deadline", default=None)
+
+
+class MemoryBackend(ABC):
+    """One place where memories live.
+
+    Every operation may raise MemoryRejectedError (the input is at fault: repeating cannot help) and
+    BackendUnavailableError (it may or may not have happened: repeating is safe and may work later), and nothing
+    else. No operation outlives *deadline_s* by more than 0.25 s.
+
+    Args:
+        name: what status, logs and search results call this backend.
+        clock: stamps what this backend writes; share one among all backends of a process.
+        deadline_s: the longest that one operation may take, in seconds.
+    """
+
+    def __init__(
+        self, name: str, *, clock: HybridLogicalClock | None = None, deadline_s: float = 2.0
+    ) -> None:
+        self.name = name
+        self.clock = clock or HybridLogicalClock()
+        self.deadline_s = deadline_s
+
+    # Standard operations: the published API.
+
+    async def store(
+        self,
+        user_id: str,
+        key: str,
+        value: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        scope: str = EVERYWHERE,
+    ) -> bool:
+        """Remember *value* under *key*, in place of what was there. True: it is kept, also after a crash.
+
+        Limits: user_id 1-128 characters, key 1-256, scope up to 128, value 102,400 bytes of UTF-8, metadata
+        16 KiB of JSON.
+        """
+        check_user_id(user_id)
+        check_key(key)
+        check_value(value)
+        check_scope(scope)
+        check_metadata(metadata or {})
+        async with self._bounded("store"):
+            old = await self._one(user_id, key, scope)
+            now = from_ms(self.clock.now_ms())
+            entry = MemoryEntry(
+                user_id=user_id,
+                key=key,
+                value=value,
+                scope=scope,
+                metadata=json.loads(json.dumps(metadata or {})),  # as every store will give it back
+                created_at=old.created_at if old else now,
+                updated_at=now,
+                revision=self.clock.stamp(),
+            )
+            await self.put([entry])
+        return True
+
+    async def retrieve(self, user_id: str, key: str, *, audience: Audience = None) -> MemoryEntry | None:
+        """Return the entry under *key*, or None. Where several visible scopes hold the key, the newest."""
+        check_user_id(user_id)
+        check_key(key)
+        async with self._bounded("retrieve"):
+            page = await self.get(user_id, key, audience)
+        self._observe(page)
+        found = [entry for entry in visible(page.records, audience) if entry.key == key]
+        return max(found, key=lambda entry: entry.revision, default=None)
+
+    async def search(
+        self, user_id: str, query: str | None = None, limit: int = 10, *, audience: Audience = None
+    ) -> SearchResult:
+        """Return up to *limit* (1-1,000) entries that match *query*, best first; without a query the newest."""
+        check_user_id(user_id)
+        check_query(query or "")
+        check_limit(limit)
+        async with self._bounded("search"):
+            page = await self._all_of(user_id)
+        hits, cut = ranking.rank(visible(page.records, audience), query or "", limit)
+        return SearchResult(hits, cut, page.answered, page.missing)
+
+    async def get_all(self, user_id: str, *, audience: Audience = None) -> dict[str, str]:
+        """Return every visible key with its value. Where several visible scopes hold a key, the newest."""
+        check_user_id(user_id)
+        async with self._bounded("get_all"):
+            page = await self._all_of(user_id)
+        entries = sorted(visible(page.records, audience), key=lambda entry: entry.revision)
+        return {entry.key: entry.value for entry in entries}
+
+    async def delete(self, user_id: str, key: str | None = None, *, scope: str = EVERYWHERE) -> bool:
+        """Forget *key* in *scope* alone, or, without a key, everything of *user_id* in every scope.
+
+        Returns:
+            Whether there was anything to forget. An empty key is an error, never a user.
+        """
+        check_user_id(user_id)
+        check_scope(scope)
+        if key is not None:
+            check_key(key)
+        async with self._bounded("delete"):
+            if key is None:
+                page = await self._all_of(user_id)
+            else:
+                page = await self.get(user_id, key, frozenset({scope}))
+                self._observe(page)
+            existed = bool(visible(page.records, None if key is None else frozenset({scope})))
+            if existed or page.missing:  # a store that did not answer may hold it
+                revision = self.clock.stamp()
+                grave: Record = (
+                    UserTombstone(user_hash_of(user_id), revision)
+                    if key is None
+                    else Tombstone(user_id, slot_of(user_id, scope, key), revision)
+                )
+                await self.put([grave])
+        return existed
+
+    async def cleanup(self, max_age_days: int) -> int:
+        """Forget what was not updated for *max_age_days* days or more; return how many entries that were.
+
+        Not bounded by the deadline: it reads everything. An update that it had not seen wins over it.
+        """
+        if isinstance(max_age_days, bool) or not isinstance(max_age_days, int) or max_age_days < 0:
+            raise MemoryRejectedError("max_age_days", "is not a number of days", "0 or more")
+        before = from_ms(self.clock.now_ms()) - timedelta(days=max_age_days)
+        forgotten = 0
+        async for page in self.pages():
+            graves = [
+                Tombstone(*entry.position, one_above(entry.revision))
+                for entry in visible(page.records, None)
+                if entry.updated_at <= before
+            ]
+            if graves:
+                forgotten += await self.put(graves)
+        return forgotten
+
+    async def health_check(self) -> HealthReport:
+        """Probe now. The report is true as a whole only if every store kept, gave back and forgot a canary."""
+        began = time.perf_counter()
+        try:
+            async with self._bounded("health_check"):
+                await self.probe()
+        except BackendUnavailableError as exc:
+            state, detail = StoreState.DOWN, exc.reason
+        else:
+            state, detail = StoreState.HEALTHY, ""
+        latency_ms = (time.perf_counter() - began) * 1000
+        health = StoreHealth(self.name, state, checked_at=datetime.now(UTC), latency_ms=latency_ms, detail=detail)
+        return HealthReport((health,))
+
+    # Primitives: what a store implements and replication needs.
+
+    @abstractmethod
+    async def put(self, records: Sequence[Record]) -> int:
+        """Keep stamped *records*, all or none, durably; return how many changed anything.
+
+        Safe to repeat and to reorder: in each slot the newest revision wins, and nothing at or below a user's
+        tombstone comes in.
+        """
+
+    @abstractmethod
+    async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
+        """Return what stands under *key* in *scopes*, deletions too, and the user's tombstone if there is one.
+
+        With None: the live entries of *key* in every scope, and the user's tombstone.
+        """
+
+    @abstractmethod
+    async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
+        """Return the records of one user, or of all (None), deletions too, in the order of their position.
+
+        Start behind *after*; `Page.next` is where to go on. A user's tombstone comes with the first page.
+        """
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """Write a canary, read it back and delete it; raise BackendUnavailableError if any of it fails."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make ready. Safe to repeat."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything that was opened. Safe to repeat; `open` may follow."""
+
+    async def pages(self, user_id: str | None = None) -> AsyncIterator[Page]:
+        """Scan to the end, page by page."""
+        after = None
+        while True:
+            page = await self.scan(user_id, after)
+            yield page
+            if page.next is None:
+                return
+            after = page.next
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
+        page = await self.get(user_id, key, frozenset({scope}))
+        self._observe(page)
+        return next(iter(visible(page.records, frozenset({scope}))), None)
+
+    async def _all_of(self, user_id: str) -> Page:
+        records: list[Record] = []
+        answered: dict[str, None] = {}
+        missing: dict[str, None] = {}
+        async for page in self.pages(user_id):
+            records += page.records
+            answered |= dict.fromkeys(page.answered)
+            missing |= dict.fromkeys(page.missing)
+        spoke_throughout = tuple(name for name in answered if name not in missing)
+        whole = Page(tuple(newest(records).values()), None, spoke_throughout, tuple(missing))
+        self._observe(whole)
+        return whole
+
+    def _observe(self, page: Page) -> None:
+        if page.records:
+            self.clock.observe(max(record.revision for record in page.records))
+
+    @asynccontextmanager
+    async def _bounded(self, operation: str) -> AsyncIterator[None]:
+        """Hold one operation to the deadline; an operation inside another shares the outer one's."""
+        if _deadline.get() is not None:
+            yield
+            return
+        token = _deadline.set(asyncio.get_running_loop().time() + self.deadline_s)
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                yield
+        except TimeoutError as exc:
+            raise BackendUnavailableError(self.name, operation, f"no answer within {self.deadline_s:g} s") from exc
+        finally:
+            _deadline.reset(token)
+
+
+def remaining_s() -> float | None:
+    """Return how many seconds the operation that is under way still has; None if none has a deadline."""
+    deadline = _deadline.get()
+    return None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())

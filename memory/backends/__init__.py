@@ -1,0 +1,1 @@
+"""The stores. They know nothing of each other."""

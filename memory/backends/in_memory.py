@@ -1,0 +1,92 @@
+"""A store that lives as long as the process: for tests, and for trying something out."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from memory.backend import PAGE, MemoryBackend
+from memory.model import (
+    Audience,
+    MemoryEntry,
+    Page,
+    Position,
+    Record,
+    UserTombstone,
+    check_record,
+    slot_of,
+    supersedes,
+    user_hash_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memory.revision import HybridLogicalClock
+
+
+class InMemoryBackend(MemoryBackend):
+    """Keeps records in a dictionary; loses them with the process."""
+
+    def __init__(
+        self, name: str = "memory", *, clock: HybridLogicalClock | None = None, deadline_s: float = 2.0
+    ) -> None:
+        super().__init__(name, clock=clock, deadline_s=deadline_s)
+        self._records: dict[Position, Record] = {}
+
+    async def put(self, records: Sequence[Record]) -> int:
+        for record in records:
+            check_record(record)
+        return sum(self._put(record) for record in records)
+
+    async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
+        grave = self._records.get((user_hash_of(user_id), ""))
+        if scopes is None:
+            found = [r for r in self._of(user_id) if isinstance(r, MemoryEntry) and r.key == key]
+        else:
+            slots = [slot_of(user_id, scope, key) for scope in sorted(scopes)]
+            found = [r for slot in slots if (r := self._records.get((user_id, slot)))]
+        return self._page([grave, *found] if grave else found)
+
+    async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
+        if user_id is None:
+            positions = sorted(self._records)
+        else:
+            positions = sorted(r.position for r in self._of(user_id))
+        start = 0 if after is None else bisect_right(positions, after)
+        chosen = positions[start : start + limit]
+        records = [self._records[position] for position in chosen]
+        if user_id is not None and after is None and (grave := self._records.get((user_hash_of(user_id), ""))):
+            records.insert(0, grave)
+        return self._page(records, chosen[-1] if start + limit < len(positions) else None)
+
+    async def probe(self) -> None:
+        """Nothing can be wrong with a dictionary."""
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close: what was kept stays until the object goes."""
+
+    def _put(self, new: Record) -> bool:
+        old = self._records.get(new.position)
+        if old is not None and not supersedes(new, old):
+            return False
+        if isinstance(new, UserTombstone):
+            for position, record in list(self._records.items()):
+                buried = record.revision <= new.revision and not isinstance(record, UserTombstone)
+                if buried and user_hash_of(position[0]) == new.user_hash:
+                    del self._records[position]
+        else:
+            grave = self._records.get((user_hash_of(new.user_id), ""))
+            if grave is not None and new.revision <= grave.revision:
+                return False
+        self._records[new.position] = new
+        return True
+
+    def _of(self, user_id: str) -> list[Record]:
+        return [r for (user, slot), r in self._records.items() if user == user_id and slot]
+
+    def _page(self, records: list[Record], following: Position | None = None) -> Page:
+        return Page(tuple(records), following, (self.name,))

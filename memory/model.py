@@ -1,0 +1,275 @@
+"""What a memory is: entries, deletions, their identity, their limits, and which of two wins.
+
+An entry is identified by ``(user_id, scope, key)``. Stores know it by ``(user_id, slot)``, so that a deletion
+can be kept for ever without keeping the text of the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeAlias, overload
+
+from memory.errors import MemoryRejectedError
+from memory.revision import check_revision
+
+USER_ID_MAX = 128
+KEY_MAX = 256
+SCOPE_MAX = 128
+VALUE_MAX_BYTES = 102_400
+METADATA_MAX_BYTES = 16_384
+QUERY_MAX = 4_096
+LIMIT_MAX = 1_000
+
+EVERYWHERE = ""
+"""The scope of what may be told anywhere; the default of the published API."""
+
+Audience: TypeAlias = frozenset[str] | None
+"""The scopes that may be read; None is the operator's own code, which may read all."""
+
+Position: TypeAlias = tuple[str, str]
+"""Where a record stands in a store: (user_id, slot), or (hash of user_id, "") for a deleted user."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEntry:
+    """One thing remembered. Times are UTC with millisecond precision; they never decide what is newer."""
+
+    user_id: str
+    key: str
+    value: str
+    scope: str = EVERYWHERE
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    created_at: datetime = datetime.fromtimestamp(0, UTC)
+    updated_at: datetime = datetime.fromtimestamp(0, UTC)
+    revision: str = ""
+
+    @property
+    def position(self) -> Position:
+        return self.user_id, slot_of(self.user_id, self.scope, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """One entry was deleted. Kept for ever, so that no old copy brings it back."""
+
+    user_id: str
+    slot: str
+    revision: str
+
+    @property
+    def position(self) -> Position:
+        return self.user_id, self.slot
+
+
+@dataclass(frozen=True, slots=True)
+class UserTombstone:
+    """Everything of a user up to *revision* was deleted; *user_hash* is all that is left of the name."""
+
+    user_hash: str
+    revision: str
+
+    @property
+    def position(self) -> Position:
+        return self.user_hash, ""
+
+
+Record: TypeAlias = MemoryEntry | Tombstone | UserTombstone
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records, the stores they speak for, and where the next page starts (None: this was the last)."""
+
+    records: tuple[Record, ...]
+    next: Position | None = None
+    answered: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An entry that a search found, how well it matches (more is better), and why."""
+
+    entry: MemoryEntry
+    score: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult(Sequence[MemoryEntry]):
+    """The entries found, best first.
+
+    Attributes:
+        hits: the same with score and reason.
+        cut: how many more matched than *limit* let through.
+        answered: the stores this result speaks for.
+        missing: the stores that did not answer, so that something may be missing or out of date.
+    """
+
+    hits: tuple[Hit, ...] = ()
+    cut: int = 0
+    answered: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> MemoryEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[MemoryEntry]: ...
+    def __getitem__(self, index: int | slice) -> MemoryEntry | Sequence[MemoryEntry]:
+        if isinstance(index, slice):
+            return tuple(hit.entry for hit in self.hits[index])
+        return self.hits[index].entry
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+
+def slot_of(user_id: str, scope: str, key: str) -> str:
+    """Return the first 128 bits of SHA-256 over the three, length-prefixed, in hex."""
+    digest = hashlib.sha256()
+    for part in (user_id, scope, key):
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(4, "big") + raw)
+    return digest.hexdigest()[:32]
+
+
+def user_hash_of(user_id: str) -> str:
+    """Return SHA-256 of *user_id*, in hex."""
+    return hashlib.sha256(user_id.encode()).hexdigest()
+
+
+def content_hash(record: Record) -> str:
+    """Return 64 bits, in hex, over what *record* says beside its identity; empty for a deletion."""
+    if not isinstance(record, MemoryEntry):
+        return ""
+    times = [to_ms(record.created_at), to_ms(record.updated_at)]
+    said = json.dumps([record.value, record.metadata, times], sort_keys=True)
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def supersedes(new: Record, old: Record) -> bool:
+    """Return whether *new* replaces *old* in one slot: the greater revision, then the greater content hash."""
+    if new.revision != old.revision:
+        return new.revision > old.revision
+    return content_hash(new) > content_hash(old)
+
+
+def newest(records: Sequence[Record]) -> dict[Position, Record]:
+    """Return what is left when copies from any stores, in any order, are taken together."""
+    winners: dict[Position, Record] = {}
+    for record in records:
+        old = winners.get(record.position)
+        if old is None or supersedes(record, old):
+            winners[record.position] = record
+    gone = {r.user_hash: r.revision for r in winners.values() if isinstance(r, UserTombstone)}
+    if not gone:
+        return winners
+    return {
+        position: record
+        for position, record in winners.items()
+        if isinstance(record, UserTombstone)
+        or record.revision > gone.get(user_hash_of(record.user_id), "")
+    }
+
+
+def visible(records: Sequence[Record], audience: Audience) -> list[MemoryEntry]:
+    """Return the live entries that *audience* may read. Every read of the memory passes through here."""
+    return [
+        record
+        for record in newest(records).values()
+        if isinstance(record, MemoryEntry) and (audience is None or record.scope in audience)
+    ]
+
+
+def to_ms(moment: datetime) -> int:
+    """Return *moment* in whole milliseconds since 1970."""
+    return round(moment.timestamp() * 1000)
+
+
+def from_ms(ms: int) -> datetime:
+    """Return the UTC time *ms* milliseconds after 1970, exact to the millisecond."""
+    return datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
+
+
+def check_record(record: Record) -> None:
+    """Raise MemoryRejectedError when a limit is broken, whoever made *record*."""
+    check_revision(record.revision)
+    match record:
+        case MemoryEntry():
+            check_user_id(record.user_id)
+            check_key(record.key)
+            check_scope(record.scope)
+            check_value(record.value)
+            check_metadata(record.metadata)
+        case Tombstone():
+            check_user_id(record.user_id)
+            _check_hex("slot", record.slot, 32)
+        case UserTombstone():
+            _check_hex("user_hash", record.user_hash, 64)
+
+
+def check_user_id(user_id: str) -> None:
+    _check_text("user_id", user_id, 1, USER_ID_MAX)
+
+
+def check_key(key: str) -> None:
+    _check_text("key", key, 1, KEY_MAX)
+
+
+def check_scope(scope: str) -> None:
+    _check_text("scope", scope, 0, SCOPE_MAX)
+
+
+def check_query(query: str) -> None:
+    _check_text("query", query, 0, QUERY_MAX)
+
+
+def check_limit(limit: int) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
+        raise MemoryRejectedError("limit", "is not a number of results", f"1 to {LIMIT_MAX}")
+
+
+def check_value(value: str) -> None:
+    size = len(_utf8("value", value))
+    if size > VALUE_MAX_BYTES:
+        raise MemoryRejectedError("value", f"is {size:,} bytes long", f"{VALUE_MAX_BYTES:,} bytes of UTF-8")
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    if not isinstance(metadata, Mapping):
+        raise MemoryRejectedError("metadata", "is not a mapping", "a JSON object")
+    if not all(isinstance(name, str) for name in metadata):
+        raise MemoryRejectedError("metadata", "has a name that is not text", "a JSON object")
+    try:
+        text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise MemoryRejectedError("metadata", "cannot be written as JSON", "a JSON object") from exc
+    size = len(_utf8("metadata", text))
+    if size > METADATA_MAX_BYTES:
+        raise MemoryRejectedError("metadata", f"is {size:,} bytes long", f"{METADATA_MAX_BYTES:,} bytes of JSON")
+
+
+def _check_text(field_name: str, text: str, least: int, most: int) -> None:
+    _utf8(field_name, text)
+    if len(text) < least:
+        raise MemoryRejectedError(field_name, "is empty", f"{least} to {most} characters")
+    if len(text) > most:
+        raise MemoryRejectedError(field_name, f"is {len(text):,} characters long", f"{least} to {most} characters")
+
+
+def _check_hex(field_name: str, text: str, length: int) -> None:
+    if len(text) != length or not set(text) <= set("0123456789abcdef"):
+        raise MemoryRejectedError(field_name, "is malformed", f"{length} lower-case hex digits")
+
+
+def _utf8(field_name: str, text: str) -> bytes:
+    if not isinstance(text, str):
+        raise MemoryRejectedError(field_name, f"is {type(text).__name__}, not text")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise MemoryRejectedError(field_name, "holds half a character (a lone surrogate)") from None

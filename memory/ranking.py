@@ -1,0 +1,73 @@
+"""Which of a user's memories answer a query, best first, and why. Pure: no store, no clock, no settings.
+
+For now by the words that occur: the words of the key count twice. The recipe that was measured (working set,
+stems, aliases, neighbours) belongs in this file, behind the same function.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+from memory.model import Hit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memory.model import MemoryEntry
+
+_KEY_WEIGHT = 2.0
+_VALUE_WEIGHT = 1.0
+_PART_WEIGHT = 0.5  # a word that only begins with the query's word: color ~ colors
+_PART_LEAST = 3
+_TOKEN = re.compile(r"[^\W_]+|[\u2190-\u2bff\U0001f000-\U0001faff]")
+
+
+def rank(entries: Sequence[MemoryEntry], query: str, limit: int) -> tuple[tuple[Hit, ...], int]:
+    """Return the *limit* best hits among *entries* and how many more matched.
+
+    An empty query finds everything, newest first. A query without any word or emoji finds its text literally.
+    """
+    if not query.strip():
+        hits = [Hit(entry, 0.0, "newest") for entry in entries]
+    else:
+        words = dict.fromkeys(tokens(query))
+        judged = (_judge(entry, words) if words else _literal(entry, query) for entry in entries)
+        hits = [hit for hit in judged if hit.score > 0]
+    hits.sort(key=lambda hit: (hit.score, hit.entry.updated_at, hit.entry.revision), reverse=True)
+    return tuple(hits[:limit]), max(0, len(hits) - limit)
+
+
+def tokens(text: str) -> list[str]:
+    """Return the words and emoji of *text*, folded so that case, width and accents do not matter."""
+    folded = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(c for c in folded if not unicodedata.combining(c))
+    return _TOKEN.findall(plain)
+
+
+def _judge(entry: MemoryEntry, words: dict[str, None]) -> Hit:
+    in_key, in_value = set(tokens(entry.key)), set(tokens(entry.value))
+    score = 0.0
+    found = []
+    for word in words:
+        worth = max(_KEY_WEIGHT * _match(word, in_key), _VALUE_WEIGHT * _match(word, in_value))
+        if worth:
+            score += worth
+            found.append(word)
+    return Hit(entry, score / len(words), "matches " + ", ".join(found) if found else "")
+
+
+def _match(word: str, vocabulary: set[str]) -> float:
+    if word in vocabulary:
+        return 1.0
+    if len(word) >= _PART_LEAST and any(
+        other.startswith(word) or (len(other) >= _PART_LEAST and word.startswith(other)) for other in vocabulary
+    ):
+        return _PART_WEIGHT
+    return 0.0
+
+
+def _literal(entry: MemoryEntry, query: str) -> Hit:
+    found = query.strip() in entry.key or query.strip() in entry.value
+    return Hit(entry, float(found), "contains the query" if found else "")

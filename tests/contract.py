@@ -1,0 +1,537 @@
+"""What every MemoryBackend promises. Subclass once per backend, and give it a fixture."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from memory.errors import MemoryRejectedError
+from memory.model import (
+    MemoryEntry,
+    Tombstone,
+    UserTombstone,
+    from_ms,
+    slot_of,
+    user_hash_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from memory.backend import MemoryBackend
+    from memory.model import Position, Record
+
+NOW_MS = 1_790_000_000_000
+
+HOSTILE = [
+    "'; DROP TABLE memories; --",
+    '" OR 1=1 --',
+    "a|b:c/d\\e,f;g",
+    "%_*?[a-z]",
+    "nul\x00inside",
+    "\x00",
+    "line\nbreak\ttab\r\n",
+    "\x1b[31m\x07\x08",
+    "👩‍👩‍👧‍👦 🇳🇴",
+    "مرحبا \u202eright-to-left\u202c",
+    "e\u0301 is not \u00e9",
+    "ＦＵＬＬ ｗｉｄｔｈ",
+    "{user_id} {{x}} $HOME ${y} %s %(z)s",
+    '{"json": ["yes", null]}',
+    "../../etc/passwd",
+    " leading and trailing ",
+    "None",
+    "😀" * 128,
+]
+
+
+def revision(ms: int, counter: int = 0, node: int = 1) -> str:
+    return f"{ms:012x}{counter:04x}{node:016x}"
+
+
+def make_entry(user_id: str, key: str, value: str, **changes: Any) -> MemoryEntry:
+    values: dict[str, Any] = {
+        "created_at": from_ms(NOW_MS),
+        "updated_at": from_ms(NOW_MS),
+        "revision": revision(NOW_MS),
+    }
+    return MemoryEntry(user_id=user_id, key=key, value=value, **(values | changes))
+
+
+async def everything(backend: MemoryBackend, user_id: str | None = None) -> dict[Position, Record]:
+    return {record.position: record async for page in backend.pages(user_id) for record in page.records}
+
+
+class BackendContract(ABC):
+    """One test for each promise of memory/backend.py."""
+
+    @pytest.fixture
+    @abstractmethod
+    def backend(self) -> AsyncIterator[MemoryBackend]: ...
+
+    @pytest.fixture
+    def user(self) -> str:
+        """A user nobody else is, so that a store may be shared between tests."""
+        return f"user-{uuid.uuid4().hex}"
+
+    # Store, retrieve
+
+    async def test_a_stored_memory_is_retrieved(self, backend: MemoryBackend, user: str) -> None:
+        assert await backend.store(user, "drink", "tea") is True
+
+        entry = await backend.retrieve(user, "drink")
+
+        assert entry is not None
+        assert (entry.user_id, entry.key, entry.value, entry.scope) == (user, "drink", "tea", "")
+
+    async def test_what_was_never_stored_is_none(self, backend: MemoryBackend, user: str) -> None:
+        assert await backend.retrieve(user, "drink") is None
+        assert await backend.get_all(user) == {}
+        assert list(await backend.search(user, "drink")) == []
+
+    async def test_updating_a_key_is_one_entry_with_the_new_value(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        await backend.store(user, "team", "Cowboys")
+        await backend.store(user, "team", "Eagles")
+
+        entry = await backend.retrieve(user, "team")
+
+        assert entry is not None
+        assert entry.value == "Eagles"
+        assert await backend.get_all(user) == {"team": "Eagles"}
+        assert [e.value for e in await backend.search(user, "team")] == ["Eagles"]
+
+    async def test_the_old_value_is_not_found_after_an_update(self, backend: MemoryBackend, user: str) -> None:
+        await backend.store(user, "team", "Cowboys")
+        await backend.store(user, "team", "Eagles")
+
+        assert list(await backend.search(user, "Cowboys")) == []
+
+    async def test_times_are_real_and_an_update_keeps_the_creation_time(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        before = datetime.now(UTC) - timedelta(seconds=2)
+        await backend.store(user, "drink", "tea")
+        first = await backend.retrieve(user, "drink")
+        await backend.store(user, "drink", "coffee")
+        second = await backend.retrieve(user, "drink")
+
+        assert first is not None
+        assert second is not None
+        assert before < first.created_at <= datetime.now(UTC) + timedelta(seconds=2)
+        assert second.created_at == first.created_at
+        assert second.updated_at >= first.updated_at
+        assert second.revision > first.revision
+
+    async def test_empty_values_and_metadata_survive(self, backend: MemoryBackend, user: str) -> None:
+        metadata = {"source": "chat", "n": 1, "deep": {"list": [1, 2.5, None, True, "é\x00"]}}
+        await backend.store(user, "note", "", metadata)
+
+        entry = await backend.retrieve(user, "note")
+
+        assert entry is not None
+        assert entry.value == ""
+        assert entry.metadata == metadata
+
+    async def test_metadata_goes_with_the_value_it_came_with(self, backend: MemoryBackend, user: str) -> None:
+        await backend.store(user, "note", "one", {"a": 1})
+        await backend.store(user, "note", "two")
+
+        entry = await backend.retrieve(user, "note")
+
+        assert entry is not None
+        assert entry.metadata == {}
+
+    async def test_values_as_large_as_allowed_survive(self, backend: MemoryBackend, user: str) -> None:
+        large = "é" * (102_400 // 2)
+        await backend.store(user, "book", large)
+
+        entry = await backend.retrieve(user, "book")
+
+        assert entry is not None
+        assert entry.value == large
+
+    async def test_many_large_values_are_all_listed(self, backend: MemoryBackend, user: str) -> None:
+        for n in range(12):
+            await backend.store(user, f"book{n}", f"{n} " + "x" * 100_000)
+
+        assert sorted(await backend.get_all(user)) == sorted(f"book{n}" for n in range(12))
+
+    async def test_concurrent_stores_are_all_kept(self, backend: MemoryBackend, user: str) -> None:
+        await asyncio.gather(*(backend.store(user, f"key{n}", str(n)) for n in range(32)))
+
+        assert await backend.get_all(user) == {f"key{n}": str(n) for n in range(32)}
+
+    # Delete
+
+    async def test_deleting_one_key_deletes_one_key(self, backend: MemoryBackend, user: str) -> None:
+        await backend.store(user, "drink", "tea")
+        await backend.store(user, "team", "Eagles")
+
+        assert await backend.delete(user, "drink") is True
+
+        assert await backend.retrieve(user, "drink") is None
+        assert await backend.get_all(user) == {"team": "Eagles"}
+
+    async def test_deleting_what_is_not_there_is_false_and_harmless(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        await backend.store(user, "drink", "tea")
+
+        assert await backend.delete(user, "team") is False
+        assert await backend.delete(f"{user}-other") is False
+
+        assert await backend.get_all(user) == {"drink": "tea"}
+
+    async def test_deleting_a_user_deletes_that_user_in_every_scope_and_nobody_else(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        other = f"{user}0"
+        for name in (user, other):
+            await backend.store(name, "drink", "tea")
+            await backend.store(name, "team", "Eagles", scope="dm")
+
+        assert await backend.delete(user) is True
+
+        assert await backend.get_all(user) == {}
+        assert await backend.get_all(other) == {"drink": "tea", "team": "Eagles"}
+        assert await backend.delete(user) is False
+
+    async def test_a_forgotten_key_and_a_forgotten_user_can_be_remembered_again(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        await backend.store(user, "drink", "tea")
+        await backend.delete(user, "drink")
+        await backend.store(user, "drink", "coffee")
+        assert await backend.get_all(user) == {"drink": "coffee"}
+
+        await backend.delete(user)
+        await backend.store(user, "drink", "water")
+
+        assert await backend.get_all(user) == {"drink": "water"}
+
+    async def test_an_empty_key_is_an_error_and_never_a_user_delete(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        await backend.store(user, "drink", "tea")
+
+        with pytest.raises(MemoryRejectedError, match="key is empty"):
+            await backend.delete(user, "")
+
+        assert await backend.get_all(user) == {"drink": "tea"}
+
+    # Isolation (G5)
+
+    @pytest.mark.parametrize("text", HOSTILE)
+    async def test_hostile_text_is_only_text(self, backend: MemoryBackend, user: str, text: str) -> None:
+        hostile_user = f"{user}{text}"[-128:]
+        await backend.store(user, "drink", "tea")
+        await backend.store(hostile_user, text[:256], text, {text[:64]: text}, scope=text[:128])
+        await backend.search(user, text)
+
+        entry = await backend.retrieve(hostile_user, text[:256])
+        assert entry is not None
+        assert (entry.value, entry.key, entry.scope) == (text, text[:256], text[:128])
+        assert entry.metadata == {text[:64]: text}
+        assert await backend.get_all(user) == {"drink": "tea"}
+        assert await backend.get_all(hostile_user) == {text[:256]: text}
+
+        assert await backend.delete(hostile_user, text[:256], scope=text[:128]) is True
+        assert await backend.get_all(hostile_user) == {}
+        assert await backend.get_all(user) == {"drink": "tea"}
+
+    async def test_users_with_similar_names_are_strangers(self, backend: MemoryBackend, user: str) -> None:
+        names = [user, f"{user} ", f" {user}", user.upper(), f"{user}\x00", f"{user}%", f"{user}_", f"{user}|"]
+        for n, name in enumerate(names):
+            await backend.store(name, "key", str(n))
+
+        for n, name in enumerate(names):
+            assert await backend.get_all(name) == {"key": str(n)}
+
+    async def test_keys_that_differ_at_all_are_different_keys(self, backend: MemoryBackend, user: str) -> None:
+        keys = ["key", "Key", "key ", "key\x00", "ke\u0301y", "k\u00e9y", "key|", "1", "01"]
+        for n, key in enumerate(keys):
+            await backend.store(user, key, str(n))
+
+        assert await backend.get_all(user) == {key: str(n) for n, key in enumerate(keys)}
+
+    async def test_a_user_named_like_anothers_hash_sees_and_deletes_nothing_of_the_other(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        twin = user_hash_of(user)
+        await backend.store(user, "drink", "tea")
+        await backend.store(twin, "drink", "milk")
+        await backend.delete(twin)
+        assert await backend.get_all(user) == {"drink": "tea"}
+
+        await backend.store(twin, "drink", "milk")
+        await backend.delete(user)
+
+        assert await backend.get_all(twin) == {"drink": "milk"}
+
+    async def test_scopes_are_separate_memories(self, backend: MemoryBackend, user: str) -> None:
+        await backend.store(user, "nick", "Bo", scope="dm")
+        await backend.store(user, "nick", "Captain", scope="guild:1")
+        await backend.store(user, "drink", "tea")
+
+        assert await backend.get_all(user, audience=frozenset({"dm", ""})) == {"nick": "Bo", "drink": "tea"}
+        assert await backend.get_all(user, audience=frozenset({"guild:1"})) == {"nick": "Captain"}
+        assert await backend.get_all(user, audience=frozenset({"guild:2"})) == {}
+        assert await backend.get_all(user, audience=frozenset()) == {}
+        assert await backend.retrieve(user, "nick", audience=frozenset({"guild:2", ""})) is None
+        assert list(await backend.search(user, "nick", audience=frozenset({"guild:2"}))) == []
+        both = await backend.search(user, "nick")
+        assert {entry.value for entry in both} == {"Bo", "Captain"}
+
+    async def test_without_an_audience_the_newest_of_the_scopes_is_given(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        await backend.store(user, "nick", "Bo", scope="guild:1")
+        await backend.store(user, "nick", "Captain", scope="dm")
+
+        entry = await backend.retrieve(user, "nick")
+
+        assert entry is not None
+        assert entry.value == "Captain"
+        assert await backend.get_all(user) == {"nick": "Captain"}
+
+    async def test_deleting_a_key_deletes_it_in_one_scope(self, backend: MemoryBackend, user: str) -> None:
+        await backend.store(user, "nick", "Bo", scope="dm")
+        await backend.store(user, "nick", "Captain", scope="guild:1")
+
+        assert await backend.delete(user, "nick") is False
+        assert await backend.delete(user, "nick", scope="dm") is True
+
+        assert await backend.get_all(user) == {"nick": "Captain"}
+
+    # Search
+
+    async def test_search_finds_words_of_keys_and_values(self, backend: MemoryBackend, user: str) -> None:
+        await backend.store(user, "favorite_color", "blue")
+        await backend.store(user, "preference", "dark_mode")
+        await backend.store(user, "pet", "a dog named Rex")
+
+        assert [e.key for e in await backend.search(user, "color")] == ["favorite_color"]
+        assert [e.key for e in await backend.search(user, "mode", limit=5)] == ["preference"]
+        assert [e.key for e in await backend.search(user, "REX")] == ["pet"]
+
+    async def test_search_says_why_what_was_cut_and_who_answered(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        for n in range(5):
+            await backend.store(user, f"color{n}", "blue")
+
+        result = await backend.search(user, "blue", limit=3)
+
+        assert len(result) == 3
+        assert result.cut == 2
+        assert all("blue" in hit.why for hit in result.hits)
+        assert result.answered
+        assert not result.missing
+
+    async def test_search_without_a_query_gives_the_newest_first(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        for n in range(4):
+            await backend.store(user, f"key{n}", str(n))
+
+        for query in (None, "", "  "):
+            assert [e.value for e in await backend.search(user, query, limit=2)] == ["3", "2"]
+
+    # Limits
+
+    @pytest.mark.parametrize(
+        ("change", "field", "limit"),
+        [
+            ({"user_id": ""}, "user_id", "1 to 128"),
+            ({"user_id": "x" * 129}, "user_id", "1 to 128"),
+            ({"user_id": 7}, "user_id", ""),
+            ({"key": ""}, "key", "1 to 256"),
+            ({"key": "x" * 257}, "key", "1 to 256"),
+            ({"key": "half \ud83d"}, "key", ""),
+            ({"value": "x" * 102_401}, "value", "102,400 bytes"),
+            ({"value": "half \udc00"}, "value", ""),
+            ({"value": None}, "value", ""),
+            ({"metadata": {"x": "y" * 16_384}}, "metadata", "16,384 bytes"),
+            ({"metadata": {"x": float("nan")}}, "metadata", "JSON"),
+            ({"metadata": {"x": object()}}, "metadata", "JSON"),
+            ({"scope": "x" * 129}, "scope", "128"),
+        ],
+    )
+    async def test_bad_input_gets_an_error_with_field_and_limit_and_nothing_is_lost(
+        self, backend: MemoryBackend, user: str, change: dict[str, Any], field: str, limit: str
+    ) -> None:
+        await backend.store(user, "key", "before")
+
+        with pytest.raises(MemoryRejectedError) as caught:
+            await backend.store(**({"user_id": user, "key": "key", "value": "after"} | change))
+
+        assert caught.value.field == field
+        assert limit in caught.value.limit
+        assert await backend.get_all(user) == {"key": "before"}
+
+    @pytest.mark.parametrize("limit", [0, -1, 1001, True, "5"])
+    async def test_a_limit_out_of_range_is_refused(
+        self, backend: MemoryBackend, user: str, limit: Any
+    ) -> None:
+        with pytest.raises(MemoryRejectedError, match="limit"):
+            await backend.search(user, "x", limit)
+
+    # Revisions
+
+    async def test_replaying_an_old_write_keeps_the_newer(self, backend: MemoryBackend, user: str) -> None:
+        newer = make_entry(user, "drink", "tea", revision=revision(NOW_MS + 1))
+        await backend.put([newer])
+
+        assert await backend.put([make_entry(user, "drink", "coffee", revision=revision(NOW_MS))]) == 0
+        assert await backend.put([newer]) == 0
+
+        assert await everything(backend, user) == {newer.position: newer}
+
+    async def test_of_equal_revisions_the_same_one_wins_in_any_order(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        for name, order in ((user, ("tea", "coffee")), (f"{user}2", ("coffee", "tea"))):
+            for value in order:
+                await backend.put([make_entry(name, "drink", value)])
+
+        assert await backend.get_all(user) == await backend.get_all(f"{user}2")
+
+    async def test_a_tombstone_keeps_older_copies_out_for_ever(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        old = make_entry(user, "drink", "tea", revision=revision(NOW_MS))
+        grave = Tombstone(user, slot_of(user, "", "drink"), revision(NOW_MS + 1))
+        await backend.put([grave])
+
+        assert await backend.put([old]) == 0
+
+        assert await backend.retrieve(user, "drink") is None
+        assert await everything(backend, user) == {grave.position: grave}
+
+    async def test_a_user_tombstone_keeps_older_copies_out_and_newer_ones_in(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        grave = UserTombstone(user_hash_of(user), revision(NOW_MS + 5))
+        await backend.put(
+            [
+                make_entry(user, "old", "x", revision=revision(NOW_MS)),
+                make_entry(user, "new", "x", revision=revision(NOW_MS + 9)),
+                Tombstone(user, slot_of(user, "", "gone"), revision(NOW_MS + 2)),
+                grave,
+            ]
+        )
+
+        assert await backend.put([make_entry(user, "late", "x", revision=revision(NOW_MS + 5))]) == 0
+        assert await backend.put([UserTombstone(user_hash_of(user), revision(NOW_MS + 4))]) == 0
+
+        kept = await everything(backend, user)
+        assert kept[grave.position] == grave
+        assert [r.key for r in kept.values() if isinstance(r, MemoryEntry)] == ["new"]
+        assert len(kept) == 2
+
+    async def test_get_gives_deletions_too(self, backend: MemoryBackend, user: str) -> None:
+        await backend.store(user, "drink", "tea")
+        await backend.delete(user, "drink")
+
+        page = await backend.get(user, "drink", frozenset({""}))
+
+        assert [type(record) for record in page.records] == [Tombstone]
+
+    async def test_a_revision_from_the_far_future_is_refused(self, backend: MemoryBackend, user: str) -> None:
+        for bad in (revision(200_000_000_000_000), "7", "F" * 32):
+            with pytest.raises(MemoryRejectedError, match="revision"):
+                await backend.put([make_entry(user, "drink", "tea", revision=bad)])
+
+        assert await backend.get_all(user) == {}
+
+    async def test_a_batch_with_one_bad_record_is_refused_as_a_whole(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        with pytest.raises(MemoryRejectedError):
+            await backend.put([make_entry(user, "good", "x"), make_entry(user, "", "x")])
+
+        assert await backend.get_all(user) == {}
+
+    async def test_a_write_is_above_every_revision_that_was_read(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        ahead = make_entry(user, "drink", "tea", revision=revision(NOW_MS * 2))
+        await backend.put([ahead])
+
+        await backend.store(user, "drink", "coffee")
+
+        assert await backend.get_all(user) == {"drink": "coffee"}
+
+    # Scan, cleanup
+
+    async def test_scanning_in_small_pages_gives_everything_once(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        users = [f"{user}{n}" for n in range(3)]
+        for name in users:
+            for n in range(5):
+                await backend.store(name, f"key{n}", str(n))
+        await backend.delete(users[0], "key0")
+        await backend.delete(users[1])
+
+        seen: list[Record] = []
+        after = None
+        while True:
+            page = await backend.scan(None, after, limit=2)
+            seen += page.records
+            if page.next is None:
+                break
+            after = page.next
+
+        ours = [r for r in seen if r.position[0] in {*users, user_hash_of(users[1])}]
+        assert len(ours) == len({r.position for r in ours}) == 5 + 1 + 5
+        assert [r.position for r in seen] == sorted(r.position for r in seen)
+
+    async def test_cleanup_forgets_what_was_not_updated_for_so_long(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        long_ago = datetime.now(UTC).replace(microsecond=0) - timedelta(days=40)
+        await backend.put(
+            [make_entry(user, "old", "x", scope="dm", created_at=long_ago, updated_at=long_ago)]
+        )
+        await backend.store(user, "new", "y")
+
+        assert await backend.cleanup(30) == 1
+        assert await backend.cleanup(30) == 0
+
+        assert await backend.get_all(user) == {"new": "y"}
+
+    @pytest.mark.parametrize("days", [-1, 1.5, True, "30"])
+    async def test_cleanup_refuses_what_is_not_a_number_of_days(
+        self, backend: MemoryBackend, days: Any
+    ) -> None:
+        with pytest.raises(MemoryRejectedError, match="max_age_days"):
+            await backend.cleanup(days)
+
+    # Health
+
+    async def test_health_is_true_as_a_whole_and_leaves_no_trace(
+        self, backend: MemoryBackend, user: str
+    ) -> None:
+        before = await everything(backend)
+
+        report = await backend.health_check()
+
+        assert report
+        assert all(store.checked_at and store.latency_ms is not None for store in report.values())
+        assert await everything(backend) == before
+
+    async def test_opening_and_closing_twice_is_harmless(self, backend: MemoryBackend, user: str) -> None:
+        await backend.store(user, "drink", "tea")
+
+        await backend.open()
+        await backend.open()
+
+        assert await backend.get_all(user) == {"drink": "tea"}
