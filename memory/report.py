@@ -13,7 +13,7 @@ class StoreState(StrEnum):
 
     STARTING = "starting"  # it has not answered yet, and may still be coming up
     HEALTHY = "healthy"  # the last canary passed, and nothing waits for it
-    CATCHING_UP = "catching up"  # it answers, and is being given what it missed
+    BEHIND = "behind"  # it answers, but lacks something: it is being given it, or refused it
     DOWN = "down"  # it does not answer, or the last canary failed
 
 

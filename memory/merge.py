@@ -1,0 +1,31 @@
+"""Several stores' answers to one question, taken together: the newest of each slot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memory.model import Page, UserTombstone, newest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memory.model import Position, Record
+
+
+def merge_pages(pages: Sequence[Page], missing: Sequence[str] = ()) -> Page:
+    """Return one page out of one page of each store that answered, best store first.
+
+    Where a store's page ends before the others', so does the merged one: what lies behind is asked again.
+    """
+    ends = [page.next for page in pages if page.next is not None]
+    end = min(ends, default=None)
+    records = [record for page in pages for record in page.records if _belongs(record, end)]
+    answered = dict.fromkeys(name for page in pages for name in page.answered)
+    silent = dict.fromkeys([*missing, *(name for page in pages for name in page.missing)])
+    ordered = sorted(newest(records).values(), key=lambda record: record.position)
+    return Page(tuple(ordered), end, tuple(answered), tuple(silent))
+
+
+def _belongs(record: Record, end: Position | None) -> bool:
+    # A user's tombstone comes with the first page of that user, wherever its hash would sort.
+    return end is None or record.position <= end or isinstance(record, UserTombstone)

@@ -1,0 +1,318 @@
+"""The memory of a process, on a loop thread of its own, for callers on any loop and on none.
+
+Everything a store does happens there, so that a slow store, an import or a large answer never holds up the loop
+that talks to Discord, and so that a plain script can call without a loop and exit without closing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import weakref
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memory.backend import PAGE, MemoryBackend
+from memory.errors import BackendUnavailableError
+from memory.report import StoreHealth  # noqa: TC001
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+
+    from memory.migration import FlaggedMemory, MigrationFlag
+    from memory.model import Audience, MemoryEntry, Page, Position, Record, SearchResult
+    from memory.report import HealthReport
+    from memory.unified import UnifiedMemoryBackend
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_OPEN_S = 10.0
+_CLOSE_S = 4.0
+_CLOSE_AT_EXIT_S = 1.5
+_HOP_S = 0.2
+_SETTLE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySystem:
+    """What runs on the thread: the stores as one, and that as the flag has it."""
+
+    unified: UnifiedMemoryBackend
+    flagged: FlaggedMemory
+
+
+class _View(MemoryBackend):
+    """A backend that lives on the memory's loop, for callers elsewhere."""
+
+    def __init__(self, owner: SharedMemory, pick: Callable[[MemorySystem], MemoryBackend], name: str) -> None:
+        super().__init__(name)
+        self._owner = owner
+        self._pick = pick
+
+    async def store(
+        self,
+        user_id: str,
+        key: str,
+        value: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        scope: str = "",
+    ) -> bool:
+        return await self._there("store", lambda b: b.store(user_id, key, value, metadata, scope=scope))
+
+    async def retrieve(self, user_id: str, key: str, *, audience: Audience = None) -> MemoryEntry | None:
+        return await self._there("retrieve", lambda b: b.retrieve(user_id, key, audience=audience))
+
+    async def search(
+        self, user_id: str, query: str | None = None, limit: int = 10, *, audience: Audience = None
+    ) -> SearchResult:
+        return await self._there("search", lambda b: b.search(user_id, query, limit, audience=audience))
+
+    async def get_all(self, user_id: str, *, audience: Audience = None) -> dict[str, str]:
+        return await self._there("get_all", lambda b: b.get_all(user_id, audience=audience))
+
+    async def delete(self, user_id: str, key: str | None = None, *, scope: str = "") -> bool:
+        return await self._there("delete", lambda b: b.delete(user_id, key, scope=scope))
+
+    async def cleanup(self, max_age_days: int) -> int:
+        return await self._there("cleanup", lambda b: b.cleanup(max_age_days), bounded=False)
+
+    async def health_check(self) -> HealthReport:
+        return await self._there("health_check", lambda b: b.health_check())
+
+    async def put(self, records: Sequence[Record]) -> int:
+        return await self._there("store", lambda b: b.put(records), bounded=False)
+
+    async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
+        return await self._there("retrieve", lambda b: b.get(user_id, key, scopes), bounded=False)
+
+    async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
+        return await self._there("scan", lambda b: b.scan(user_id, after, limit), bounded=False)
+
+    async def probe(self) -> None:
+        await self._there("probe", lambda b: b.probe(), bounded=False)
+
+    async def open(self) -> None:
+        """Start the thread and open every store; a store that is not up yet comes in later."""
+        await self._owner.open()
+
+    async def close(self) -> None:
+        """Leave the closing to the owner."""
+
+    async def _there(
+        self, operation: str, work: Callable[[MemoryBackend], Awaitable[T]], *, bounded: bool = True
+    ) -> T:
+        return await self._owner.on_loop(operation, lambda system: work(self._pick(system)), bounded=bounded)
+
+
+class SharedMemory(_View):
+    """The unified memory for any caller of the process; it opens itself at the first call.
+
+    Calls may come from any event loop, or from none through `run`. A script need not close it: its stores are
+    closed and its children ended when the main thread ends.
+
+    Args:
+        build: makes the parts; called on the memory's own thread, at every `open`.
+
+    Attributes:
+        by_flag: the memory as the tools use it: the flag decides between unified and legacy.
+    """
+
+    def __init__(self, build: Callable[[], MemorySystem], *, deadline_s: float = 2.0) -> None:
+        super().__init__(self, lambda system: system.unified, "unified")
+        self.deadline_s = deadline_s
+        self.by_flag = _View(self, lambda system: system.flagged, "memory")
+        self._build = build
+        self._lock = threading.Lock()
+        self._running: _LoopThread | None = None
+
+    async def open(self) -> None:
+        """Start the thread and open every store; a store that is not up yet comes in later.
+
+        Raises:
+            ConfigError: the settings cannot be used.
+        """
+        await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._start().ready)), _OPEN_S)
+
+    async def close(self) -> None:
+        """Close every store and end the thread, within 4 s; safe to repeat. The next call opens it again."""
+        with self._lock:
+            running, self._running = self._running, None
+        if running is not None:
+            running.stop()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(running.ended)), _CLOSE_S)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None = None) -> T:
+        """Run *work* on the memory's loop and wait for it: for callers without a loop, and within one.
+
+        Raises:
+            BackendUnavailableError: no answer within *timeout_s* (by default the deadline and a little).
+        """
+        running = self._start()
+        if running.is_current():
+            raise RuntimeError("a synchronous call on the memory's own loop would wait for itself: await instead")
+        timeout_s = self.deadline_s + _HOP_S if timeout_s is None else timeout_s
+        try:
+            running.ready.result(_OPEN_S)
+            future = asyncio.run_coroutine_threadsafe(work(), running.loop)
+        except FutureTimeoutError as exc:
+            raise BackendUnavailableError(self.name, "open", f"not ready within {_OPEN_S:g} s") from exc
+        try:
+            return future.result(timeout_s)
+        except FutureTimeoutError as exc:
+            future.cancel()
+            raise BackendUnavailableError(self.name, "answer", f"no answer within {timeout_s:g} s") from exc
+
+    async def get_full_status(self, *, settle_s: float = _SETTLE_S) -> dict[str, Any]:
+        """Send every store a canary now and return the state of all, as plain data.
+
+        Waits up to *settle_s* for stores that are still starting. The keys: `backends` (by name), `legacy` (or
+        None), `healthy_backends`, `total_backends`, `healthy`, `path` ("unified" or "legacy").
+        """
+        report, legacy, flag_on = await self.on_loop(
+            "health_check", lambda system: _full_report(system, settle_s), bounded=False
+        )
+        return {
+            "backends": {name: _as_data(store) for name, store in report.items()},
+            "legacy": legacy and _as_data(legacy),
+            "healthy_backends": report.healthy_count,
+            "total_backends": len(report),
+            "healthy": bool(report),
+            "path": "unified" if flag_on else "legacy",
+        }
+
+    async def flag(self) -> MigrationFlag:
+        """Return the flag that decides between unified and legacy."""
+        return await self.on_loop("read the flag", _flag_of, bounded=False)
+
+    async def on_loop(
+        self, operation: str, work: Callable[[MemorySystem], Awaitable[T]], *, bounded: bool = True
+    ) -> T:
+        """Run *work* on the memory's loop and return what it returns, from whatever loop this is called."""
+        running = self._start()
+        if running.is_current():
+            return await work(running.system)
+        if not running.ready.done():
+            await self.open()
+        future = asyncio.run_coroutine_threadsafe(_started(work, running.ready.result()), running.loop)
+        if not bounded:
+            return await asyncio.wrap_future(future)
+        timeout_s = self.deadline_s + _HOP_S  # the operation ends itself; this is for a loop that is stuck
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+        except TimeoutError as exc:
+            raise BackendUnavailableError(self.name, operation, f"no answer within {timeout_s:g} s") from exc
+
+    def _start(self) -> _LoopThread:
+        with self._lock:
+            if self._running is None or self._running.ended.done():
+                self._running = _LoopThread(self._build)
+                self._running.start()
+            return self._running
+
+
+class _LoopThread:
+    """One life of the loop: built, opened, served, closed."""
+
+    def __init__(self, build: Callable[[], MemorySystem]) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.ready: Future[MemorySystem] = Future()
+        self.ended: Future[None] = Future()
+        self.system: MemorySystem
+        self._build = build
+        self._stop = asyncio.Event()
+        # A daemon, so that a store that hangs cannot keep the process; _watch_exit closes what closes in time.
+        self._thread = threading.Thread(target=self._serve, name="memory", daemon=True)
+
+    def start(self) -> None:
+        _close_at_exit(self)
+        self._thread.start()
+
+    def stop(self) -> None:
+        with suppress(RuntimeError):  # the loop has ended by itself
+            self.loop.call_soon_threadsafe(self._stop.set)
+
+    def is_current(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _serve(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+                runner.run(self._live())
+        except Exception as exc:  # whoever waits for us must hear of it, whatever it was
+            if self.ready.done():
+                log.exception("The memory's loop ended unexpectedly", extra={"event": "memory_loop_failed"})
+            else:
+                self.ready.set_exception(exc)
+        finally:
+            with suppress(InvalidStateError):
+                self.ended.set_result(None)
+
+    async def _live(self) -> None:
+        self.system = self._build()
+        try:
+            await asyncio.gather(self.system.unified.open(), self.system.flagged.open())
+            self.ready.set_result(self.system)
+            await self._stop.wait()
+        finally:
+            await asyncio.gather(self.system.flagged.close(), self.system.unified.close())
+
+
+_alive: weakref.WeakSet[_LoopThread] = weakref.WeakSet()
+_watching = threading.Lock()
+
+
+def _close_at_exit(running: _LoopThread) -> None:
+    """Close *running* when the main thread ends.
+
+    An atexit handler would come too late: before those, Python waits for threads that are no daemons, and
+    aiosqlite's, which ends only when its connection is closed, is one of them.
+    """
+    _alive.add(running)
+    if _watching.acquire(blocking=False):
+        threading.Thread(target=_watch_exit, name="memory-exit").start()
+
+
+def _watch_exit() -> None:
+    threading.main_thread().join()
+    left = list(_alive)
+    for running in left:
+        running.stop()
+    for running in left:
+        with suppress(FutureTimeoutError):
+            running.ended.result(_CLOSE_AT_EXIT_S)
+
+
+async def _full_report(
+    system: MemorySystem, settle_s: float
+) -> tuple[HealthReport, StoreHealth | None, bool]:
+    report, legacy = await asyncio.gather(
+        system.unified.health_check(settle_s=settle_s), system.flagged.legacy_health()
+    )
+    return report, legacy, system.flagged.flag.is_on()
+
+
+async def _flag_of(system: MemorySystem) -> MigrationFlag:
+    return system.flagged.flag
+
+
+async def _started(work: Callable[[MemorySystem], Awaitable[T]], system: MemorySystem) -> T:
+    return await work(system)
+
+
+def _as_data(store: StoreHealth) -> dict[str, Any]:
+    return {
+        "healthy": store.healthy,
+        "state": store.state.value,
+        "priority": store.priority,
+        "checked_at": store.checked_at and store.checked_at.isoformat(),
+        "latency_ms": store.latency_ms and round(store.latency_ms, 2),
+        "behind": store.behind,
+        "detail": store.detail,
+    }

@@ -1,0 +1,132 @@
+"""Several stores that act as one.
+
+A write goes to every usable store at once and counts as soon as one has it; what the others missed is handed to
+them when they are back. A read asks every usable store and takes the newest of each slot: no store is known to
+be in step before stores are compared (the place of anti-entropy), so priority only decides between equals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memory.backend import PAGE, MemoryBackend
+from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.merge import merge_pages
+from memory.model import MemoryEntry, check_record
+from memory.report import HealthReport, StoreState
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from memory.member import Member
+    from memory.model import Audience, Page, Position, Record
+    from memory.revision import HybridLogicalClock
+
+T = TypeVar("T")
+
+_SETTLE_STEP_S = 0.05
+
+
+class UnifiedMemoryBackend(MemoryBackend):
+    """One memory out of several stores, with failover and automatic recovery.
+
+    Args:
+        members: the stores; each must stamp with the same *clock*.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        clock: HybridLogicalClock | None = None,
+        deadline_s: float = 2.0,
+        name: str = "unified",
+    ) -> None:
+        super().__init__(name, clock=clock, deadline_s=deadline_s)
+        self.members = tuple(sorted(members, key=lambda member: member.priority))
+        self._opened = False
+
+    async def open(self) -> None:
+        """Open every store; one that is not up yet comes in later. Returns within the deadline."""
+        if not self._opened:
+            self._opened = True
+            await asyncio.gather(*(member.open() for member in self.members))
+
+    async def close(self) -> None:
+        if self._opened:
+            self._opened = False
+            await asyncio.gather(*(member.close() for member in self.members))
+
+    async def put(self, records: Sequence[Record]) -> int:
+        for record in records:
+            check_record(record)
+        up = [member for member in self.members if member.usable]
+        outcomes = await self._ask(up, "store", lambda member: member.backend.put(records))
+        changed = [outcome for outcome in outcomes.values() if isinstance(outcome, int)]
+        if not changed:
+            raise self._nobody("store", outcomes)
+        for member in self.members:
+            outcome = outcomes.get(member)
+            if isinstance(outcome, MemoryRejectedError):
+                member.refused(records)
+            elif not isinstance(outcome, int):
+                member.missed(records)
+        return max(changed)
+
+    async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
+        page = await self._read("retrieve", lambda member: member.backend.get(user_id, key, scopes))
+        if scopes is None and len(page.answered) > 1:
+            # A deletion is known by its slot alone, so the scopes must be named before one can be seen.
+            found = frozenset(entry.scope for entry in page.records if isinstance(entry, MemoryEntry))
+            if found:
+                return await self._read("retrieve", lambda member: member.backend.get(user_id, key, found))
+        return page
+
+    async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
+        return await self._read("scan", lambda member: member.backend.scan(user_id, after, limit))
+
+    async def probe(self) -> None:
+        await asyncio.gather(*(member.check() for member in self.members))
+        if not any(member.usable for member in self.members):
+            raise self._nobody("probe", {})
+
+    async def health_check(self, *, settle_s: float = 0.0) -> HealthReport:
+        """Send every store a canary now, and report. Waits up to *settle_s* for stores that are starting."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + settle_s
+        await asyncio.gather(*(member.check() for member in self.members))
+        while loop.time() < end and any(m.health().state is StoreState.STARTING for m in self.members):
+            await asyncio.sleep(_SETTLE_STEP_S)
+        return HealthReport(tuple(member.health() for member in self.members))
+
+    def _nobody(self, operation: str, outcomes: dict[Member, Any]) -> Exception:
+        """Return the error for an operation that no store did."""
+        refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, MemoryRejectedError)]
+        if refusals and len(refusals) == len(outcomes):
+            return refusals[0]
+        reasons = "; ".join(f"{member.name}: {member.health().detail}" for member in self.members)
+        return BackendUnavailableError(self.name, operation, reasons or "no store is configured")
+
+    async def _read(self, operation: str, work: Callable[[Member], Awaitable[Page]]) -> Page:
+        up = [member for member in self.members if member.usable]
+        outcomes = await self._ask(up, operation, work)
+        pages = [outcome for outcome in outcomes.values() if not isinstance(outcome, Exception)]
+        if not pages:
+            raise self._nobody(operation, outcomes)
+        spoke = {name for page in pages for name in page.answered}
+        return merge_pages(pages, [member.name for member in self.members if member.name not in spoke])
+
+    async def _ask(
+        self, members: Sequence[Member], operation: str, work: Callable[[Member], Awaitable[T]]
+    ) -> dict[Member, T | BackendUnavailableError | MemoryRejectedError]:
+        """Ask all *members* at once; return what each said, or why it said nothing, best priority first."""
+
+        async def one(member: Member) -> T | BackendUnavailableError | MemoryRejectedError:
+            try:
+                return await member.call(operation, lambda: work(member))
+            except (BackendUnavailableError, MemoryRejectedError) as exc:
+                return exc
+
+        answers = await asyncio.gather(*(one(member) for member in members))
+        return dict(zip(members, answers, strict=True))
