@@ -4,6 +4,7 @@ from sandbox.actions import BotAction
 from sandbox.faults import Faults
 from sandbox.redirect import RedirectError, redirect
 from sandbox.server import LoopbackDiscord
+from sandbox.terminal import Terminal
 from sandbox.world import TOKEN, Attachment, Channel, Guild, Message, Person, World
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Message",
     "Person",
     "RedirectError",
+    "Terminal",
     "World",
     "redirect",
 ]

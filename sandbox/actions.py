@@ -29,7 +29,7 @@ class ActionLog:
 
     def __init__(self) -> None:
         self._kept: deque[BotAction] = deque(maxlen=ACTIONS_KEPT)
-        self._watchers: list[asyncio.Queue[BotAction]] = []
+        self._watchers: list[Callable[[BotAction], None]] = []
 
     def __iter__(self) -> Iterator[BotAction]:
         return iter(self._kept)
@@ -37,17 +37,23 @@ class ActionLog:
     def record(self, action: BotAction) -> None:
         self._kept.append(action)
         for watcher in self._watchers:
-            watcher.put_nowait(action)
+            watcher(action)
+
+    @contextmanager
+    def calling(self, watcher: Callable[[BotAction], None]) -> Iterator[None]:
+        """Call *watcher* with what the bot does, before the bot hears that it is done."""
+        self._watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self._watchers.remove(watcher)
 
     @contextmanager
     def watch(self) -> Iterator[asyncio.Queue[BotAction]]:
         """A queue of what the bot does from now on, for as long as the block lasts."""
-        watcher: asyncio.Queue[BotAction] = asyncio.Queue()
-        self._watchers.append(watcher)
-        try:
-            yield watcher
-        finally:
-            self._watchers.remove(watcher)
+        coming: asyncio.Queue[BotAction] = asyncio.Queue()
+        with self.calling(coming.put_nowait):
+            yield coming
 
     async def wait_for(self, condition: Callable[[BotAction], bool], *, timeout_s: float) -> BotAction:
         """The first kept or coming action that meets *condition*.

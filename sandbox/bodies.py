@@ -260,7 +260,7 @@ def user_ready(world: World, session_id: str, gateway_url: str) -> Json:
         "read_state": empty,
         "user_guild_settings": empty,
         "user_settings_proto": "",
-        "sessions": [],
+        "sessions": [client_session(session_id)],
         "connected_accounts": [],
         "consents": {},
         "experiments": [],
@@ -291,6 +291,18 @@ def private_channel(channel: Channel) -> Json:
     body = dm_channel(channel)
     body["recipient_ids"] = [recipient["id"] for recipient in body.pop("recipients")]
     return body
+
+
+def client_session(session_id: str) -> Json:
+    """How the account is logged in: here, and nowhere else."""
+    return {
+        "session_id": session_id,
+        "active": True,
+        "client_info": {"version": 0, "os": "windows", "client": "web"},
+        "status": "online",
+        "activities": [],
+        "hidden_activities": [],
+    }
 
 
 def friendship(person: Person) -> Json:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from yarl import URL
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -62,11 +64,10 @@ def redirect(url: str) -> Iterator[None]:
 
 def replacements(url: str) -> list[tuple[Any, str, object]]:
     """(owner, attribute, new value) for everything that holds an address; all of them exist."""
-    yarl = importlib.import_module("yarl")
     api_version = found("discord.http", "INTERNAL_API_VERSION")
     wanted: list[tuple[str, str, object]] = [
         ("discord.http:Route", "BASE", f"{url}/api/v{api_version}"),
-        ("discord.gateway:DiscordWebSocket", "DEFAULT_GATEWAY", yarl.URL(url).with_scheme("ws") / "gw" / ""),
+        ("discord.gateway:DiscordWebSocket", "DEFAULT_GATEWAY", URL(url).with_scheme("ws") / "gw" / ""),
         ("discord.asset:Asset", "BASE", f"{url}/cdn"),
     ]
     if not hasattr(importlib.import_module("discord"), "Intents"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import discord
@@ -14,7 +14,7 @@ from discord.ext import commands
 from sandbox import LoopbackDiscord, redirect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 IS_OFFICIAL = hasattr(discord, "Intents")
 
@@ -32,12 +32,16 @@ class Seen:
         async with asyncio.timeout(10):
             return await self._queue(event).get()
 
+    def now(self, event: str) -> list[Any]:
+        queue = self._queue(event)
+        return [queue.get_nowait() for _ in range(queue.qsize())]
+
     def _queue(self, event: str) -> asyncio.Queue[Any]:
         return self._queues.setdefault(event, asyncio.Queue())
 
 
 class SmallBot(commands.Bot):
-    """Answers %echo, replies to %reply, uploads on %file, revises on %revise."""
+    """Answers %echo, replies to %reply, uploads on %file, and so on."""
 
     def __init__(self, **options: Any) -> None:
         if IS_OFFICIAL:
@@ -48,9 +52,15 @@ class SmallBot(commands.Bot):
             options = {"user_bot": True, "sync_presence": False, "chunk_guilds_at_startup": False} | options
         super().__init__("%", help_command=None, **options)
         self.seen = Seen()
+        self.runner: asyncio.Task[None]
+        self.report_handled: Callable[[int], None] = lambda _: None
 
     async def setup_hook(self) -> None:
         await self.add_cog(SmallCog())
+
+    async def on_message(self, message: discord.Message, /) -> None:
+        await self.process_commands(message)
+        self.report_handled(message.id)
 
     async def before_identify_hook(self, *_: object, **__: object) -> None:
         """Not the official five seconds of waiting before a second IDENTIFY."""
@@ -70,6 +80,19 @@ class SmallCog(commands.Cog):
         await ctx.reply(text)
 
     @commands.command()
+    async def thrice(self, ctx: commands.Context[Any]) -> None:
+        for text in ("one", "two", "three"):
+            await ctx.send(text)
+
+    @commands.command()
+    async def lines(self, ctx: commands.Context[Any]) -> None:
+        await ctx.send("first\nsecond \x1b[31mred")
+
+    @commands.command()
+    async def whisper(self, ctx: commands.Context[Any]) -> None:
+        await ctx.author.send("psst")
+
+    @commands.command()
     async def file(self, ctx: commands.Context[Any]) -> None:
         await ctx.send("here", file=discord.File(io.BytesIO(b"\x00 bytes"), filename="a.bin"))
 
@@ -85,7 +108,7 @@ class SmallCog(commands.Cog):
 async def running(server: LoopbackDiscord, **options: Any) -> AsyncIterator[SmallBot]:
     """The small bot, ready; it is closed at the end, and nothing of it is left behind."""
     bot = SmallBot(**options)
-    runner = asyncio.create_task(bot.start(server.token))
+    bot.runner = runner = asyncio.create_task(bot.start(server.token))
     try:
         ready = asyncio.create_task(bot.seen.next("ready"))
         await asyncio.wait({ready, runner}, return_when=asyncio.FIRST_COMPLETED)
@@ -96,8 +119,7 @@ async def running(server: LoopbackDiscord, **options: Any) -> AsyncIterator[Smal
     finally:
         await bot.close()
         runner.cancel()
-        with suppress(asyncio.CancelledError):
-            await runner
+        await asyncio.gather(runner, return_exceptions=True)
 
 
 @pytest.fixture

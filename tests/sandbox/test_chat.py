@@ -49,6 +49,20 @@ async def test_a_command_in_a_guild_is_answered_with_a_reference(server: Loopbac
     assert answer.pings.people == (server.you.id,)
 
 
+async def test_the_client_finds_nothing_to_warn_of(
+    server: LoopbackDiscord, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING"):
+        async with running(server) as bot:
+            await server.ask(server.you, "%revise", guild="Home")
+            await server.ask(server.world.person("late"), "%echo tea", guild="Home")
+            await bot.guilds[0].text_channels[0].typing()
+            server.faults.drop_gateway()
+            await bot.seen.next("resumed")
+
+    assert caplog.messages == []
+
+
 async def test_the_account_speaks_from_another_client(server: LoopbackDiscord, bot: SmallBot) -> None:
     server.say_as_bot("%echo typed elsewhere", dm=server.you, nonce="12345")
 
