@@ -71,8 +71,6 @@ class ActionLog:
                     while not condition(action := await coming.get()):
                         seen += 1
             except TimeoutError as exc:
-                problem = (
-                    f"the bot did not do it within {timeout_s:g} s; it did {seen} other things meanwhile"
-                )
+                problem = f"the bot did not do it within {timeout_s:g} s; it did {seen} other things meanwhile"
                 raise TimeoutError(problem) from exc
             return action

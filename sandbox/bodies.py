@@ -251,8 +251,7 @@ def user_ready(world: World, session_id: str, gateway_url: str) -> Json:
         "resume_gateway_url": gateway_url,
         "session_type": "normal",
         "guilds": [
-            guild(world, each) | {"properties": guild_properties(world, each)}
-            for each in world.guilds.values()
+            guild(world, each) | {"properties": guild_properties(world, each)} for each in world.guilds.values()
         ],
         "merged_members": [[dict(myself)] for _ in world.guilds],
         "private_channels": [private_channel(world.dm(person)) for person in world.others()],

@@ -51,12 +51,8 @@ class Gateway:
             IDENTIFY: self._identify,
             RESUME: self._resume,
             REQUEST_MEMBERS: self._request_members,
-            GUILD_SUBSCRIBE: lambda connection, asked: self._subscribe(
-                connection, {asked["guild_id"]: asked}
-            ),
-            GUILD_SUBSCRIBE_BULK: lambda connection, asked: self._subscribe(
-                connection, asked["subscriptions"]
-            ),
+            GUILD_SUBSCRIBE: lambda connection, asked: self._subscribe(connection, {asked["guild_id"]: asked}),
+            GUILD_SUBSCRIBE_BULK: lambda connection, asked: self._subscribe(connection, asked["subscriptions"]),
         }
 
     def publish(self, event: str, body: Json) -> None:
@@ -104,9 +100,7 @@ class Gateway:
         return socket
 
     def _received(self, connection: Connection, frame: Json) -> None:
-        log.debug(
-            "The client sent op %d", frame["op"], extra={"event": "gateway_received", "op": frame["op"]}
-        )
+        log.debug("The client sent op %d", frame["op"], extra={"event": "gateway_received", "op": frame["op"]})
         if handler := self._handlers.get(frame["op"]):
             handler(connection, frame["d"])
 

@@ -294,6 +294,4 @@ def error(exc: DiscordError) -> web.Response:
 
 def answer(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     # discord.py-self compares the content type with "application/json"; json_response adds a charset.
-    return web.Response(
-        body=json.dumps(body).encode(), status=status, headers=headers, content_type="application/json"
-    )
+    return web.Response(body=json.dumps(body).encode(), status=status, headers=headers, content_type="application/json")

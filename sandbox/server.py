@@ -36,9 +36,7 @@ class LoopbackDiscord:
     `actions` and can be waited for. Not thread-safe: call it from its event loop.
     """
 
-    def __init__(
-        self, *, token: str = TOKEN, people: Iterable[str] = (), heartbeat_interval_s: float = 41.25
-    ) -> None:
+    def __init__(self, *, token: str = TOKEN, people: Iterable[str] = (), heartbeat_interval_s: float = 41.25) -> None:
         self.token = token
         self.world = World(token=token, people=people)
         self.actions = ActionLog()

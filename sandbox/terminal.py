@@ -100,9 +100,7 @@ class Terminal:
     async def run(self) -> None:
         """Talk until `/quit` or the end of input, with everything printed that was still to come."""
         if self._is_tty:
-            self._print(
-                f"A sandbox: you talk to {self._bot_name} here, and nothing leaves this machine.\n{HELP}"
-            )
+            self._print(f"A sandbox: you talk to {self._bot_name} here, and nothing leaves this machine.\n{HELP}")
         start_reading(self._input, self._lines)
         with self._discord.actions.calling(self._show):
             while (line := await self._lines.get()) is not None:
@@ -195,9 +193,7 @@ class Terminal:
         give_up_s = begun_s + self._patience_s
         while True:
             self._stirred.clear()
-            over_s = exchange.over_at_s(
-                handler_reports=handler_reports, quiet_s=self._quiet_s, settle_s=self._settle_s
-            )
+            over_s = exchange.over_at_s(handler_reports=handler_reports, quiet_s=self._quiet_s, settle_s=self._settle_s)
             if now_s() >= min(over_s, give_up_s):
                 break
             try:
@@ -256,9 +252,7 @@ class Terminal:
         self._print("\n".join([f"{who}: {first}", *(indent + line for line in others)]))
 
     def _print(self, text: str) -> None:
-        visible = "".join(
-            char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\ufffd" for char in text
-        )
+        visible = "".join(char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\ufffd" for char in text)
         encoding = self._output.encoding or "utf-8"
         try:
             self._output.write(visible.encode(encoding, "replace").decode(encoding) + "\n")
@@ -291,7 +285,7 @@ def start_reading(source: TextIO, lines: asyncio.Queue[str | None]) -> None:
 def reopened(source: TextIO) -> AbstractContextManager[TextIO]:
     """A file object of our own for what *source* reads.
 
-    A thread that waits in sys.stdin holds its lock, and Python, when it exits, aborts for want of that.
+    It takes bytes that are no text, where sys.stdin raises; and the thread that waits in it locks only it.
     """
     try:
         descriptor = os.dup(source.fileno())

@@ -96,9 +96,7 @@ class Message:
 class World:
     """The state of one loopback Discord. Names are found without regard to case."""
 
-    def __init__(
-        self, *, token: str = TOKEN, people: Iterable[str] = (), guilds: Iterable[str] = GUILD_NAMES
-    ) -> None:
+    def __init__(self, *, token: str = TOKEN, people: Iterable[str] = (), guilds: Iterable[str] = GUILD_NAMES) -> None:
         self.token = token
         self.token_rejected = False
         self.bot = Person(stable_id("person", BOT_NAME), BOT_NAME)

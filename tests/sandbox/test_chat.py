@@ -49,9 +49,7 @@ async def test_a_command_in_a_guild_is_answered_with_a_reference(server: Loopbac
     assert answer.pings.people == (server.you.id,)
 
 
-async def test_the_client_finds_nothing_to_warn_of(
-    server: LoopbackDiscord, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_client_finds_nothing_to_warn_of(server: LoopbackDiscord, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING"):
         async with running(server) as bot:
             await server.ask(server.you, "%revise", guild="Home")
@@ -138,9 +136,7 @@ async def test_the_bot_reads_history(server: LoopbackDiscord, bot: SmallBot) -> 
     channel = bot.guilds[0].text_channels[0]
 
     newest_first = [message.content async for message in channel.history(limit=2)]
-    later = [
-        message.content async for message in channel.history(after=await channel.fetch_message(said[0].id))
-    ]
+    later = [message.content async for message in channel.history(after=await channel.fetch_message(said[0].id))]
 
     assert newest_first == ["three", "two"]
     assert later == ["two", "three"]

@@ -23,32 +23,31 @@ OWNERS = [
     discord.asset.Asset,
     *([] if IS_OFFICIAL else [discord.utils.Headers]),
 ]
+UNTOUCHED = [dict(vars(owner)) for owner in OWNERS]  # taken before any test has redirected anything
 
 
 def test_everything_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "example.com")
     monkeypatch.delenv("no_proxy", raising=False)
-    before = [dict(vars(owner)) for owner in OWNERS]
 
     with redirect("http://127.0.0.1:1"):
         changed = [dict(vars(owner)) for owner in OWNERS]
         exceptions = (os.environ["NO_PROXY"], os.environ["no_proxy"])
 
-    assert all(now != then for now, then in zip(changed, before, strict=True))
+    assert all(now != then for now, then in zip(changed, UNTOUCHED, strict=True))
     assert exceptions == ("example.com,127.0.0.1,localhost,::1", "127.0.0.1,localhost,::1")
-    assert [dict(vars(owner)) for owner in OWNERS] == before
+    assert [dict(vars(owner)) for owner in OWNERS] == UNTOUCHED
     assert os.environ["NO_PROXY"] == "example.com"
     assert "no_proxy" not in os.environ
 
 
 def test_another_library_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(discord.asset.Asset, "BASE")
-    before = dict(vars(discord.http.Route))
 
     with pytest.raises(RedirectError, match=r"discord\.py.* has no discord\.asset\.Asset\.BASE"):
         redirect("http://127.0.0.1:1").__enter__()
 
-    assert dict(vars(discord.http.Route)) == before
+    assert dict(vars(discord.http.Route)) == UNTOUCHED[0]
 
 
 def test_only_loopback_connections_are_made() -> None:

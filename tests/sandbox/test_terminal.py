@@ -52,9 +52,7 @@ async def transcript(bot: SmallBot, server: LoopbackDiscord, *lines: str) -> lis
     return screen.getvalue().splitlines()
 
 
-async def test_each_line_waits_for_the_answer_to_the_one_before(
-    server: LoopbackDiscord, bot: SmallBot
-) -> None:
+async def test_each_line_waits_for_the_answer_to_the_one_before(server: LoopbackDiscord, bot: SmallBot) -> None:
     shown = await transcript(bot, server, "%thrice", "", "just talking", "%echo tea")
 
     assert shown == [
@@ -68,9 +66,7 @@ async def test_each_line_waits_for_the_answer_to_the_one_before(
     ]
 
 
-async def test_everything_is_printed_before_the_end_of_input_ends_it(
-    server: LoopbackDiscord, bot: SmallBot
-) -> None:
+async def test_everything_is_printed_before_the_end_of_input_ends_it(server: LoopbackDiscord, bot: SmallBot) -> None:
     assert await transcript(bot, server, "%revise") == [
         "you: %revise",
         "Jakey: first",
@@ -127,9 +123,7 @@ async def test_one_can_talk_in_guilds_and_come_back(server: LoopbackDiscord, bot
 
 
 async def test_the_last_message_can_be_edited_and_deleted(server: LoopbackDiscord, bot: SmallBot) -> None:
-    shown = await transcript(
-        bot, server, "/edit x", "one", "two", "/edit", "/edit 2", "/delete", "/delete", "/delete"
-    )
+    shown = await transcript(bot, server, "/edit x", "one", "two", "/edit", "/edit 2", "/delete", "/delete", "/delete")
 
     assert shown == [
         "* there is nothing of yours to edit here",
@@ -164,14 +158,13 @@ async def test_lines_of_one_answer_belong_together(server: LoopbackDiscord, bot:
     ]
 
 
-async def test_an_answer_counts_even_if_nobody_says_that_it_is_complete(
-    server: LoopbackDiscord, bot: SmallBot
-) -> None:
+async def test_an_answer_counts_even_if_nobody_says_that_it_is_complete(server: LoopbackDiscord, bot: SmallBot) -> None:
     screen = Screen()
     terminal = terminal_for(bot, server, io.StringIO("%echo one\n%echo two"), screen)
     bot.report_handled = lambda _: None
 
-    await terminal.run()
+    async with asyncio.timeout(4):  # less than it is patient
+        await terminal.run()
 
     assert screen.getvalue().splitlines() == ["you: %echo one", "Jakey: one", "you: %echo two", "Jakey: two"]
 
