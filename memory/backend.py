@@ -65,9 +65,7 @@ class MemoryBackend(ABC):
         deadline_s: the longest that one operation may take, in seconds.
     """
 
-    def __init__(
-        self, name: str, *, clock: HybridLogicalClock | None = None, deadline_s: float = 2.0
-    ) -> None:
+    def __init__(self, name: str, *, clock: HybridLogicalClock | None = None, deadline_s: float = 2.0) -> None:
         self.name = name
         self.clock = clock or HybridLogicalClock()
         self.deadline_s = deadline_s

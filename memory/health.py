@@ -63,11 +63,13 @@ class CircuitBreaker:
     @property
     def fresh(self) -> bool:
         """Whether the last canary passed no longer ago than two intervals."""
-        return self.closed and self._passed_at is not None and self._now() - self._passed_at <= 2 * self._plan.interval_s
+        if not self.closed or self._passed_at is None:
+            return False
+        return self._now() - self._passed_at <= 2 * self._plan.interval_s
 
     def wait_s(self) -> float:
         """Return how long to wait until the next canary: the interval, or a growing, jittered retry."""
         if self.closed:
             return self._plan.interval_s
-        backoff = self._plan.retry_s * 2 ** min(max(self._failures - 1, 0), 16)
+        backoff = self._plan.retry_s * float(1 << min(max(self._failures - 1, 0), 16))
         return min(backoff, self._plan.retry_max_s) * (0.5 + 0.5 * self._jitter())

@@ -7,6 +7,7 @@ import logging
 import time
 from contextvars import Context
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from memory.backend import remaining_s
@@ -128,6 +129,10 @@ class Member:
                     log.info("%s answers", self.name, extra={"event": "breaker_closed", "backend": self.name})
             self._checked_at = datetime.now(UTC)
 
+    def give_up(self, reason: str) -> None:
+        """Count the store as down until a canary passes."""
+        self._fail(reason)
+
     def health(self) -> StoreHealth:
         """Return how the store is doing, as of the last canary and the last call."""
         problems = [self._breaker.reason] if self._breaker.reason else []
@@ -157,7 +162,7 @@ class Member:
 
     async def _catch_up(self) -> None:
         while batch := self._backlog.next_batch(_BATCH):
-            await self._bounded("catch up", lambda batch=batch: self.backend.put(batch))
+            await self._bounded("catch up", partial(self.backend.put, batch))
             self._backlog.done(batch)
 
     async def _watch(self) -> None:
@@ -166,9 +171,13 @@ class Member:
             await self.check()
 
     def _fail(self, reason: str) -> None:
+        before = self._breaker.reason
         if self._breaker.fail(reason):
             extra = {"event": "breaker_opened", "backend": self.name}
             log.warning("%s stopped answering: %s", self.name, reason, extra=extra)
+        elif reason != before and not self._breaker.ever_closed:
+            extra = {"event": "store_not_up", "backend": self.name}
+            log.info("%s does not answer yet: %s", self.name, reason, extra=extra)
 
     async def _bounded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         left = remaining_s()

@@ -27,6 +27,8 @@ LIMIT_MAX = 1_000
 EVERYWHERE = ""
 """The scope of what may be told anywhere; the default of the published API."""
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
 Audience: TypeAlias = frozenset[str] | None
 """The scopes that may be read; None is the operator's own code, which may read all."""
 
@@ -43,8 +45,8 @@ class MemoryEntry:
     value: str
     scope: str = EVERYWHERE
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    created_at: datetime = datetime.fromtimestamp(0, UTC)
-    updated_at: datetime = datetime.fromtimestamp(0, UTC)
+    created_at: datetime = _EPOCH
+    updated_at: datetime = _EPOCH
     revision: str = ""
 
     @property
@@ -171,8 +173,7 @@ def newest(records: Sequence[Record]) -> dict[Position, Record]:
     return {
         position: record
         for position, record in winners.items()
-        if isinstance(record, UserTombstone)
-        or record.revision > gone.get(user_hash_of(record.user_id), "")
+        if isinstance(record, UserTombstone) or record.revision > gone.get(user_hash_of(record.user_id), "")
     }
 
 

@@ -104,9 +104,7 @@ class _View(MemoryBackend):
     async def close(self) -> None:
         """Leave the closing to the owner."""
 
-    async def _there(
-        self, operation: str, work: Callable[[MemoryBackend], Awaitable[T]], *, bounded: bool = True
-    ) -> T:
+    async def _there(self, operation: str, work: Callable[[MemoryBackend], Awaitable[T]], *, bounded: bool = True) -> T:
         return await self._owner.on_loop(operation, lambda system: work(self._pick(system)), bounded=bounded)
 
 
@@ -191,9 +189,7 @@ class SharedMemory(_View):
         """Return the flag that decides between unified and legacy."""
         return await self.on_loop("read the flag", _flag_of, bounded=False)
 
-    async def on_loop(
-        self, operation: str, work: Callable[[MemorySystem], Awaitable[T]], *, bounded: bool = True
-    ) -> T:
+    async def on_loop(self, operation: str, work: Callable[[MemorySystem], Awaitable[T]], *, bounded: bool = True) -> T:
         """Run *work* on the memory's loop and return what it returns, from whatever loop this is called."""
         running = self._start()
         if running.is_current():
@@ -289,9 +285,7 @@ def _watch_exit() -> None:
             running.ended.result(_CLOSE_AT_EXIT_S)
 
 
-async def _full_report(
-    system: MemorySystem, settle_s: float
-) -> tuple[HealthReport, StoreHealth | None, bool]:
+async def _full_report(system: MemorySystem, settle_s: float) -> tuple[HealthReport, StoreHealth | None, bool]:
     report, legacy = await asyncio.gather(
         system.unified.health_check(settle_s=settle_s), system.flagged.legacy_health()
     )

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import aiosqlite
 
 from memory.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
 T = TypeVar("T")
+Schema: TypeAlias = "Callable[[sqlite3.Connection], None]"
 
 _CLOSE_S = 1.0
 
@@ -30,16 +32,16 @@ class SQLiteFile:
     Args:
         path: the file; its folder is made if need be.
         name: the store's name, for errors.
-        migrations: SQL scripts; number n (from 1) takes the schema from version n - 1 to n.
+        schema: brings a file that was just opened up to date, on the file's thread.
+        wal: whether to switch the file to write-ahead logging, for good; not for files of other programs.
         busy_timeout_s: how long to wait for another process that holds the file locked.
     """
 
-    def __init__(
-        self, path: Path, *, name: str, migrations: Sequence[str], busy_timeout_s: float = 1.0
-    ) -> None:
+    def __init__(self, path: Path, *, name: str, schema: Schema, wal: bool = True, busy_timeout_s: float = 1.0) -> None:
         self.path = path
         self._name = name
-        self._migrations = migrations
+        self._schema = schema
+        self._wal = wal
         self._busy_timeout_s = busy_timeout_s
         self._connection: aiosqlite.Connection | None = None
         self._opening = asyncio.Lock()
@@ -93,20 +95,13 @@ class SQLiteFile:
 
     async def write(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run *job* in a transaction: all of it is kept, durably, or none."""
-        return await self.run(operation, lambda db: _in_transaction(db, job))
+        return await self.run(operation, lambda db: in_transaction(db, job))
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        db.execute("PRAGMA journal_mode = WAL")
+        if self._wal:
+            db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > len(self._migrations):
-            raise BackendUnavailableError(
-                self._name,
-                "open",
-                f"{self.path.name} has schema {version}, this program knows {len(self._migrations)}: update it",
-            )
-        for number, script in enumerate(self._migrations[version:], start=version + 1):
-            _in_transaction(db, _migration(number, script))
+        self._schema(db)
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -121,17 +116,26 @@ class SQLiteFile:
             closing.cancel()
 
 
-class _JobConnection(sqlite3.Connection):
-    """Runs a callable where a script would go."""
+def versioned(*scripts: str) -> Schema:
+    """Return a schema in numbered steps: script n (from 1) takes a file from version n - 1 to n.
 
-    def executescript(self, job: object) -> sqlite3.Cursor:  # type: ignore[override]
-        if callable(job):
-            job(self)
-            return self.cursor()
-        return super().executescript(str(job))
+    A file that is newer than the scripts is refused and left as it is.
+    """
+
+    def upgrade(db: sqlite3.Connection) -> None:
+        version = _version(db)
+        if version > len(scripts):
+            raise sqlite3.NotSupportedError(
+                f"the file has schema {version}, this program knows {len(scripts)}: update the program"
+            )
+        for number, script in enumerate(scripts[version:], start=version + 1):
+            in_transaction(db, partial(_step, number, script))
+
+    return upgrade
 
 
-def _in_transaction(db: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
+def in_transaction(db: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
+    """Run *job* so that all of it is kept, or none."""
     db.execute("BEGIN IMMEDIATE")
     try:
         result = job(db)
@@ -143,15 +147,26 @@ def _in_transaction(db: sqlite3.Connection, job: Callable[[sqlite3.Connection], 
     return result
 
 
-def _migration(number: int, script: str) -> Callable[[sqlite3.Connection], None]:
-    def apply(db: sqlite3.Connection) -> None:
-        if db.execute("PRAGMA user_version").fetchone()[0] >= number:
-            return  # another process was faster
-        for statement in script.split(";\n"):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {number}")
+class _JobConnection(sqlite3.Connection):
+    """Runs a callable where a script would go."""
 
-    return apply
+    def executescript(self, job: object) -> sqlite3.Cursor:
+        if callable(job):
+            job(self)
+            return self.cursor()
+        return super().executescript(str(job))
+
+
+def _step(number: int, script: str, db: sqlite3.Connection) -> None:
+    if _version(db) >= number:
+        return  # another process was faster
+    for statement in script.split(";\n"):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {number}")
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _reason(exc: Exception) -> str:

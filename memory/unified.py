@@ -87,7 +87,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         return await self._read("scan", lambda member: member.backend.scan(user_id, after, limit))
 
     async def probe(self) -> None:
-        await asyncio.gather(*(member.check() for member in self.members))
+        await self._check_all()
         if not any(member.usable for member in self.members):
             raise self._nobody("probe", {})
 
@@ -95,10 +95,19 @@ class UnifiedMemoryBackend(MemoryBackend):
         """Send every store a canary now, and report. Waits up to *settle_s* for stores that are starting."""
         loop = asyncio.get_running_loop()
         end = loop.time() + settle_s
-        await asyncio.gather(*(member.check() for member in self.members))
-        while loop.time() < end and any(m.health().state is StoreState.STARTING for m in self.members):
+        await self._check_all()
+        # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
+        while loop.time() < end and any(m.health().state is StoreState.STARTING for m in self.members):  # noqa: ASYNC110
             await asyncio.sleep(_SETTLE_STEP_S)
         return HealthReport(tuple(member.health() for member in self.members))
+
+    async def _check_all(self) -> None:
+        """Probe every store, for no longer than the deadline: one that takes longer is down."""
+        checks = {asyncio.ensure_future(member.check()): member for member in self.members}
+        if checks:
+            _, late = await asyncio.wait(checks, timeout=self.deadline_s)
+            for check in late:
+                checks[check].give_up(f"no answer within {self.deadline_s:g} s")
 
     def _nobody(self, operation: str, outcomes: dict[Member, Any]) -> Exception:
         """Return the error for an operation that no store did."""

@@ -53,7 +53,10 @@ def record_from_json(data: dict[str, Any]) -> Record:
 
 def page_to_json(page: Page) -> dict[str, Any]:
     """Return the records of *page* and where the next one starts."""
-    return {"records": [record_to_json(record) for record in page.records], "next": page.next and list(page.next)}
+    return {
+        "records": [record_to_json(record) for record in page.records],
+        "next": page.next and list(page.next),
+    }
 
 
 def page_from_json(data: dict[str, Any], answered: str) -> Page:

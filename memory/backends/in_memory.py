@@ -42,17 +42,14 @@ class InMemoryBackend(MemoryBackend):
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         grave = self._records.get((user_hash_of(user_id), ""))
         if scopes is None:
-            found = [r for r in self._of(user_id) if isinstance(r, MemoryEntry) and r.key == key]
+            found: list[Record] = [r for r in self._of(user_id) if isinstance(r, MemoryEntry) and r.key == key]
         else:
             slots = [slot_of(user_id, scope, key) for scope in sorted(scopes)]
             found = [r for slot in slots if (r := self._records.get((user_id, slot)))]
         return self._page([grave, *found] if grave else found)
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
-        if user_id is None:
-            positions = sorted(self._records)
-        else:
-            positions = sorted(r.position for r in self._of(user_id))
+        positions = sorted(self._records if user_id is None else (r.position for r in self._of(user_id)))
         start = 0 if after is None else bisect_right(positions, after)
         chosen = positions[start : start + limit]
         records = [self._records[position] for position in chosen]

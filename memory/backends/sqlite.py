@@ -23,7 +23,7 @@ from memory.model import (
     to_ms,
     user_hash_of,
 )
-from memory.sqlite_file import SQLiteFile
+from memory.sqlite_file import SQLiteFile, versioned
 
 if TYPE_CHECKING:
     import sqlite3
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # A row of `memories` is an entry (it has a key), a tombstone (it has none), or, with the hash of a user's id as
 # user_id and no slot, a user's tombstone. `users` finds the rows of a hash. `meta` holds the clock and the canary.
-_MIGRATIONS = (
+_SCHEMA = versioned(
     """CREATE TABLE memories (
     user_id TEXT NOT NULL,
     slot TEXT NOT NULL,
@@ -89,7 +89,7 @@ class SQLiteMemoryBackend(MemoryBackend):
         busy_timeout_s: float = 1.0,
     ) -> None:
         super().__init__(name, clock=clock, deadline_s=deadline_s)
-        self._file = SQLiteFile(path, name=name, migrations=_MIGRATIONS, busy_timeout_s=busy_timeout_s)
+        self._file = SQLiteFile(path, name=name, schema=_SCHEMA, busy_timeout_s=busy_timeout_s)
 
     async def open(self) -> None:
         await self._file.open()
@@ -107,24 +107,24 @@ class SQLiteMemoryBackend(MemoryBackend):
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         if scopes is None:
-            sql = f"SELECT {_COLUMNS} FROM memories WHERE (user_id = ? AND key = ?) OR (user_id = ? AND slot = '')"
-            parameters = [user_id, key, user_hash_of(user_id)]
+            which, values = "key = ?", [key]
         else:
-            slots = [slot_of(user_id, scope, key) for scope in sorted(scopes)]
-            marks = ", ".join("?" * len(slots))
-            sql = f"SELECT {_COLUMNS} FROM memories WHERE (user_id = ? AND slot IN ({marks})) OR (user_id = ? AND slot = '')"
-            parameters = [user_id, *slots, user_hash_of(user_id)]
+            values = [slot_of(user_id, scope, key) for scope in sorted(scopes)]
+            which = f"slot IN ({', '.join('?' * len(values))})"
+        sql = (
+            f"SELECT {_COLUMNS} FROM memories WHERE user_id = ? AND {which} "
+            f"UNION ALL SELECT {_COLUMNS} FROM memories WHERE user_id = ? AND slot = ''"
+        )
+        parameters = [user_id, *values, user_hash_of(user_id)]
         rows = await self._file.run("retrieve", lambda db: db.execute(sql, parameters).fetchall())
         return Page(tuple(_record(row) for row in rows), None, (self.name,))
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
-        rows = await self._file.run("scan", lambda db: _scan(db, user_id, after or ("", ""), limit + 1))
+        rows, grave = await self._file.run("scan", lambda db: _scan(db, user_id, after, limit + 1))
         records = [_record(row) for row in rows[:limit]]
         following = records[-1].position if len(rows) > limit else None
-        if user_id is not None and after is None:
-            grave = await self._file.run("scan", lambda db: _grave_of(db, user_hash_of(user_id)))
-            if grave is not None:
-                records.insert(0, UserTombstone(user_hash_of(user_id), grave))
+        if grave is not None:
+            records.insert(0, grave)
         return Page(tuple(records), following, (self.name,))
 
     async def probe(self) -> None:
@@ -168,8 +168,8 @@ def _bury_user(db: sqlite3.Connection, grave: UserTombstone) -> int:
         of_user = "user_id IN (SELECT user_id FROM users WHERE user_hash = ?)"
         buried = f"DELETE FROM memories WHERE {of_user} AND slot <> '' AND revision <= ?"
         db.execute(buried, [grave.user_hash, grave.revision])
-        emptied = "DELETE FROM users WHERE user_hash = ? AND NOT EXISTS (SELECT 1 FROM memories m WHERE m.user_id = users.user_id)"
-        db.execute(emptied, [grave.user_hash])
+        left = "EXISTS (SELECT 1 FROM memories AS m WHERE m.user_id = users.user_id)"
+        db.execute(f"DELETE FROM users WHERE user_hash = ? AND NOT {left}", [grave.user_hash])
     return changed
 
 
@@ -178,12 +178,16 @@ def _grave_of(db: sqlite3.Connection, user_hash: str) -> str | None:
     return row[0] if row else None
 
 
-def _scan(db: sqlite3.Connection, user_id: str | None, after: Position, limit: int) -> list[tuple[object, ...]]:
+def _scan(
+    db: sqlite3.Connection, user_id: str | None, after: Position | None, limit: int
+) -> tuple[list[tuple[object, ...]], UserTombstone | None]:
     if user_id is None:
         sql = f"SELECT {_COLUMNS} FROM memories WHERE (user_id, slot) > (?, ?) ORDER BY user_id, slot LIMIT ?"
-        return db.execute(sql, [*after, limit]).fetchall()
+        return db.execute(sql, [*(after or ("", "")), limit]).fetchall(), None
+    grave = None if after is not None else _grave_of(db, user_hash_of(user_id))
     sql = f"SELECT {_COLUMNS} FROM memories WHERE user_id = ? AND slot > ? ORDER BY slot LIMIT ?"
-    return db.execute(sql, [user_id, after[1], limit]).fetchall()
+    rows = db.execute(sql, [user_id, after[1] if after else "", limit]).fetchall()
+    return rows, None if grave is None else UserTombstone(user_hash_of(user_id), grave)
 
 
 def _meta(db: sqlite3.Connection, name: str) -> str | None:

@@ -1,0 +1,80 @@
+"""Settings become stores. The one place in this package that knows every kind of store."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memory.backends.legacy import LegacyMemoryBackend
+from memory.backends.mcp import MCPMemoryBackend
+from memory.backends.sqlite import SQLiteMemoryBackend
+from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
+from memory.health import ProbePlan
+from memory.member import Member
+from memory.migration import FlaggedMemory, MigrationFlag
+from memory.revision import HybridLogicalClock
+from memory.shared import MemorySystem, SharedMemory
+from memory.unified import UnifiedMemoryBackend
+
+if TYPE_CHECKING:
+    from memory.backend import MemoryBackend
+    from memory.config import BackendTable, MemorySettings
+
+_PROJECT = Path(__file__).resolve().parent.parent
+
+
+def shared_memory(config: Path | None = None) -> SharedMemory:
+    """Return the memory that *config* describes; the file is read when the memory is first used."""
+
+    def build() -> MemorySystem:
+        path = config or default_config_path()
+        return assemble(load_settings(MemoryFileSettings, path).memory, path.resolve().parent)
+
+    return SharedMemory(build)
+
+
+def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
+    """Return the stores of *settings* as one, and that as the flag has it; nothing is opened yet.
+
+    Args:
+        root: what relative paths are relative to.
+    """
+    clock = HybridLogicalClock()
+    plan = ProbePlan(interval_s=settings.probe_interval_s)
+    members = [
+        Member(
+            _build(name, table, clock, root, settings.deadline_s),
+            priority=table.priority,
+            timeout_s=table.timeout_s,
+            plan=plan,
+        )
+        for name, table in settings.backends.items()
+        if table.enabled
+    ]
+    unified = UnifiedMemoryBackend(members, clock=clock, deadline_s=settings.deadline_s)
+    legacy_path = root / settings.legacy.path
+    legacy = Member(
+        LegacyMemoryBackend(legacy_path, clock=clock, deadline_s=settings.deadline_s),
+        priority=1000,
+        timeout_s=settings.legacy.timeout_s,
+        plan=plan,
+    )
+    flagged = FlaggedMemory(unified, legacy, legacy_path, MigrationFlag(root / settings.flag_file))
+    return MemorySystem(unified, flagged)
+
+
+def _build(name: str, table: BackendTable, clock: HybridLogicalClock, root: Path, deadline_s: float) -> MemoryBackend:
+    match table:
+        case SQLiteTable():
+            return SQLiteMemoryBackend(root / table.path, name=name, clock=clock, deadline_s=deadline_s)
+        case MCPTable():
+            ours = (sys.executable, "-m", "tools.mcp_server", "--db", str(root / table.path))
+            return MCPMemoryBackend(
+                table.command or ours,
+                name=name,
+                cwd=_PROJECT,
+                clock=clock,
+                deadline_s=deadline_s,
+                call_timeout_s=table.timeout_s,
+            )

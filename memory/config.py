@@ -1,0 +1,188 @@
+"""The settings of the memory: the `[memory]` tables of config.toml, once, frozen.
+
+Also what every entry point needs to read settings: TOML first, then the environment, and errors a person can use.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from memory.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pydantic_core import ErrorDetails
+
+ENV_PREFIX = "JAKEY_"
+CONFIG_VARIABLE = "JAKEY_CONFIG"
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class Table(BaseModel):
+    """One table of the file: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoreTable(Table):
+    """What every store has."""
+
+    enabled: bool = True
+    priority: Annotated[int, Field(ge=0, le=1000)] = 50
+    timeout_s: Seconds = 1.5
+
+
+class SQLiteTable(StoreTable):
+    """[memory.backends.NAME] with type "sqlite"."""
+
+    type: Literal["sqlite"]
+    path: Path = Path("data/memory.db")
+
+
+class MCPTable(StoreTable):
+    """[memory.backends.NAME] with type "mcp": a server started as a child, talked to over stdio."""
+
+    type: Literal["mcp"]
+    path: Path = Path("data/mcp_memory.db")
+    command: tuple[str, ...] = ()
+
+
+BackendTable = Annotated[SQLiteTable | MCPTable, Field(discriminator="type")]
+
+
+class LegacyTable(Table):
+    """[memory.legacy]: the predecessor's database."""
+
+    path: Path = Path("data/jakey.db")
+    timeout_s: Seconds = 1.0
+
+
+class MemorySettings(Table):
+    """[memory]."""
+
+    deadline_s: Annotated[float, Field(ge=0.1, le=60)] = 2.0
+    probe_interval_s: Annotated[float, Field(ge=0.5, le=300)] = 5.0
+    flag_file: Path = Path(".memory_migration_complete")
+    legacy: LegacyTable = LegacyTable()
+    backends: dict[str, BackendTable] = {
+        "mcp": MCPTable(type="mcp", priority=10),
+        "sqlite": SQLiteTable(type="sqlite", priority=20),
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_from_name(cls, data: Any) -> Any:
+        """A table without a type is of the type it is named for, so that a store needs few lines."""
+        backends = data.get("backends") if isinstance(data, dict) else None
+        if not isinstance(backends, dict):
+            return data
+        named = {
+            name: {"type": name, **table} if isinstance(table, dict) else table for name, table in backends.items()
+        }
+        return {**data, "backends": named}
+
+    @field_validator("backends")
+    @classmethod
+    def _some_store(cls, backends: dict[str, BackendTable]) -> dict[str, BackendTable]:
+        if not any(table.enabled for table in backends.values()):
+            raise ValueError("at least one store must be enabled")
+        return backends
+
+
+class FileSettings(BaseSettings):
+    """The settings of one program: what a TOML file says, and above that the environment.
+
+    A variable is named like JAKEY_MEMORY__DEADLINE_S.
+    """
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is the library's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - .env is read into the environment, once
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+
+class MemoryFileSettings(FileSettings):
+    """The part of the file that this package reads; the rest is for others."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    memory: MemorySettings = MemorySettings()
+
+
+AnySettings = TypeVar("AnySettings", bound=FileSettings)
+
+
+def default_config_path() -> Path:
+    """Return the file named by JAKEY_CONFIG, else config.toml beside this package."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    return Path(named) if named else Path(__file__).resolve().parent.parent / "config.toml"
+
+
+def load_settings(kind: type[AnySettings], path: Path) -> AnySettings:
+    """Return the settings in *path* and the environment.
+
+    Raises:
+        ConfigError: naming the file, each wrong key, what is wrong with it and the nearest known key.
+    """
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: is not TOML: {exc}") from exc
+    try:
+        return kind(**tables)
+    except (ValidationError, SettingsError) as exc:
+        problems = (
+            [_describe(kind, error) for error in exc.errors()] if isinstance(exc, ValidationError) else [str(exc)]
+        )
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems)) from exc
+
+
+def _describe(kind: type[BaseModel], error: ErrorDetails) -> str:
+    # Within a union pydantic names the type after the table's name: that is not part of the key.
+    loc = [str(part) for part in error["loc"]]
+    if loc[:2] == ["memory", "backends"] and len(loc) > 4:
+        del loc[3]
+    key = ".".join(loc)
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']}"
+    known = _known_keys(kind, loc[:-1])
+    near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+    return f"{key}: unknown key; {hint}"
+
+
+def _known_keys(kind: type[BaseModel], loc: Sequence[str]) -> set[str]:
+    tables = [kind]
+    for part in loc:
+        inner = [
+            t for table in tables if part in table.model_fields for t in _tables(table.model_fields[part].annotation)
+        ]
+        tables = inner or tables
+    return {name for table in tables for name in table.model_fields}
+
+
+def _tables(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _tables(inner)

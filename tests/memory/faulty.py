@@ -1,0 +1,72 @@
+"""A store that fails on command: what cannot be had from a real one at will."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from memory.backend import PAGE, MemoryBackend
+from memory.backends.in_memory import InMemoryBackend
+from memory.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memory.model import Audience, Page, Position, Record
+    from memory.revision import HybridLogicalClock
+
+
+class FaultyBackend(MemoryBackend):
+    """An in-memory store with a switch.
+
+    Attributes:
+        fault: "" works; "down" says so at once; "hang" never answers and ignores cancellation; "crash" raises
+            what no store may raise; "refuse writes" reads well; "late" does the work and answers too late.
+        calls: how often any primitive was called.
+    """
+
+    def __init__(self, name: str, *, clock: HybridLogicalClock | None = None) -> None:
+        super().__init__(name, clock=clock)
+        self.inner = InMemoryBackend(name, clock=clock)
+        self.fault = ""
+        self.calls = 0
+
+    async def put(self, records: Sequence[Record]) -> int:
+        if self.fault == "refuse writes":
+            raise BackendUnavailableError(self.name, "store", "read-only")
+        if self.fault == "late":
+            await self.inner.put(records)
+        await self._suffer()
+        return await self.inner.put(records)
+
+    async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
+        await self._suffer()
+        return await self.inner.get(user_id, key, scopes)
+
+    async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
+        await self._suffer()
+        return await self.inner.scan(user_id, after, limit)
+
+    async def probe(self) -> None:
+        if self.fault == "refuse writes":
+            raise BackendUnavailableError(self.name, "probe", "read-only")
+        await self._suffer()
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def _suffer(self) -> None:
+        self.calls += 1
+        match self.fault:
+            case "down":
+                raise BackendUnavailableError(self.name, "answer", "down")
+            case "crash":
+                raise RuntimeError("a bug in a store")
+            case "hang" | "late":
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    await asyncio.sleep(30)  # the rudest store there is

@@ -1,0 +1,333 @@
+"""The unified memory keeps the contract, with every store up and with some of them failing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memory.backends.in_memory import InMemoryBackend
+from memory.backends.sqlite import SQLiteMemoryBackend
+from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.health import ProbePlan
+from memory.member import Member
+from memory.model import Tombstone, UserTombstone, slot_of, user_hash_of
+from memory.report import StoreState
+from memory.revision import HybridLogicalClock
+from memory.unified import UnifiedMemoryBackend
+from tests.contract import NOW_MS, BackendContract, make_entry, revision
+from tests.memory.faulty import FaultyBackend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+QUICK = ProbePlan(interval_s=0.05, retry_s=0.01, retry_max_s=0.02)
+BY_HAND = ProbePlan(interval_s=300, retry_s=300, retry_max_s=300)
+
+
+class TestUnifiedOfTwo(BackendContract):
+    @pytest.fixture
+    async def backend(self, tmp_path: Path) -> AsyncIterator[UnifiedMemoryBackend]:
+        clock = HybridLogicalClock()
+        local = Member(SQLiteMemoryBackend(tmp_path / "memory.db", clock=clock), priority=20)
+        other = Member(InMemoryBackend("other", clock=clock), priority=10)
+        async with UnifiedMemoryBackend([local, other], clock=clock) as backend:
+            yield backend
+
+
+class TestUnifiedWithOneStoreDown(BackendContract):
+    """Health is the one promise that must not hold: it may not be green."""
+
+    @pytest.fixture
+    async def backend(self, tmp_path: Path) -> AsyncIterator[UnifiedMemoryBackend]:
+        clock = HybridLogicalClock()
+        down = FaultyBackend("down", clock=clock)
+        down.fault = "down"
+        local = Member(SQLiteMemoryBackend(tmp_path / "memory.db", clock=clock), priority=20)
+        async with UnifiedMemoryBackend([local, Member(down, priority=10)], clock=clock) as backend:
+            yield backend
+
+    async def test_search_says_why_what_was_cut_and_who_answered(
+        self, backend: UnifiedMemoryBackend, user: str
+    ) -> None:  # type: ignore[override]
+        await backend.store(user, "color", "blue")
+
+        result = await backend.search(user, "blue")
+
+        assert result.answered == ("sqlite",)
+        assert result.missing == ("down",)
+
+    async def test_health_is_true_as_a_whole_and_leaves_no_trace(self, backend: UnifiedMemoryBackend) -> None:  # type: ignore[override]
+        report = await backend.health_check()
+
+        assert not report
+        assert report["sqlite"].healthy
+        assert not report["down"].healthy
+
+
+@pytest.fixture
+def clock() -> HybridLogicalClock:
+    return HybridLogicalClock()
+
+
+@pytest.fixture
+def first(clock: HybridLogicalClock) -> FaultyBackend:
+    return FaultyBackend("first", clock=clock)
+
+
+@pytest.fixture
+def second(clock: HybridLogicalClock) -> FaultyBackend:
+    return FaultyBackend("second", clock=clock)
+
+
+@pytest.fixture
+async def unified(
+    clock: HybridLogicalClock, first: FaultyBackend, second: FaultyBackend
+) -> AsyncIterator[UnifiedMemoryBackend]:
+    """Two stores; canaries only when a test sends them."""
+    members = [
+        Member(first, priority=10, timeout_s=0.1, plan=BY_HAND),
+        Member(second, priority=20, timeout_s=0.1, plan=BY_HAND),
+    ]
+    async with UnifiedMemoryBackend(members, clock=clock, deadline_s=0.3) as unified:
+        yield unified
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_a_write_is_in_every_store(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, second: FaultyBackend
+) -> None:
+    await unified.store("u1", "drink", "tea")
+
+    assert await first.inner.get_all("u1") == await second.inner.get_all("u1") == {"drink": "tea"}
+    assert (await first.inner.retrieve("u1", "drink")) == (await second.inner.retrieve("u1", "drink"))
+
+
+@pytest.mark.parametrize("fault", ["down", "hang", "crash", "refuse writes", "late"])
+async def test_whatever_one_store_does_the_other_answers_in_time(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, fault: str
+) -> None:
+    await unified.store("u1", "drink", "tea")
+    first.fault = fault
+
+    for n in range(3):
+        began = time.monotonic()
+        assert await unified.store("u1", f"key{n}", "x")
+        assert await unified.retrieve("u1", "drink")
+        assert len(await unified.get_all("u1")) == n + 2
+        assert time.monotonic() - began < 0.3 * 3 + 0.25
+
+
+@pytest.mark.parametrize("fault", ["down", "hang", "crash"])
+async def test_a_store_known_to_be_down_is_not_asked_again(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, fault: str
+) -> None:
+    first.fault = fault
+    await unified.store("u1", "drink", "tea")
+    calls = first.calls
+
+    for _ in range(10):
+        await unified.get_all("u1")
+        await unified.store("u1", "drink", "coffee")
+
+    assert first.calls == calls
+
+
+async def test_when_every_store_fails_the_caller_hears_so(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, second: FaultyBackend
+) -> None:
+    first.fault, second.fault = "down", "hang"
+
+    with pytest.raises(BackendUnavailableError, match="first: down"):
+        await unified.store("u1", "drink", "tea")
+    with pytest.raises(BackendUnavailableError):
+        await unified.get_all("u1")
+    assert not await unified.health_check()
+
+
+async def test_what_a_store_missed_it_is_given_when_it_is_back(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, second: FaultyBackend
+) -> None:
+    await unified.store("u1", "drink", "tea")
+    await unified.store("u1", "team", "Eagles")
+    await unified.store("u2", "team", "Jets")
+    first.fault = "down"
+    await unified.store("u1", "drink", "coffee")
+    await unified.store("u1", "pet", "Rex")
+    await unified.delete("u1", "team")
+    await unified.delete("u2")
+    assert (await unified.health_check())["first"].behind == 4
+
+    first.fault = ""
+    report = await unified.health_check()
+
+    assert report
+    assert report["first"].behind == 0
+    assert await first.inner.get_all("u1") == await second.inner.get_all("u1") == {"drink": "coffee", "pet": "Rex"}
+    assert await first.inner.get_all("u2") == {}
+
+
+async def test_a_store_that_comes_back_old_does_not_show_old_or_deleted_memories(
+    unified: UnifiedMemoryBackend, first: FaultyBackend
+) -> None:
+    old = make_entry("u1", "drink", "tea", revision=revision(NOW_MS))
+    await unified.put([old, make_entry("u1", "team", "Eagles"), make_entry("u2", "team", "Jets")])
+    await unified.store("u1", "drink", "coffee")
+    await unified.delete("u1", "team")
+    await unified.delete("u2")
+
+    first.inner = InMemoryBackend("first", clock=unified.clock)  # as from a backup made before all that
+    await first.inner.put([old, make_entry("u1", "team", "Eagles"), make_entry("u2", "team", "Jets")])
+
+    for _ in range(2):
+        entry = await unified.retrieve("u1", "drink")
+        assert entry is not None
+        assert entry.value == "coffee"
+        assert await unified.retrieve("u1", "team") is None
+        assert await unified.retrieve("u1", "team", audience=frozenset({""})) is None
+        assert await unified.get_all("u1") == {"drink": "coffee"}
+        assert await unified.get_all("u2") == {}
+        assert list(await unified.search("u2", "team")) == []
+
+
+async def test_one_memory_in_two_stores_is_found_once(unified: UnifiedMemoryBackend, first: FaultyBackend) -> None:
+    await unified.store("u1", "color", "blue")
+    await first.inner.put([make_entry("u1", "hue", "blue")])
+
+    result = await unified.search("u1", "blue")
+
+    assert sorted(entry.key for entry in result) == ["color", "hue"]
+    assert result.answered == ("first", "second")
+
+
+async def test_between_equals_the_store_asked_first_is_believed(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, second: FaultyBackend
+) -> None:
+    assert [member.name for member in unified.members] == ["first", "second"]
+    await unified.store("u1", "color", "blue")
+
+    page = await unified.scan("u1")
+
+    assert page.answered == ("first", "second")
+
+
+async def test_pages_of_different_length_merge_without_gap_or_repetition(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, second: FaultyBackend
+) -> None:
+    for n in range(30):
+        target = (first, second)[n % 3 == 0]
+        await target.inner.put([make_entry(f"u{n:02}", "key", str(n))])
+    await second.inner.put([Tombstone("u01", slot_of("u01", "", "key"), revision(NOW_MS + 1))])
+    await second.inner.put([UserTombstone(user_hash_of("nobody"), revision(NOW_MS))])
+
+    seen = []
+    after = None
+    while True:
+        page = await unified.scan(None, after, limit=4)
+        seen += [record.position for record in page.records]
+        if page.next is None:
+            break
+        after = page.next
+
+    assert len(seen) == 31
+    assert seen == sorted(set(seen))
+
+
+async def test_health_turns_red_at_the_first_failed_canary_and_green_by_itself(clock: HybridLogicalClock) -> None:
+    store = FaultyBackend("store", clock=clock)
+    member = Member(store, priority=1, timeout_s=0.05, plan=QUICK)
+    async with UnifiedMemoryBackend([member], clock=clock):
+        assert member.health().state is StoreState.HEALTHY
+
+        store.fault = "refuse writes"
+        await eventually(lambda: member.health().state is StoreState.DOWN)
+        assert "read-only" in member.health().detail
+
+        store.fault = ""
+        await eventually(lambda: member.health().state is StoreState.HEALTHY)
+
+
+async def test_a_store_that_never_answered_is_starting_then_down(clock: HybridLogicalClock) -> None:
+    store = FaultyBackend("store", clock=clock)
+    store.fault = "down"
+    member = Member(store, priority=1, plan=QUICK, starting_s=0.05)
+    async with UnifiedMemoryBackend([member], clock=clock) as unified:
+        assert member.health().state is StoreState.STARTING
+        await eventually(lambda: member.health().state is StoreState.DOWN)
+
+        store.fault = ""
+        await eventually(lambda: member.health().state is StoreState.HEALTHY)
+        assert await unified.health_check()
+
+
+async def test_health_waits_for_a_store_that_is_starting(clock: HybridLogicalClock) -> None:
+    store = FaultyBackend("store", clock=clock)
+    store.fault = "down"
+    member = Member(store, priority=1, plan=QUICK)
+    async with UnifiedMemoryBackend([member], clock=clock) as unified:
+        asyncio.get_running_loop().call_later(0.03, setattr, store, "fault", "")
+
+        assert await unified.health_check(settle_s=5)
+
+
+async def test_no_store_at_all_is_never_healthy() -> None:
+    async with UnifiedMemoryBackend([]) as unified:
+        assert not await unified.health_check()
+        with pytest.raises(BackendUnavailableError, match="no store is configured"):
+            await unified.store("u1", "drink", "tea")
+
+
+async def test_a_store_that_refuses_what_another_kept_is_not_green(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(records: object) -> int:
+        raise MemoryRejectedError("value", "is too long for this store", "10 bytes")
+
+    monkeypatch.setattr(first, "put", refuse)
+
+    assert await unified.store("u1", "drink", "tea")
+
+    report = await unified.health_check()
+    assert report["first"].state is StoreState.BEHIND
+    assert "refused 1" in report["first"].detail
+
+
+async def test_the_loop_stays_free_while_a_store_hangs(unified: UnifiedMemoryBackend, first: FaultyBackend) -> None:
+    first.fault = "hang"
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    ticker = asyncio.create_task(tick())
+    await unified.store("u1", "drink", "tea")
+    ticker.cancel()
+
+    assert turns > 100
+
+
+async def test_logs_name_the_store_and_nothing_of_a_memory(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    first.fault = "crash"
+    await unified.store("marker-user", "marker-key", "marker-value", {"m": "marker-meta"}, scope="marker-scope")
+    await unified.search("marker-user", "marker-query")
+    await unified.delete("marker-user", "marker-key", scope="marker-scope")
+
+    text = "\n".join(caplog.handler.format(record) for record in caplog.records)
+    assert "first stopped answering" in text
+    assert "marker" not in text
+    assert {"breaker_opened", "store_fault"} <= {getattr(record, "event", "") for record in caplog.records}
