@@ -1,0 +1,210 @@
+"""The store behind an MCP server: the primitives as tool calls, every answer checked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING, Any
+
+from memory.backend import PAGE, MemoryBackend, remaining_s
+from memory.backends.mcp import protocol
+from memory.backends.mcp.link import LinkDownError, MCPLink
+from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.model import (
+    LIMIT_MAX,
+    Audience,
+    MemoryEntry,
+    Page,
+    Position,
+    Record,
+    UserTombstone,
+    check_key,
+    check_record,
+    check_scope,
+    check_user_id,
+    slot_of,
+    user_hash_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from memory.revision import HybridLogicalClock
+
+log = logging.getLogger(__name__)
+
+
+class MCPMemoryBackend(MemoryBackend):
+    """Keeps memories in an MCP server, which it runs as a child process and keeps running.
+
+    `open` returns before the server is up. Until it is, and whenever it is not, everything raises
+    BackendUnavailableError at once. A put of more than 256 KiB is all or nothing in each part of that size.
+
+    Args:
+        command: how to start the server, such as `[sys.executable, "-m", "tools.mcp_server", "--db", path]`.
+        env: added to the little that a child inherits (PATH, HOME and the like; no secrets).
+        cwd: where the server starts; the project's root for the command above.
+        call_timeout_s: the longest that one call may take; a server that says nothing for so long is restarted.
+        connect_timeout_s: the longest that a server may take to come up.
+        sleep, jitter: see MCPLink.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        name: str = "mcp",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        clock: HybridLogicalClock | None = None,
+        deadline_s: float = 2.0,
+        call_timeout_s: float = 1.5,
+        connect_timeout_s: float = 10.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(name, clock=clock, deadline_s=deadline_s)
+        self._call_timeout_s = call_timeout_s
+        self._distrusted = False
+        self._link = MCPLink(
+            command,
+            name=name,
+            tools=protocol.TOOLS,
+            env=env,
+            cwd=cwd,
+            call_timeout_s=call_timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            sleep=sleep,
+            jitter=jitter,
+        )
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process, while there is one."""
+        return self._link.pid
+
+    async def wait_ready(self, timeout_s: float) -> bool:
+        """Return whether the server answers, waiting up to *timeout_s* for it."""
+        return await self._link.wait_ready(timeout_s)
+
+    async def open(self) -> None:
+        await self._link.open()
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def put(self, records: Sequence[Record]) -> int:
+        for record in records:
+            check_record(record)
+        changed = 0
+        for batch in _batches(records):
+            answer = await self._ask("store", protocol.PUT, {"records": batch})
+            count = answer.get("changed")
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= len(batch):
+                raise self._nonsense("store")
+            changed += count
+        return changed
+
+    async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
+        check_user_id(user_id)
+        check_key(key)
+        for scope in scopes or ():
+            check_scope(scope)
+        slots = None if scopes is None else {slot_of(user_id, scope, key) for scope in scopes}
+        asked = {"user_id": user_id, "key": key, "scopes": None if scopes is None else sorted(scopes)}
+
+        def answers(record: Record) -> bool:
+            if isinstance(record, UserTombstone):
+                return record.user_hash == user_hash_of(user_id)
+            if slots is not None:
+                return record.user_id == user_id and record.position[1] in slots
+            return isinstance(record, MemoryEntry) and (record.user_id, record.key) == (user_id, key)
+
+        records: dict[Position, Record] = {}
+        after: Position | None = None
+        while True:
+            page = await self._page("retrieve", protocol.GET, asked | {"after": after}, answers)
+            records |= {record.position: record for record in page.records}
+            if page.next is None:
+                return Page(tuple(records.values()), None, (self.name,))
+            if page.next[0] != user_id or (after is not None and page.next <= after):
+                raise self._nonsense("retrieve")
+            after = page.next
+
+    async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
+        if user_id is not None:
+            check_user_id(user_id)
+        user_hash = None if user_id is None else user_hash_of(user_id)
+
+        def answers(record: Record) -> bool:
+            if isinstance(record, UserTombstone) and user_id is not None:
+                return record.user_hash == user_hash
+            owner, _ = record.position
+            return (user_id is None or owner == user_id) and (after is None or record.position > after)
+
+        asked = {"user_id": user_id, "after": after, "limit": min(limit, LIMIT_MAX)}
+        page = await self._page("scan", protocol.SCAN, asked, answers)
+        if page.next is not None:  # or a scan would go round for ever
+            ahead = after is None or page.next > after
+            if not ahead or (user_id is not None and page.next[0] != user_id):
+                raise self._nonsense("scan")
+        return page
+
+    async def probe(self) -> None:
+        answer = await self._ask("probe", protocol.PROBE, {})
+        if answer.get("healthy") is not True:
+            raise self._nonsense("probe")
+
+    async def _page(self, operation: str, tool: str, asked: dict[str, Any], answers: Callable[[Record], bool]) -> Page:
+        """Ask for a page, of which every record must be one that *answers* the question."""
+        answer = await self._ask(operation, tool, asked)
+        try:
+            records = tuple(protocol.from_wire(item) for item in answer["records"])
+            following = answer.get("next")
+            if following is not None:
+                owner, slot = following
+                following = (str(owner), str(slot))
+        except (MemoryRejectedError, KeyError, TypeError, ValueError) as exc:
+            raise self._nonsense(operation) from exc
+        if not all(answers(record) for record in records):
+            raise self._nonsense(operation, "the server answered with records that were not asked for")
+        self._distrusted = False
+        return Page(records, following, (self.name,))
+
+    async def _ask(self, operation: str, tool: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
+        left_s = remaining_s()
+        timeout_s = self._call_timeout_s if left_s is None else min(self._call_timeout_s, left_s)
+        try:
+            answer = await self._link.call(tool, arguments, timeout_s)
+        except LinkDownError as exc:
+            raise BackendUnavailableError(self.name, operation, str(exc)) from exc
+        if not answer.failed:
+            return answer.data
+        rejected = protocol.rejected(answer.meta)
+        if rejected is not None:
+            raise rejected
+        raise BackendUnavailableError(self.name, operation, protocol.unavailable(answer.meta))
+
+    def _nonsense(self, operation: str, reason: str = "the server's answer makes no sense") -> BackendUnavailableError:
+        if not self._distrusted:
+            self._distrusted = True
+            extra = {"event": "mcp_bad_answer", "backend": self.name, "operation": operation}
+            log.warning("%s could not %s: %s; the answer was dropped", self.name, operation, reason, extra=extra)
+        return BackendUnavailableError(self.name, operation, reason)
+
+
+def _batches(records: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for record in records:
+        wired = protocol.to_wire(record)
+        cost = protocol.size_of(wired)
+        if batch and (size + cost > protocol.BATCH_BYTES or len(batch) == LIMIT_MAX):
+            yield batch
+            batch, size = [], 0
+        batch.append(wired)
+        size += cost
+    if batch:
+        yield batch

@@ -1,0 +1,278 @@
+"""The connection to an MCP server: kept by one task, lost, made again, used from anywhere on its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import importlib
+import logging
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from memory.backends.mcp.process import ServerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
+    from types import ModuleType
+
+    from memory.backends.mcp.session import Answer, Session
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_S = 0.2
+LONGEST_DELAY_S = 30.0
+
+# Code of MCPError when the other side has gone; mcp_types.CONNECTION_CLOSED, which is not imported yet.
+_CONNECTION_CLOSED = -32000
+
+
+class LinkDownError(Exception):
+    """No answer; the text says why, fit for a status line. The call may or may not have happened."""
+
+
+class MCPLink:
+    """Runs *command* as an MCP server and starts it again whenever it ends, hangs or makes no sense.
+
+    Args:
+        name: what logs call it.
+        tools: what the server must offer.
+        env: what the child is given beside the little that it inherits.
+        call_timeout_s: a call that takes longer, while the server says nothing at all, ends the server.
+        connect_timeout_s: how long a server may take from its start to its list of tools.
+        sleep: waits between two attempts.
+        jitter: gives numbers from 0 to 1, which shorten a delay by up to a half.
+    """
+
+    _loop: asyncio.AbstractEventLoop  # these three from `open` on
+    _stop: asyncio.Event
+    _ready: asyncio.Event
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        name: str,
+        tools: frozenset[str],
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        call_timeout_s: float = 1.5,
+        connect_timeout_s: float = 10.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.reason = "not open"
+        self._command = tuple(command)
+        self._name = name
+        self._tools = tools
+        self._env = env
+        self._cwd = cwd
+        self._call_timeout_s = call_timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._sleep = sleep
+        self._jitter = jitter
+        self._owner: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._session: Session | None = None
+        self._process: ServerProcess | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process, while there is one."""
+        return self._process.pid if self._process else None
+
+    async def open(self) -> None:
+        """Begin to connect, and return. Safe to repeat."""
+        if self._owner is not None and not self._owner.done() and not self._loop.is_closed():
+            if not self._stop.is_set():
+                return
+            await self.close()
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._proved = False
+        self.reason = "starting"
+        # Its own context: the deadline of the operation under way is no deadline of the link's.
+        self._owner = asyncio.create_task(self._own(), name=f"{self._name} link", context=contextvars.Context())
+
+    async def close(self) -> None:
+        """End the server in order, by force after a second. Safe to repeat; `open` may follow."""
+        owner = self._owner
+        if owner is None or self._loop.is_closed():
+            return
+        if self._loop is not asyncio.get_running_loop():
+            self._loop.call_soon_threadsafe(self._request_stop)
+            return
+        self._request_stop()
+        # Never cancelled: a cancelled owner would leave the child running (facts/mcp.md, pitfall 2).
+        await asyncio.wait({owner})
+
+    async def wait_ready(self, timeout_s: float) -> bool:
+        """Return whether the server answers, waiting up to *timeout_s* for it."""
+        if self._owner is None or self._owner.done():
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
+        return self._ready.is_set()
+
+    async def call(self, tool: str, arguments: dict[str, Any], timeout_s: float) -> Answer:
+        """Return what *tool* answers within *timeout_s*; LinkDownError otherwise, at once if there is no server."""
+        session, process = self._session, self._process
+        if session is None or process is None:
+            raise LinkDownError(self.reason)
+        if self._loop is not asyncio.get_running_loop():
+            raise LinkDownError("it was opened on another event loop")
+        asked_at = self._loop.time()
+        task = asyncio.create_task(session.call(tool, arguments))
+        self._calls.add(task)
+        task.add_done_callback(self._called)
+        try:
+            await asyncio.wait({task}, timeout=timeout_s)
+        finally:
+            if not task.done():  # overdue, or our caller was cancelled
+                task.cancel()  # and not awaited: that takes 5 s when the pipe is full
+                self._suspect(process, asked_at)
+        if not task.done():
+            raise LinkDownError(f"no answer within {timeout_s:g} s")
+        answer = _outcome(task, process)
+        self._proved |= not answer.failed
+        return answer
+
+    def _suspect(self, process: ServerProcess, asked_at: float) -> None:
+        """A call got no answer. End a server that is silent for long enough; ask it if that is not known yet."""
+        waited_s = self._loop.time() - asked_at
+        if process.heard_at > asked_at or process.over.is_set():
+            return
+        if waited_s >= self._call_timeout_s:
+            process.fail(f"no answer within {self._call_timeout_s:g} s")
+        elif self._session is not None:
+            # A cancelled call is never answered, so silence would prove nothing: ask something else.
+            task = asyncio.create_task(self._ping(self._session, process), context=contextvars.Context())
+            self._calls.add(task)
+            task.add_done_callback(self._called)
+
+    async def _ping(self, session: Session, process: ServerProcess) -> None:
+        asked_at = self._loop.time()
+        ping = asyncio.create_task(session.ping())
+        self._calls.add(ping)
+        ping.add_done_callback(self._called)
+        await asyncio.wait({ping}, timeout=self._call_timeout_s)
+        if not ping.done():
+            ping.cancel()
+            if process.heard_at <= asked_at:
+                process.fail(f"no answer within {self._call_timeout_s:g} s")
+
+    def _called(self, task: asyncio.Task[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has taken it; nobody else wants it
+
+    # The owner
+
+    def _request_stop(self) -> None:
+        self._stop.set()
+        if self._process is not None:
+            self._process.stop()
+
+    async def _own(self) -> None:
+        """Make one connection after the other: the only task that enters or leaves one."""
+        delay_s = FIRST_DELAY_S / 2
+        told = ""
+        while not self._stop.is_set():
+            self._proved = False
+            lost = await self._connection()
+            if self._stop.is_set():
+                break
+            if self._proved:
+                delay_s = FIRST_DELAY_S / 2
+            delay_s = min(delay_s * 2, LONGEST_DELAY_S)
+            level = logging.DEBUG if lost == told else logging.WARNING
+            told = "" if self._proved else lost
+            extra = {"event": "mcp_lost", "backend": self._name}
+            log.log(level, "%s: %s; trying again", self._name, lost, extra=extra)
+            await self._pause(delay_s * (1 - self._jitter() / 2))
+        self.reason = "not open"
+
+    async def _connection(self) -> str:
+        """Connect, stay connected until it is over, and return why."""
+        process = self._process = ServerProcess()
+        late = f"no answer within {self._connect_timeout_s:g} s of its start"
+        overdue = self._loop.call_later(self._connect_timeout_s, process.fail, late)
+        trouble = ""
+        try:
+            await process.start(self._command, env=self._env, cwd=self._cwd)
+            sdk = await self._sdk(process)
+            async with sdk.connected(process) as session:
+                missing = self._tools - await session.tools()
+                if missing:
+                    process.fail(f"the server does not offer {', '.join(sorted(missing))}")
+                overdue.cancel()
+                self._enter(session, process)
+                await process.over.wait()
+                self._leave(process.reason)
+        except (OSError, ValueError) as exc:  # from process.start
+            trouble = f"the server cannot be started ({getattr(exc, 'strerror', None) or type(exc).__name__})"
+        except LinkDownError as exc:
+            trouble = str(exc)
+        except Exception as exc:  # noqa: BLE001 - whatever a server makes the SDK raise, the next one may do better
+            if not process.over.is_set():
+                trouble = f"the server does not speak MCP ({type(exc).__name__})"
+        finally:
+            overdue.cancel()
+            self._leave(trouble or process.reason)
+            await process.end()
+            self._process = None
+        self.reason = trouble or process.reason  # by now it knows the exit code
+        return self.reason
+
+    def _enter(self, session: Session, process: ServerProcess) -> None:
+        if process.over.is_set() or self._stop.is_set():
+            return
+        self._session = session
+        self._ready.set()
+        extra = {"event": "mcp_connected", "backend": self._name, "pid": process.pid}
+        log.info("%s: connected to its server", self._name, extra=extra)
+
+    def _leave(self, reason: str) -> None:
+        self._session = None
+        self._ready.clear()
+        self.reason = reason
+
+    async def _sdk(self, process: ServerProcess) -> ModuleType:
+        """Import the SDK in a thread, while the child imports its own; give up when it is over before."""
+        name = "memory.backends.mcp.session"
+        importing = self._loop.run_in_executor(None, importlib.import_module, name)
+        over = asyncio.create_task(process.over.wait())
+        either: set[asyncio.Future[Any]] = {importing, over}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
+        if not importing.done():
+            raise LinkDownError(process.reason)
+        try:
+            return importing.result()
+        except ImportError as exc:
+            raise LinkDownError("the package mcp is not installed") from exc
+
+    async def _pause(self, delay_s: float) -> None:
+        sleeping = asyncio.ensure_future(self._sleep(delay_s))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({sleeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        sleeping.cancel()
+        stopping.cancel()
+
+
+def _outcome(task: asyncio.Task[Answer], process: ServerProcess) -> Answer:
+    """Return what a finished call gave. What the SDK raises quotes answers, so none of it is passed on."""
+    if task.cancelled():
+        raise LinkDownError(process.reason)
+    exc = task.exception()
+    if exc is None:
+        return task.result()
+    code = getattr(getattr(exc, "error", None), "code", None)
+    if process.over.is_set() or code == _CONNECTION_CLOSED:
+        raise LinkDownError(process.reason)
+    if isinstance(code, int):
+        raise LinkDownError(f"the server answered with error {code}")
+    raise LinkDownError(f"the server's answer makes no sense ({type(exc).__name__})")

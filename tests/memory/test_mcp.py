@@ -1,0 +1,651 @@
+"""The MCP backend keeps the contract against the real server, and copes with servers that die, hang or lie."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from memory.backend import remaining_s
+from memory.backends.mcp import MCPMemoryBackend, protocol
+from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.model import MemoryEntry, Tombstone, UserTombstone, slot_of, user_hash_of
+from tests.contract import NOW_MS, BackendContract, everything, make_entry, revision
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ROOT = Path(__file__).parents[2]
+UP_WITHIN_S = 20.0
+TOOLS = sorted(protocol.TOOLS)
+
+# A server that gives every call the same result: argv[1] is a JSON list of tools, argv[2] a result, "hang" or "die".
+FAKE = textwrap.dedent("""
+    import json, os, sys
+    tools, answer = map(json.loads, sys.argv[1:])
+    for line in sys.stdin:
+        ask = json.loads(line)
+        if "id" not in ask:
+            continue
+        if ask["method"] == "initialize":
+            result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}},
+                      "serverInfo": {"name": "fake", "version": "1"}}
+        elif ask["method"] == "tools/list":
+            result = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in tools]}
+        elif ask["method"] == "ping":
+            result = {}
+        else:
+            result = answer
+        if result == "die":
+            os._exit(7)
+        if result != "hang":
+            print(json.dumps({"jsonrpc": "2.0", "id": ask["id"], "result": result}), flush=True)
+""")
+
+
+def real(db: Path, **settings: Any) -> MCPMemoryBackend:
+    command = [sys.executable, "-m", "tools.mcp_server", "--db", str(db)]
+    return MCPMemoryBackend(command, cwd=ROOT, **settings)
+
+
+def script(source: str, *arguments: str, **settings: Any) -> MCPMemoryBackend:
+    return MCPMemoryBackend([sys.executable, "-c", source, *arguments], **settings)
+
+
+def fake(data: Any = None, *, without: str = "", **settings: Any) -> MCPMemoryBackend:
+    """Return a backend whose server gives *data* as the result of every tool."""
+    return script(FAKE, json.dumps([tool for tool in TOOLS if tool != without]), json.dumps(data), **settings)
+
+
+def said(structured: Any) -> dict[str, Any]:
+    return {"content": [], "structuredContent": structured}
+
+
+@asynccontextmanager
+async def up(backend: MCPMemoryBackend) -> AsyncIterator[MCPMemoryBackend]:
+    async with backend:
+        assert await backend.wait_ready(UP_WITHIN_S)
+        yield backend
+
+
+async def until(condition: Callable[[], object], within_s: float = UP_WITHIN_S) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(0.005)
+
+
+async def reason_of(call: Coroutine[Any, Any, object]) -> str:
+    with pytest.raises(BackendUnavailableError) as caught:
+        await call
+    return caught.value.reason
+
+
+async def until_reason(backend: MCPMemoryBackend, text: str) -> None:
+    async with asyncio.timeout(UP_WITHIN_S):
+        while text not in await reason_of(backend.probe()):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended; an orphan that nobody has buried yet counts."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def pid_of(backend: MCPMemoryBackend) -> int:
+    assert backend.pid is not None
+    return backend.pid
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mcp") / "memory.db"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(database: Path) -> AsyncIterator[MCPMemoryBackend]:
+    async with up(real(database)) as backend:
+        yield backend
+
+
+@pytest.fixture
+def user(request: pytest.FixtureRequest) -> str:
+    return f"user of {request.node.name}"[:128]
+
+
+class TestMCPMemoryBackend(BackendContract):
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def backend(self, server: MCPMemoryBackend) -> MCPMemoryBackend:  # type: ignore[override]
+        assert await server.wait_ready(UP_WITHIN_S)
+        await server.cleanup(0)  # the tests share one server
+        return server
+
+
+# What the way there might spoil
+
+
+@pytest.mark.parametrize("name", ["null", "true", "[1]", '{"a": 1}', "123", '"quoted"', "1e3"])
+async def test_an_id_that_looks_like_json_is_only_an_id(server: MCPMemoryBackend, name: str) -> None:
+    await server.store(name, name, name, scope=name)
+    await server.store(f"{name}0", name, "another user's")
+
+    assert await server.get_all(name) == {name: name}
+    page = await server.get(name, name, frozenset({name}))
+    assert [(r.user_id, r.scope) for r in page.records if isinstance(r, MemoryEntry)] == [(name, name)]
+
+
+async def test_metadata_that_json_libraries_choke_on_survives(server: MCPMemoryBackend, user: str) -> None:
+    nested: Any = None
+    for _ in range(400):
+        nested = [nested]
+    metadata = {"none": None, "nested": nested, "large": 2**80, "small": 5e-324, "": {"none": None}, "nul": "\x00"}
+
+    await server.store(user, "key", "value", metadata)
+
+    entry = await server.retrieve(user, "key")
+    assert entry is not None
+    assert entry.metadata == metadata
+
+
+async def test_the_largest_value_in_its_longest_spelling_survives(server: MCPMemoryBackend, user: str) -> None:
+    value = "\x00" * 102_400
+
+    await server.store(user, "key", value, {"\x01": "\x02" * 2_000})
+
+    entry = await server.retrieve(user, "key")
+    assert entry is not None
+    assert entry.value == value
+
+
+async def test_more_than_a_mebibyte_of_a_user_comes_in_pages(server: MCPMemoryBackend, user: str) -> None:
+    entries = [make_entry(user, f"key{n:02}", f"{n} " + "x" * 100_000) for n in range(30)]
+    grave = UserTombstone(user_hash_of(user), revision(NOW_MS - 1))
+
+    assert await server.put([grave, *entries]) == 31
+    assert await server.put([grave, *entries]) == 0
+
+    pages = [page async for page in server.pages(user)]
+    assert sum(len(page.records) for page in pages) == 31
+    assert await everything(server, user) == {grave.position: grave} | {entry.position: entry for entry in entries}
+    assert max(sum(len(str(record)) for record in page.records) for page in pages) < 512 * 1024
+
+
+async def test_a_key_with_large_values_in_many_scopes_is_found_in_all(server: MCPMemoryBackend, user: str) -> None:
+    entries = [make_entry(user, "key", f"{n} " + "x" * 100_000, scope=f"guild:{n}") for n in range(12)]
+    await server.put(entries)
+
+    everywhere = await server.get(user, "key", None)
+    named = await server.get(user, "key", frozenset(entry.scope for entry in entries))
+
+    for page in (everywhere, named):
+        assert {record.position: record for record in page.records} == {entry.position: entry for entry in entries}
+
+
+async def test_concurrent_calls_do_not_mix(server: MCPMemoryBackend, user: str) -> None:
+    await asyncio.gather(*(server.store(f"{user}{n}", "key", str(n)) for n in range(60)))
+
+    entries = await asyncio.gather(*(server.retrieve(f"{user}{n}", "key") for n in range(60)))
+
+    assert [entry and entry.value for entry in entries] == [str(n) for n in range(60)]
+
+
+# Servers that die or hang
+
+
+async def test_after_kill_9_it_is_unavailable_at_once_and_soon_back_with_its_data(
+    server: MCPMemoryBackend, user: str
+) -> None:
+    await server.store(user, "drink", "tea")
+    calls = [asyncio.create_task(server.probe()) for _ in range(20)]
+    await asyncio.sleep(0)
+
+    os.kill(pid_of(server), signal.SIGKILL)
+    killed_at = time.monotonic()
+
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(result) for result in results} <= {type(None), BackendUnavailableError}
+    assert "server process ended" in await reason_of(server.probe())
+    assert time.monotonic() - killed_at < 0.5
+    await until_reason(server, "signal 9")
+    assert await server.wait_ready(UP_WITHIN_S)
+    assert time.monotonic() - killed_at < 8  # 1 s on an idle machine
+    assert await server.get_all(user) == {"drink": "tea"}
+
+
+async def test_the_death_of_an_idle_server_is_noticed_without_a_call(
+    server: MCPMemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "memory.backends.mcp")
+    pid = pid_of(server)
+
+    os.kill(pid, signal.SIGKILL)
+
+    await until(lambda: server.pid not in {None, pid})
+    assert await server.wait_ready(UP_WITHIN_S)
+    assert [vars(record)["event"] for record in caplog.records] == ["mcp_lost", "mcp_connected"]
+
+
+async def test_a_stopped_server_costs_one_bounded_call_and_is_replaced(server: MCPMemoryBackend, user: str) -> None:
+    await server.store(user, "drink", "tea")
+    pid = pid_of(server)
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+
+    assert await reason_of(server.retrieve(user, "drink")) == "no answer within 1.5 s"
+    assert 1.4 < time.monotonic() - began < 1.75
+    again = time.monotonic()
+    assert await reason_of(server.probe()) == "no answer within 1.5 s"
+    assert time.monotonic() - again < 0.25
+
+    assert await server.wait_ready(UP_WITHIN_S)
+    assert gone(pid)
+    assert await server.get_all(user) == {"drink": "tea"}
+
+
+async def test_a_stopped_server_is_replaced_when_no_caller_waits_long_enough_to_know(
+    server: MCPMemoryBackend,
+) -> None:
+    pid = pid_of(server)
+    os.kill(pid, signal.SIGSTOP)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await server.probe()
+
+    await until(lambda: server.pid not in {None, pid})
+    assert await server.wait_ready(UP_WITHIN_S)
+
+
+async def test_a_server_that_answers_others_is_not_replaced_for_one_abandoned_call(server: MCPMemoryBackend) -> None:
+    pid = pid_of(server)
+    backend = server._link  # a slow caller's call, without a second process
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await backend.call(protocol.PROBE, {}, 1.5)
+    await until(lambda: not backend._calls)
+
+    assert server.pid == pid
+    await server.probe()
+
+
+async def test_a_locked_file_is_unavailable_and_not_green_and_no_reason_to_replace_the_server(
+    server: MCPMemoryBackend, database: Path, user: str
+) -> None:
+    pid = pid_of(server)
+    other = sqlite3.connect(database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    report, reason = await asyncio.gather(server.health_check(), reason_of(server.put([make_entry(user, "k", "v")])))
+
+    other.close()
+    assert not report
+    assert "locked" in reason
+    assert server.pid == pid
+    assert await server.health_check()
+
+
+async def test_no_operation_outlives_its_own_deadline() -> None:
+    async with up(fake("hang", deadline_s=0.2)) as backend:
+        for call in (backend.store("u", "k", "v"), backend.search("u"), backend.delete("u")):
+            began = time.monotonic()
+            assert "no answer within" in await reason_of(call)
+            assert time.monotonic() - began < 0.45
+
+
+async def test_closing_takes_no_longer_for_a_stopped_server_and_open_may_follow(
+    server: MCPMemoryBackend, user: str
+) -> None:
+    await server.store(user, "drink", "tea")
+    pid = pid_of(server)
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+
+    await asyncio.gather(server.close(), server.close())
+
+    assert time.monotonic() - began < 1.5
+    assert gone(pid)
+    assert server.pid is None
+    assert await reason_of(server.probe()) == "not open"
+    await server.close()
+    await server.open()
+    await server.open()
+    assert await server.wait_ready(UP_WITHIN_S)
+    assert await server.get_all(user) == {"drink": "tea"}
+
+
+async def test_a_server_in_order_is_closed_in_order(tmp_path: Path) -> None:
+    source = "import sys; print('x', flush=True); sys.stdin.read(); open(sys.argv[1], 'w').write('read to the end')"
+    note = tmp_path / "note"
+    backend = script(source, str(note))
+    await backend.open()
+    await until(lambda: backend.pid)
+    await until(lambda: backend._link._process and backend._link._process.heard_at)
+
+    await backend.close()
+
+    assert note.read_text() == "read to the end"
+
+
+# Servers that never work
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ([sys.executable, "-c", "raise SystemExit(3)"], "the server process ended (exit code 3)"),
+        (["/no/such/command"], "the server cannot be started (No such file or directory)"),
+        ([sys.executable, "-c", "while True: print('no json', flush=True)"], "the server does not speak MCP"),
+        ([sys.executable, "-c", "import os\nwhile True: os.write(1, b'x' * 65536)"], "the server sends too much"),
+    ],
+)
+async def test_a_command_that_is_no_server_is_unavailable_with_the_reason_and_tried_again(
+    command: list[str], reason: str
+) -> None:
+    tries = 0
+
+    async def sleep(_: float) -> None:
+        nonlocal tries
+        tries += 1
+
+    backend = MCPMemoryBackend(command, sleep=sleep)
+    async with backend:
+        await until_reason(backend, reason)
+        await until(lambda: tries >= 2)
+        assert not await backend.wait_ready(0)
+
+
+async def test_while_a_mute_server_starts_every_primitive_is_unavailable_at_once_and_closing_is_quick() -> None:
+    async with script("import sys; sys.stdin.read()") as backend:
+        began = time.monotonic()
+        for call in (
+            backend.put([make_entry("u", "k", "v")]),
+            backend.get("u", "k", None),
+            backend.scan(),
+            backend.probe(),
+        ):
+            assert await reason_of(call) == "starting"
+        assert time.monotonic() - began < 0.1
+        assert not await backend.wait_ready(0.05)
+        began = time.monotonic()
+    assert time.monotonic() - began < 1.5
+
+
+async def test_a_mute_server_is_given_up_after_a_while() -> None:
+    async with script("import sys; sys.stdin.read()", connect_timeout_s=0.3) as backend:
+        await until_reason(backend, "no answer within 0.3 s of its start")
+
+
+async def test_a_server_without_our_tools_is_refused_by_name() -> None:
+    async with fake(said({}), without=protocol.SCAN) as backend:
+        await until_reason(backend, "the server does not offer memory_scan")
+
+
+async def test_a_server_that_dies_of_a_call_is_unavailable() -> None:
+    async with up(fake("die")) as backend:
+        assert "server process ended" in await reason_of(backend.probe())
+        await until_reason(backend, "exit code 7")
+
+
+async def test_attempts_grow_rarer_up_to_a_limit_and_frequent_again_after_a_success() -> None:
+    delays: list[float] = []
+    dead = asyncio.Event()
+
+    async def sleep(delay_s: float) -> None:
+        delays.append(delay_s)
+        if len(delays) == 10:
+            dead.set()
+            await asyncio.Event().wait()
+
+    async with script("raise SystemExit(1)", sleep=sleep, jitter=lambda: 0.0):
+        await asyncio.wait_for(dead.wait(), UP_WITHIN_S)
+    assert delays == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30])
+
+    delays.clear()
+    async with up(fake(said({"healthy": True}), sleep=sleep, jitter=lambda: 1.0)) as backend:
+        for _ in range(3):
+            assert await backend.wait_ready(UP_WITHIN_S)
+            await backend.probe()
+            pid = pid_of(backend)
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: backend.pid not in {None, pid})  # noqa: B023 - awaited here
+    assert delays == pytest.approx([0.1, 0.1, 0.1])
+
+
+# Servers that lie
+
+OTHERS = make_entry("other", "key", "theirs")
+OURS = make_entry("u", "key", "ours")
+
+
+def page(*records: Any, following: Any = None) -> dict[str, Any]:
+    return said({"records": [protocol.to_wire(record) for record in records], "next": following})
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        page(OTHERS),
+        page(OURS, OTHERS),
+        page(UserTombstone(user_hash_of("other"), revision(NOW_MS))),
+        page(Tombstone("other", slot_of("other", "", "key"), revision(NOW_MS))),
+        page(make_entry("u", "another key", "ours")),
+        page(make_entry("u", "key", "ours", scope="another scope")),
+    ],
+)
+async def test_records_that_were_not_asked_for_reach_nobody(lie: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async with up(fake(lie)) as backend:
+        assert "not asked for" in await reason_of(backend.get("u", "key", frozenset({""})))
+        assert "not asked for" in await reason_of(backend.retrieve("u", "key", audience=frozenset({""})))
+
+    assert [vars(record)["event"] for record in caplog.records] == ["mcp_bad_answer"]
+    assert "theirs" not in caplog.text
+
+
+@pytest.mark.parametrize("lie", [page(OTHERS), page(UserTombstone(user_hash_of("other"), revision(NOW_MS)))])
+async def test_a_scan_of_a_user_gives_no_record_of_another(lie: Any) -> None:
+    async with up(fake(lie)) as backend:
+        assert "not asked for" in await reason_of(backend.scan("u"))
+        assert "not asked for" in await reason_of(backend.get_all("u"))
+
+
+@pytest.mark.parametrize("following", [["u", "0"], ["a", "z"], ["other", "f" * 32], [], ["u"], 7, [None, None, None]])
+async def test_a_scan_that_would_go_round_for_ever_ends(following: Any) -> None:
+    async with up(fake(page(OURS, following=following))) as backend:
+        assert await reason_of(backend.scan("u", ("u", "0")))
+        if isinstance(following, list) and len(following) == 2:
+            assert await reason_of(backend.scan(None, ("zz", "0")))
+
+
+WIRED = protocol.to_wire(OURS)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        "no result",
+        [],
+        {},
+        said(None),
+        said([]),
+        said({}),
+        said({"records": None, "next": None}),
+        said({"records": [None], "changed": True, "healthy": 1}),
+        said({"records": [{}], "changed": "1", "healthy": "yes"}),
+        said({"records": [WIRED | {"revision": 7}], "changed": -1}),
+        said({"records": [WIRED | {"revision": "7"}], "changed": 2}),
+        said({"records": [WIRED | {"metadata": "{"}]}),
+        said({"records": [WIRED | {"metadata": "[" * 10_000}]}),
+        said({"records": [WIRED | {"metadata": "[]"}]}),
+        said({"records": [WIRED | {"metadata": {}}]}),
+        said({"records": [WIRED | {"created_ms": 10**20}]}),
+        said({"records": [WIRED | {"created_ms": None}]}),
+        said({"records": [WIRED | {"value": "x" * 102_401}]}),
+        said({"records": [{"user_hash": ["a"] * 64, "revision": revision(NOW_MS)}]}),
+        said({"records": [{"slot": ["a"] * 32, "user_id": "u", "revision": revision(NOW_MS)}]}),
+        {"isError": True, "content": []},
+        {"isError": True, "content": [{"type": "text", "text": "u: ours"}], "_meta": {protocol.UNAVAILABLE: 7}},
+        {"isError": True, "content": [], "_meta": {protocol.REJECTED: 7}},
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_no_answer(nonsense: Any) -> None:
+    async with up(fake(nonsense, call_timeout_s=0.3)) as backend:
+        for call in (backend.put([OURS]), backend.get("u", "key", None), backend.scan("u"), backend.probe()):
+            assert "ours" not in await reason_of(call)
+
+
+async def test_a_refusal_by_the_server_names_field_problem_and_limit() -> None:
+    refusal = MemoryRejectedError("value", "is 102,401 bytes long", "102,400 bytes of UTF-8")
+    async with up(fake({"isError": True, "content": [], "_meta": protocol.rejection(refusal)})) as backend:
+        with pytest.raises(MemoryRejectedError) as caught:
+            await backend.put([OURS])
+
+    assert (caught.value.field, caught.value.problem, caught.value.limit) == (
+        "value",
+        "is 102,401 bytes long",
+        "102,400 bytes of UTF-8",
+    )
+
+
+async def test_what_a_server_prints_reaches_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    noisy = 'print(\'MARKER\'); print(\'{"jsonrpc": "2.0", "MARKER": 1}\')\n' + FAKE
+
+    async with up(script(noisy, json.dumps(TOOLS), '{"content": "MARKER"}')) as backend:
+        await reason_of(backend.probe())
+
+    assert "MARKER" not in caplog.text
+
+
+# Processes, loops and threads
+
+
+async def test_the_sdk_is_not_imported_with_the_module() -> None:
+    check = "import sys, memory.backends.mcp; sys.exit(bool({'mcp', 'anyio', 'pydantic'} & set(sys.modules)))"
+
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+async def test_a_child_gets_what_it_is_given_and_none_of_our_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISCORD_TOKEN", "secret")
+    note = tmp_path / "note"
+    source = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps([os.getcwd(), dict(os.environ)]))"
+
+    async with script(source, str(note), env={"GIVEN": "this"}, cwd=tmp_path) as backend:
+        await until_reason(backend, "exit code 0")
+
+    cwd, environment = json.loads(note.read_text())
+    assert cwd == str(tmp_path)
+    assert environment["GIVEN"] == "this"
+    assert environment["PATH"] == os.environ["PATH"]
+    assert "DISCORD_TOKEN" not in environment
+
+
+async def test_the_link_has_no_part_in_the_deadline_of_the_operation_that_opened_it() -> None:
+    seen: list[float | None] = []
+
+    async def sleep(_: float) -> None:
+        seen.append(remaining_s())
+
+    async with script("raise SystemExit(1)", sleep=sleep) as backend:
+        await backend.close()
+        async with backend._bounded("open"):
+            seen.clear()
+            await backend.open()
+        await until(lambda: seen)
+
+    assert set(seen) == {None}
+
+
+async def test_it_works_on_a_loop_in_another_thread_and_again_on_a_second_loop() -> None:
+    backend = fake(page(OURS))
+    found: list[Any] = []
+
+    async def use() -> None:
+        async with up(backend):
+            found.extend((await backend.scan("u")).records)
+
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: asyncio.run(use()))
+        thread.start()
+        await asyncio.to_thread(thread.join)
+
+    assert found == [OURS, OURS]
+
+
+async def test_on_a_loop_where_it_was_not_opened_it_says_so(server: MCPMemoryBackend) -> None:
+    def elsewhere() -> str:
+        return asyncio.run(reason_of(server.probe()))
+
+    assert await asyncio.to_thread(elsewhere) == "it was opened on another event loop"
+    await server.probe()
+
+
+PROGRAM = """
+import asyncio, sys
+from memory.backends.mcp import MCPMemoryBackend
+async def main():
+    backend = MCPMemoryBackend(sys.argv[2:])
+    await backend.open()
+    assert await backend.wait_ready(20)
+    print(backend.pid, flush=True)
+    if sys.argv[1] == "stay":
+        await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+async def test_a_parent_killed_with_9_takes_the_real_server_along(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tools.mcp_server", "--db", str(tmp_path / "memory.db")]
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "stay", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(await asyncio.to_thread(parent.stdout.readline))
+        assert not gone(pid)
+
+        parent.kill()
+        parent.wait()
+
+        await until(lambda: gone(pid), 3)
+
+
+async def test_a_program_that_closes_nothing_ends_by_itself_and_leaves_no_child() -> None:
+    child = [sys.executable, "-c", FAKE, json.dumps(TOOLS), "{}"]
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, "leave", *child],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        pid = int(await asyncio.to_thread(program.stdout.readline))
+        began = time.monotonic()
+        complaints = await asyncio.to_thread(program.stderr.read)
+
+        assert program.wait() == 0
+        assert complaints == ""
+        assert time.monotonic() - began < 2
+        await until(lambda: gone(pid), 3)

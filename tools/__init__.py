@@ -1,0 +1,1 @@
+"""What a language model may do, and the MCP memory server."""
