@@ -1,0 +1,178 @@
+"""The flag decides at every call; neither path misses what the other wrote."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memory.backends.legacy import LegacyMemoryBackend
+from memory.errors import BackendUnavailableError
+from memory.health import ProbePlan
+from memory.member import Member
+from memory.migration import FlaggedMemory, MigrationFlag
+from memory.revision import HybridLogicalClock
+from memory.unified import UnifiedMemoryBackend
+from tests.contract import BackendContract
+from tests.memory.faulty import FaultyBackend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+BY_HAND = ProbePlan(interval_s=300, retry_s=300, retry_max_s=300)
+
+
+@pytest.fixture
+def flag(tmp_path: Path) -> MigrationFlag:
+    return MigrationFlag(tmp_path / ".memory_migration_complete")
+
+
+@pytest.fixture
+def store() -> FaultyBackend:
+    return FaultyBackend("store", clock=HybridLogicalClock())
+
+
+@pytest.fixture
+def jakey(tmp_path: Path) -> Path:
+    return tmp_path / "jakey.db"
+
+
+@pytest.fixture
+async def memory(store: FaultyBackend, flag: MigrationFlag, jakey: Path) -> AsyncIterator[FlaggedMemory]:
+    unified = UnifiedMemoryBackend([Member(store, priority=1, timeout_s=0.1, plan=BY_HAND)], clock=store.clock)
+    legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99, plan=BY_HAND)
+    async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
+        yield memory
+
+
+class TestFlagOn(BackendContract):
+    @pytest.fixture
+    async def backend(self, memory: FlaggedMemory, flag: MigrationFlag) -> FlaggedMemory:  # type: ignore[override]
+        flag.enable({})
+        return memory
+
+
+class TestFlagOff(BackendContract):
+    @pytest.fixture
+    async def backend(self, memory: FlaggedMemory) -> FlaggedMemory:  # type: ignore[override]
+        return memory
+
+
+def rows(jakey: Path) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(jakey)) as db:
+        return sorted(db.execute("SELECT key, value FROM memories"))
+
+
+async def test_flag_off_remembers_and_searches_in_the_predecessors_table(
+    memory: FlaggedMemory, store: FaultyBackend, jakey: Path
+) -> None:
+    await memory.store("u1", "color", "blue")
+
+    assert [entry.value for entry in await memory.search("u1", "color")] == ["blue"]
+    assert rows(jakey) == [("color", "blue")]
+    assert await store.inner.get_all("u1") == {}
+
+
+async def test_flag_on_writes_to_the_stores_and_makes_no_legacy_file(
+    memory: FlaggedMemory, store: FaultyBackend, tmp_path: Path
+) -> None:
+    fresh = tmp_path / "fresh" / "jakey.db"
+    flag = MigrationFlag(tmp_path / ".on")
+    flag.enable({"fresh": True})
+    legacy = Member(LegacyMemoryBackend(fresh, clock=store.clock), priority=99)
+    unified = UnifiedMemoryBackend([Member(store, priority=1)], clock=store.clock)
+    async with unified, FlaggedMemory(unified, legacy, fresh, flag) as fresh_memory:
+        await fresh_memory.store("u1", "color", "blue")
+        assert await fresh_memory.get_all("u1") == {"color": "blue"}
+        assert await fresh_memory.legacy_health() is None
+
+    assert await store.inner.get_all("u1") == {"color": "blue"}
+    assert not fresh.exists()
+
+
+async def test_the_flag_is_seen_at_the_next_call_and_neither_path_misses_the_others_writes(
+    memory: FlaggedMemory, flag: MigrationFlag
+) -> None:
+    await memory.store("u1", "written_off", "1")
+    await memory.store("u1", "both", "old")
+    flag.enable({})
+    await memory.store("u1", "written_on", "2")
+    await memory.store("u1", "both", "new")
+    await memory.delete("u1", "written_off")
+    expected = {"written_on": "2", "both": "new"}
+    assert await memory.get_all("u1") == expected
+
+    flag.disable()
+
+    assert await memory.get_all("u1") == expected
+    assert await memory.delete("u1", "written_on")
+    flag.enable({})
+    assert await memory.get_all("u1") == {"both": "new"}
+
+
+async def test_with_every_store_failing_legacy_takes_over_if_it_is_there(
+    memory: FlaggedMemory, flag: MigrationFlag, store: FaultyBackend, jakey: Path
+) -> None:
+    flag.enable({})
+    store.fault = "down"
+
+    assert await memory.store("u1", "color", "blue")  # jakey.db is there: the flag was off when it was opened
+
+    found = await memory.search("u1", "color")
+    assert [entry.value for entry in found] == ["blue"]
+    assert found.missing
+    assert rows(jakey) == [("color", "blue")]
+
+
+async def test_with_every_store_failing_and_no_legacy_file_the_caller_hears_so(
+    store: FaultyBackend, flag: MigrationFlag, jakey: Path
+) -> None:
+    flag.enable({})
+    store.fault = "down"
+    unified = UnifiedMemoryBackend([Member(store, priority=1, plan=BY_HAND)], clock=store.clock)
+    legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99)
+    async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
+        with pytest.raises(BackendUnavailableError):
+            await memory.store("u1", "color", "blue")
+        with pytest.raises(BackendUnavailableError):
+            await memory.get_all("u1")
+
+    assert not jakey.exists()
+
+
+async def test_a_broken_legacy_file_does_not_break_the_unified_path(
+    store: FaultyBackend, flag: MigrationFlag, jakey: Path
+) -> None:
+    flag.enable({})
+    jakey.write_bytes(b"not a database" * 100)
+    unified = UnifiedMemoryBackend([Member(store, priority=1, plan=BY_HAND)], clock=store.clock)
+    legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99, plan=BY_HAND)
+    async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
+        await memory.store("u1", "color", "blue")
+
+        result = await memory.search("u1", "blue")
+
+        assert [entry.value for entry in result] == ["blue"]
+        assert result.missing == ("legacy",)
+
+
+def test_the_flag_keeps_its_evidence_and_honours_an_empty_file(flag: MigrationFlag) -> None:
+    assert not flag.is_on()
+    flag.path.touch()
+    assert flag.is_on()
+    assert flag.evidence() == {}
+
+    flag.enable({"fresh": True})
+    assert flag.evidence() == json.loads(flag.path.read_text()) == {"fresh": True}
+    flag.path.write_text("{broken")
+    assert flag.is_on()
+    assert flag.evidence() == {}
+
+    flag.disable()
+    flag.disable()
+    assert not flag.is_on()
+    assert [path.name for path in flag.path.parent.iterdir() if "migration" in path.name] == []

@@ -1,0 +1,232 @@
+"""The parts without a store: revisions, ranking, records as JSON, breakers, backlogs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from memory.errors import MemoryRejectedError
+from memory.health import CircuitBreaker, ProbePlan
+from memory.model import Page, Tombstone, UserTombstone, content_hash, newest, slot_of, user_hash_of
+from memory.outbox import Backlog
+from memory.ranking import rank, tokens
+from memory.revision import HybridLogicalClock, check_revision, one_above
+from memory.wire import page_from_json, page_to_json, record_from_json, record_to_json
+from tests.contract import HOSTILE, NOW_MS, make_entry, revision
+
+# Revisions
+
+
+def test_revisions_rise_though_the_wall_clock_stands_still_or_goes_back() -> None:
+    times = iter([NOW_MS, NOW_MS, NOW_MS - 3_600_000, NOW_MS + 1])
+    clock = HybridLogicalClock(now_ms=lambda: next(times), node=7)
+
+    stamps = [clock.stamp() for _ in range(4)]
+
+    assert stamps == sorted(set(stamps))
+    assert stamps[0] == revision(NOW_MS, 0, 7)
+    assert stamps[3] == revision(NOW_MS + 1, 0, 7)
+
+
+def test_a_clock_stamps_above_what_it_has_seen() -> None:
+    clock = HybridLogicalClock(now_ms=lambda: NOW_MS)
+    seen = revision(NOW_MS + 5_000, 65_535, 2**64 - 1)
+
+    clock.observe(seen)
+
+    assert clock.stamp() > seen
+    check_revision(clock.stamp())
+
+
+def test_one_above_beats_a_revision_whoever_wrote_it_and_nothing_more() -> None:
+    old = revision(NOW_MS, 65_535, 2**64 - 1)
+
+    assert old < one_above(old) <= revision(NOW_MS + 1)
+    check_revision(one_above(old))
+
+
+# Identity
+
+
+def test_slots_tell_every_split_of_the_same_text_apart() -> None:
+    assert (
+        len({slot_of("ab", "c", "d"), slot_of("a", "bc", "d"), slot_of("a", "b", "cd"), slot_of("ab", "", "cd")}) == 4
+    )
+
+
+def test_the_newest_of_each_slot_is_left_in_any_order() -> None:
+    old, new = make_entry("u", "k", "old"), make_entry("u", "k", "new", revision=revision(NOW_MS + 2))
+    other = make_entry("u", "other", "x")
+    grave = UserTombstone(user_hash_of("u"), revision(NOW_MS + 1))
+
+    for order in ([old, new, other, grave], [grave, other, new, old]):
+        assert newest(order) == {new.position: new, grave.position: grave}
+
+
+# Records as JSON
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_records_survive_json(text: str) -> None:
+    entry = make_entry(text[:128], text[:256], text, metadata={text[:10]: [text]}, scope=text[:128])
+    page = Page((entry, Tombstone("u", "0" * 32, revision(1)), UserTombstone("0" * 64, revision(1))), ("u", "s"))
+
+    there_and_back = page_from_json(json.loads(json.dumps(page_to_json(page))), "store")
+
+    assert there_and_back == Page(page.records, page.next, ("store",))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"value": None}, "value"),
+        ({"user_id": ["u"]}, "user_id"),
+        ({"revision": "zz"}, "revision"),
+        ({"revision": 12}, "record"),
+        ({"created_ms": "yesterday"}, "record"),
+        ({"updated_ms": 10**30}, "record"),
+        ({"metadata": []}, "metadata"),
+        ({"key": ""}, "key"),
+    ],
+)
+def test_a_malformed_record_is_refused_by_field(change: dict[str, object], field: str) -> None:
+    data = record_to_json(make_entry("u", "k", "v")) | change
+
+    with pytest.raises(MemoryRejectedError) as caught:
+        record_from_json(data)
+
+    assert caught.value.field == field
+
+
+def test_a_record_that_lacks_a_field_is_refused_by_field() -> None:
+    data = record_to_json(make_entry("u", "k", "v"))
+    del data["scope"]
+
+    with pytest.raises(MemoryRejectedError, match="scope is missing"):
+        record_from_json(data)
+
+
+def test_the_content_hash_is_the_same_after_json() -> None:
+    entry = make_entry("u", "k", "v", metadata={"b": 1.5, "a": [None, "é"]})
+
+    assert content_hash(record_from_json(json.loads(json.dumps(record_to_json(entry))))) == content_hash(entry)
+
+
+# Ranking
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("color", "favorite_color"),
+        ("colors", "favorite_color"),
+        ("what is my favorite color?", "favorite_color"),
+        ("FAVORITE", "favorite_color"),
+        ("mode", "preference"),
+        ("jalapeno", "snack"),
+        ("Ｏｓｌｏ", "city"),
+        ("🐕", "pet"),
+        ("東京", "trip"),
+        ("->", "arrow"),
+    ],
+)
+def test_the_memory_that_is_meant_comes_first(query: str, first: str) -> None:
+    entries = [
+        make_entry("u", "favorite_color", "blue"),
+        make_entry("u", "preference", "dark_mode"),
+        make_entry("u", "snack", "jalapeño poppers"),
+        make_entry("u", "city", "Oslo"),
+        make_entry("u", "pet", "a 🐕 named Rex"),
+        make_entry("u", "trip", "東京"),
+        make_entry("u", "arrow", "->"),
+    ]
+
+    hits, _ = rank(entries, query, 10)
+
+    assert hits[0].entry.key == first
+    assert hits[0].why
+
+
+def test_more_of_the_words_and_words_of_the_key_count_more() -> None:
+    entries = [make_entry("u", "a", "blue car"), make_entry("u", "car", "x"), make_entry("u", "b", "car")]
+
+    assert [hit.entry.key for hit in rank(entries, "blue car", 10)[0]] == ["a", "car", "b"]
+
+
+def test_what_does_not_match_is_not_found() -> None:
+    assert rank([make_entry("u", "pet", "dog")], "weather", 10) == ((), 0)
+
+
+def test_tokens_fold_case_width_and_accents() -> None:
+    assert tokens("Ｆｕｌｌ-Width Étude, snake_case x") == ["full", "width", "etude", "snake", "case", "x"]
+
+
+# Breakers
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_breaker_is_open_until_a_canary_passed_and_after_one_failure() -> None:
+    breaker = CircuitBreaker(now=Clock())
+    assert not breaker.closed
+
+    breaker.succeed()
+    assert breaker.closed
+    assert breaker.fail("gone") is True
+    assert (breaker.closed, breaker.reason) == (False, "gone")
+    assert breaker.fail("gone") is False
+
+
+def test_green_fades_two_intervals_after_the_last_canary() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(ProbePlan(interval_s=5), now=clock)
+    breaker.succeed()
+
+    clock.now = 10.0
+    assert breaker.fresh
+    clock.now = 10.1
+    assert not breaker.fresh
+
+
+def test_retries_back_off_with_jitter_up_to_the_most() -> None:
+    breaker = CircuitBreaker(ProbePlan(interval_s=5, retry_s=0.25, retry_max_s=2), jitter=lambda: 1.0)
+    waits = []
+    for _ in range(6):
+        breaker.fail("gone")
+        waits.append(breaker.wait_s())
+
+    assert waits == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
+    breaker.succeed()
+    assert breaker.wait_s() == 5
+
+
+# Backlogs
+
+
+def test_a_backlog_keeps_the_newest_of_each_slot_and_counts_what_it_drops() -> None:
+    backlog = Backlog(most=2)
+    old, new = make_entry("u", "a", "old"), make_entry("u", "a", "new", revision=revision(NOW_MS + 1))
+    other = make_entry("u", "b", "x")
+
+    backlog.add([new, old, other, make_entry("u", "c", "y")])
+
+    assert backlog.next_batch(10) == [new, other]
+    assert backlog.dropped == 1
+
+
+def test_what_came_in_meanwhile_stays_in_the_backlog() -> None:
+    backlog = Backlog()
+    old, new = make_entry("u", "a", "old"), make_entry("u", "a", "new", revision=revision(NOW_MS + 1))
+    backlog.add([old])
+    batch = backlog.next_batch(10)
+    backlog.add([new])
+
+    backlog.done(batch)
+
+    assert backlog.next_batch(10) == [new]
