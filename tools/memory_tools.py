@@ -1,0 +1,232 @@
+"""What can be done with a person's memories, and the part of it that a language model may do.
+
+Keys are normalised here, so that "Favorite Color" and favorite_color are one; memory/ itself stays exact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import re
+import unicodedata
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from memory import (
+    KEY_MAX,
+    VALUE_MAX_BYTES,
+    BackendUnavailableError,
+    MemoryRejectedError,
+    SearchResult,
+)
+from tools.context import ToolContext  # noqa: TC001 - tools/schema.py reads the annotations
+
+if TYPE_CHECKING:
+    from memory import MemoryBackend, SharedMemory
+
+_VALUE_SHOWN = 1_000
+_QUERY_MAX = 4_096
+_NEAR = 0.5
+_GAPS = re.compile(r"[\s_]+")
+_FIELDS = {"key": "information_type", "value": "information"}
+
+
+class UserMemory:
+    """The memories of whoever the context names. Every method may raise what MemoryBackend's may.
+
+    Args:
+        memory: None is the process-wide one, made from config.toml at the first use.
+    """
+
+    def __init__(self, memory: SharedMemory | None = None) -> None:
+        self._memory = memory
+
+    @property
+    def memory(self) -> SharedMemory:
+        if self._memory is None:
+            from memory import memory_backend
+
+            self._memory = memory_backend
+        return self._memory
+
+    def use(self, memory: SharedMemory | None) -> None:
+        """Work on *memory* from now on; None is the process-wide one."""
+        self._memory = memory
+
+    async def remember(self, context: ToolContext, information_type: str, information: str) -> str:
+        """Remember *information*, exactly as given, in place of what was there; return the key it is under."""
+        key = normalise_key(information_type)
+        deadline = asyncio.get_running_loop().time() + self.memory.deadline_s
+        stored, spellings = await asyncio.gather(
+            self._store(context, key, information),
+            self._other_spellings(context.user_id, context.scope, key),
+            return_exceptions=True,
+        )
+        if isinstance(stored, BaseException):
+            raise stored
+        if isinstance(spellings, BaseException) and not isinstance(spellings, BackendUnavailableError):
+            raise spellings
+        if isinstance(spellings, list) and spellings:
+            # What another program stored under another spelling was replaced by this.
+            with suppress(BackendUnavailableError, TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._delete(context.user_id, context.scope, spellings)
+        return key
+
+    async def recall(self, context: ToolContext, query: str = "", limit: int = 10) -> SearchResult:
+        """Return the memories that match *query*, best first; the newest if it is empty."""
+        return await self._store_of_all.search(context.user_id, query, limit, audience=context.audience)
+
+    async def forget(self, context: ToolContext, information_type: str, *, only_if: str | None = None) -> bool:
+        """Forget what may be seen here under *information_type*; return whether there was anything.
+
+        Args:
+            only_if: forget only what still says exactly this.
+        """
+        key = normalise_key(information_type)
+        forgotten = await asyncio.gather(
+            *(self._forget_in(scope, context.user_id, key, only_if) for scope in sorted(context.scopes))
+        )
+        return any(forgotten)
+
+    async def forget_everything(self, context: ToolContext) -> bool:
+        """Forget all about the person, in every scope; return whether there was anything."""
+        return await self._store_of_all.delete(context.user_id)
+
+    async def nearest_keys(self, context: ToolContext, information_type: str, *, limit: int = 1) -> list[str]:
+        """Return the keys in use that are most like *information_type*, best first."""
+        wanted = normalise_key(information_type)
+        kept = await self._store_of_all.get_all(context.user_id, audience=context.audience)
+        return await asyncio.to_thread(most_alike, wanted, list(kept), limit)
+
+    @property
+    def _store_of_all(self) -> MemoryBackend:
+        return self.memory.by_flag
+
+    async def _store(self, context: ToolContext, key: str, information: str) -> None:
+        try:
+            await self._store_of_all.store(context.user_id, key, information, scope=context.scope)
+        except MemoryRejectedError as exc:
+            raise MemoryRejectedError(_FIELDS.get(exc.field, exc.field), exc.problem, exc.limit) from exc
+
+    async def _forget_in(self, scope: str, user_id: str, key: str, only_if: str | None) -> bool:
+        kept = await self._store_of_all.get_all(user_id, audience=frozenset({scope}))
+        spellings = {name for name in kept if _same_key(name, key)}
+        if only_if is not None:
+            spellings = {name for name in spellings if kept[name] == only_if}
+        else:
+            spellings.add(key)  # a store that is silent now may hold it
+        return await self._delete(user_id, scope, sorted(spellings))
+
+    async def _delete(self, user_id: str, scope: str, keys: list[str]) -> bool:
+        return any(await asyncio.gather(*(self._store_of_all.delete(user_id, key, scope=scope) for key in keys)))
+
+    async def _other_spellings(self, user_id: str, scope: str, key: str) -> list[str]:
+        kept = await self._store_of_all.get_all(user_id, audience=frozenset({scope}))
+        return [name for name in kept if name != key and _same_key(name, key)]
+
+
+async def remember_user_info(
+    memory: UserMemory,
+    context: ToolContext,
+    information_type: Annotated[str, Field(min_length=1, max_length=KEY_MAX)],
+    information: Annotated[str, Field(max_length=VALUE_MAX_BYTES)],
+) -> str:
+    """Remember one lasting fact about the person you are talking to, in place of what was known of that type.
+
+    Args:
+        information_type: What the fact is about, in a word or a few, such as favorite_color or home town.
+        information: The fact itself, as the person said it, such as blue.
+    """
+    try:
+        key = await memory.remember(context, information_type, information)
+    except (MemoryRejectedError, BackendUnavailableError) as exc:
+        return could_not("be remembered", exc)
+    return f"Got it! I'll remember that {key}: {information}"
+
+
+async def search_user_memory(
+    memory: UserMemory,
+    context: ToolContext,
+    query: Annotated[str, Field(max_length=_QUERY_MAX)],
+    limit: Annotated[int, Field(ge=1, le=20)] = 10,
+) -> str:
+    """Look up what is remembered about the person you are talking to.
+
+    Args:
+        query: Words to look for; empty finds what was remembered last.
+        limit: How many memories to return at most.
+    """
+    try:
+        found = await memory.recall(context, query, limit)
+    except (MemoryRejectedError, BackendUnavailableError) as exc:
+        return could_not("be looked up", exc)
+    return findings(found, query)
+
+
+MODEL_TOOLS = (remember_user_info, search_user_memory)
+"""What a language model may do: add a function here, and it is offered, described and run."""
+
+
+def normalise_key(information_type: str) -> str:
+    """Return the one spelling of a key: case, spaces and underscores make no difference."""
+    if not isinstance(information_type, str):
+        raise MemoryRejectedError("information_type", f"is {type(information_type).__name__}, not text")
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", information_type).casefold())
+    key = _GAPS.sub("_", folded).strip("_")
+    if not key:
+        raise MemoryRejectedError("information_type", "is empty", f"1 to {KEY_MAX} characters")
+    if len(key) > KEY_MAX:
+        raise MemoryRejectedError("information_type", f"is {len(key):,} characters long", f"1 to {KEY_MAX} characters")
+    return key
+
+
+def most_alike(wanted: str, keys: list[str], limit: int) -> list[str]:
+    """Return those of *keys* that look or sound like *wanted* in parts, best first."""
+    parts = set(wanted.split("_"))
+    spelt = difflib.get_close_matches(wanted, keys, n=limit, cutoff=_NEAR)
+    shared = [key for key in keys if parts & set(_GAPS.split(key.casefold()))]
+    return list(dict.fromkeys([*spelt, *shared]))[:limit]
+
+
+def findings(found: SearchResult, query: str) -> str:
+    """Return search results as text: one `key: value` a line, then what is missing from them."""
+    lines = [f"{_in_line(entry.key)}: {_in_line(shorten(entry.value, _VALUE_SHOWN))}" for entry in found]
+    if not lines:
+        about = f" that matches {_in_line(shorten(query.strip(), 100))}" if query.strip() else ""
+        lines.append(f"I remember nothing{about}.")
+    if found.cut:
+        lines.append(f"({found.cut} more matched.)")
+    if found.missing:
+        lines.append(missing_stores(found.missing))
+    return "\n".join(lines)
+
+
+def missing_stores(names: tuple[str, ...]) -> str:
+    """Return a sentence about stores that did not answer."""
+    return f"({' and '.join(names)} did not answer, so something may be missing or out of date.)"
+
+
+def could_not(what: str, exc: MemoryRejectedError | BackendUnavailableError) -> str:
+    """Return an honest sentence: *what* did not happen, and what to do about it."""
+    if isinstance(exc, MemoryRejectedError):
+        return f"That could not {what}: {exc}."
+    return f"That could not {what}: the memory does not answer right now. Please try again in a moment."
+
+
+def shorten(text: str, most: int) -> str:
+    """Return *text*, cut at *most* characters with a note of how long it is."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters in all)"
+
+
+def _same_key(name: str, key: str) -> bool:
+    with suppress(MemoryRejectedError):  # a name that no spelling of ours leads to
+        return normalise_key(name) == key
+    return False
+
+
+def _in_line(text: str) -> str:
+    """Return *text* so that no line of it can pass for another memory."""
+    return "\n    ".join(text.splitlines())
