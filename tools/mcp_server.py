@@ -297,20 +297,21 @@ async def serve(path: Path) -> int:
     except MemoryBackendError as exc:
         log.error("the database cannot be opened: %s", exc)
         return 1
-    serving = asyncio.create_task(_over_stdio(build_server(store)))
-    stopping = asyncio.create_task(stopped.wait())
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    serving = asyncio.create_task(_over_stdio(build_server(store), stopped))
+    serving.add_done_callback(lambda _: stopped.set())
+    await stopped.wait()
     with suppress(TimeoutError):
         async with asyncio.timeout(_CLOSE_WITHIN_S):
             await store.close()
-    if serving.done() and serving.exception() is not None:  # such as a broken pipe: nobody is there any more
-        log.warning("the connection ended: %s", type(serving.exception()).__name__)
     return 0
 
 
-async def _over_stdio(server: Server[Any]) -> None:
+async def _over_stdio(server: Server[Any], ended: asyncio.Event) -> None:
     async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+        try:
+            await server.run(read, write, server.create_initialization_options())
+        finally:
+            ended.set()  # leaving stdio_server may take for ever, see main
 
 
 def main() -> None:
@@ -323,7 +324,7 @@ def main() -> None:
         code = await serve(arguments.db)
         logging.shutdown()
         sys.stderr.flush()
-        # The SDK reads standard input in a thread that nothing can interrupt; a normal exit would wait for it.
+        # The SDK reads standard input in a thread that nothing can interrupt: a normal exit would wait for it.
         os._exit(code)
 
     asyncio.run(run())
