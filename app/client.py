@@ -65,15 +65,16 @@ class MemoryBot(commands.Bot):
             return False
         if message.author.bot:
             return False
-        return may_command(self.services.policy, message)
+        # On a user account its human types in other clients, as the same author as the bot.
+        return may_command(self.services.policy, message, me_id=None if self._me.bot else self._me.id)
 
     async def _account_owner(self) -> int:
         """Return the account itself, or, for a bot account, the owner of its application."""
         if not self._me.bot:
             return self._me.id
-        application = await self.application_info()
-        team = getattr(application, "team", None)
-        return team.owner_id if team is not None and team.owner_id is not None else application.owner.id
+        application: Any = await getattr(self, "application_info")()  # noqa: B009 - discord.py-self has none
+        team = application.team
+        return int(team.owner_id if team is not None and team.owner_id is not None else application.owner.id)
 
     @property
     def _me(self) -> discord.ClientUser:
@@ -86,7 +87,7 @@ def make_bot(library: Library, services: Services, *, on_handled: Callable[[int]
     """Return a bot for the kind of account that *library* is for: the one place where the two differ."""
     options: dict[str, Any] = {"allowed_mentions": discord.AllowedMentions.none()}
     if library.account == "bot account":
-        intents = discord.Intents.default()
+        intents: Any = getattr(discord, "Intents").default()  # noqa: B009 - discord.py-self has none
         intents.message_content = True
         options |= {"intents": intents}
     else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.client import make_bot
@@ -20,13 +20,14 @@ from sandbox import LoopbackDiscord, Terminal, redirect
 from tools.tool_manager import ToolManager
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from app.client import MemoryBot
     from app.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_SANDBOX_SENDS_PER_MINUTE = 10_000
 
 
 async def run_on_discord(settings: Settings, root: Path, token: str) -> None:
@@ -49,7 +50,13 @@ async def run_in_sandbox(settings: Settings, root: Path) -> None:
     """Talk to the bot through standard input and output; nothing leaves this machine."""
     library = installed_library()
     async with LoopbackDiscord() as discord:
-        policy = _policy(settings, owner_ids=frozenset({discord.you.id}), everyone=True)
+        # Nobody here is anybody's account, so everyone is answered, and as much as is asked.
+        policy = replace(
+            _policy(settings),
+            owner_ids=frozenset({discord.you.id}),
+            everyone=True,
+            sends_per_minute=_SANDBOX_SENDS_PER_MINUTE,
+        )
         async with _services(settings, root, policy) as services:
             with redirect(discord.url):
                 terminal = Terminal(discord, input=sys.stdin, output=sys.stdout)
@@ -64,6 +71,16 @@ async def run_in_sandbox(settings: Settings, root: Path) -> None:
                 talking.cancel()
                 await asyncio.wait({talking})
                 await running
+
+
+def _policy(settings: Settings) -> ChatPolicy:
+    return ChatPolicy(
+        prefix=settings.bot.prefix,
+        owner_ids=settings.bot.owner_ids,
+        allowed_users=settings.bot.allowed_users,
+        channels=settings.bot.channels,
+        sends_per_minute=settings.bot.sends_per_minute,
+    )
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ class BotTable(Table):
     """[bot]."""
 
     prefix: Annotated[str, Field(min_length=1, max_length=10)] = "%"
-    token_env: Annotated[str, Field(min_length=1)] = "DISCORD_TOKEN"
+    token_env: Annotated[str, Field(min_length=1)] = "DISCORD_TOKEN"  # noqa: S105 - a name, no token
     owner_ids: Snowflakes = frozenset()
     allowed_users: Snowflakes = frozenset()
     channels: Snowflakes = frozenset()
@@ -45,5 +45,3 @@ class Settings(FileSettings):
     bot: BotTable = BotTable()
     log: LogTable = LogTable()
     memory: MemorySettings = MemorySettings()
-
-

@@ -32,6 +32,11 @@ _FATAL = {
     4014: "the intent `message content` is not enabled for this bot in the developer portal",
 }
 
+# discord.py has an exception of its own for 4014; discord.py-self knows no intents.
+_INTENT_REFUSED: tuple[type[Exception], ...] = tuple(
+    error for error in [getattr(discord, "PrivilegedIntentsRequired", None)] if error is not None
+)
+
 
 class CannotRunError(Exception):
     """Trying again cannot help; the text says what is wrong."""
@@ -110,6 +115,8 @@ class Supervisor:
     async def _life_of(self, bot: commands.Bot) -> None:
         try:
             await bot.start(self._token)
+        except _INTENT_REFUSED as exc:
+            raise CannotRunError(_FATAL[4014]) from exc
         except discord.LoginFailure as exc:
             raise CannotRunError(_FATAL[4004]) from exc
         except discord.ConnectionClosed as exc:
