@@ -94,9 +94,7 @@ class BackendContract(ABC):
         assert await backend.get_all(user) == {}
         assert list(await backend.search(user, "drink")) == []
 
-    async def test_updating_a_key_is_one_entry_with_the_new_value(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_updating_a_key_is_one_entry_with_the_new_value(self, backend: MemoryBackend, user: str) -> None:
         await backend.store(user, "team", "Cowboys")
         await backend.store(user, "team", "Eagles")
 
@@ -179,9 +177,7 @@ class BackendContract(ABC):
         assert await backend.retrieve(user, "drink") is None
         assert await backend.get_all(user) == {"team": "Eagles"}
 
-    async def test_deleting_what_is_not_there_is_false_and_harmless(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_deleting_what_is_not_there_is_false_and_harmless(self, backend: MemoryBackend, user: str) -> None:
         await backend.store(user, "drink", "tea")
 
         assert await backend.delete(user, "team") is False
@@ -216,9 +212,7 @@ class BackendContract(ABC):
 
         assert await backend.get_all(user) == {"drink": "water"}
 
-    async def test_an_empty_key_is_an_error_and_never_a_user_delete(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_an_empty_key_is_an_error_and_never_a_user_delete(self, backend: MemoryBackend, user: str) -> None:
         await backend.store(user, "drink", "tea")
 
         with pytest.raises(MemoryRejectedError, match="key is empty"):
@@ -247,7 +241,16 @@ class BackendContract(ABC):
         assert await backend.get_all(user) == {"drink": "tea"}
 
     async def test_users_with_similar_names_are_strangers(self, backend: MemoryBackend, user: str) -> None:
-        names = [user, f"{user} ", f" {user}", user.upper(), f"{user}\x00", f"{user}%", f"{user}_", f"{user}|"]
+        names = [
+            user,
+            f"{user} ",
+            f" {user}",
+            user.upper(),
+            f"{user}\x00",
+            f"{user}%",
+            f"{user}_",
+            f"{user}|",
+        ]
         for n, name in enumerate(names):
             await backend.store(name, "key", str(n))
 
@@ -321,9 +324,7 @@ class BackendContract(ABC):
         assert [e.key for e in await backend.search(user, "mode", limit=5)] == ["preference"]
         assert [e.key for e in await backend.search(user, "REX")] == ["pet"]
 
-    async def test_search_says_why_what_was_cut_and_who_answered(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_search_says_why_what_was_cut_and_who_answered(self, backend: MemoryBackend, user: str) -> None:
         for n in range(5):
             await backend.store(user, f"color{n}", "blue")
 
@@ -335,9 +336,7 @@ class BackendContract(ABC):
         assert result.answered
         assert not result.missing
 
-    async def test_search_without_a_query_gives_the_newest_first(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_search_without_a_query_gives_the_newest_first(self, backend: MemoryBackend, user: str) -> None:
         for n in range(4):
             await backend.store(user, f"key{n}", str(n))
 
@@ -377,9 +376,7 @@ class BackendContract(ABC):
         assert await backend.get_all(user) == {"key": "before"}
 
     @pytest.mark.parametrize("limit", [0, -1, 1001, True, "5"])
-    async def test_a_limit_out_of_range_is_refused(
-        self, backend: MemoryBackend, user: str, limit: Any
-    ) -> None:
+    async def test_a_limit_out_of_range_is_refused(self, backend: MemoryBackend, user: str, limit: Any) -> None:
         with pytest.raises(MemoryRejectedError, match="limit"):
             await backend.search(user, "x", limit)
 
@@ -394,18 +391,14 @@ class BackendContract(ABC):
 
         assert await everything(backend, user) == {newer.position: newer}
 
-    async def test_of_equal_revisions_the_same_one_wins_in_any_order(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_of_equal_revisions_the_same_one_wins_in_any_order(self, backend: MemoryBackend, user: str) -> None:
         for name, order in ((user, ("tea", "coffee")), (f"{user}2", ("coffee", "tea"))):
             for value in order:
                 await backend.put([make_entry(name, "drink", value)])
 
         assert await backend.get_all(user) == await backend.get_all(f"{user}2")
 
-    async def test_a_tombstone_keeps_older_copies_out_for_ever(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_a_tombstone_keeps_older_copies_out_for_ever(self, backend: MemoryBackend, user: str) -> None:
         old = make_entry(user, "drink", "tea", revision=revision(NOW_MS))
         grave = Tombstone(user, slot_of(user, "", "drink"), revision(NOW_MS + 1))
         await backend.put([grave])
@@ -451,17 +444,13 @@ class BackendContract(ABC):
 
         assert await backend.get_all(user) == {}
 
-    async def test_a_batch_with_one_bad_record_is_refused_as_a_whole(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_a_batch_with_one_bad_record_is_refused_as_a_whole(self, backend: MemoryBackend, user: str) -> None:
         with pytest.raises(MemoryRejectedError):
             await backend.put([make_entry(user, "good", "x"), make_entry(user, "", "x")])
 
         assert await backend.get_all(user) == {}
 
-    async def test_a_write_is_above_every_revision_that_was_read(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_a_write_is_above_every_revision_that_was_read(self, backend: MemoryBackend, user: str) -> None:
         ahead = make_entry(user, "drink", "tea", revision=revision(NOW_MS * 2))
         await backend.put([ahead])
 
@@ -471,9 +460,7 @@ class BackendContract(ABC):
 
     # Scan, cleanup
 
-    async def test_scanning_in_small_pages_gives_everything_once(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_scanning_in_small_pages_gives_everything_once(self, backend: MemoryBackend, user: str) -> None:
         users = [f"{user}{n}" for n in range(3)]
         for name in users:
             for n in range(5):
@@ -494,13 +481,9 @@ class BackendContract(ABC):
         assert len(ours) == len({r.position for r in ours}) == 5 + 1 + 5
         assert [r.position for r in seen] == sorted(r.position for r in seen)
 
-    async def test_cleanup_forgets_what_was_not_updated_for_so_long(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_cleanup_forgets_what_was_not_updated_for_so_long(self, backend: MemoryBackend, user: str) -> None:
         long_ago = datetime.now(UTC).replace(microsecond=0) - timedelta(days=40)
-        await backend.put(
-            [make_entry(user, "old", "x", scope="dm", created_at=long_ago, updated_at=long_ago)]
-        )
+        await backend.put([make_entry(user, "old", "x", scope="dm", created_at=long_ago, updated_at=long_ago)])
         await backend.store(user, "new", "y")
 
         assert await backend.cleanup(30) == 1
@@ -509,17 +492,13 @@ class BackendContract(ABC):
         assert await backend.get_all(user) == {"new": "y"}
 
     @pytest.mark.parametrize("days", [-1, 1.5, True, "30"])
-    async def test_cleanup_refuses_what_is_not_a_number_of_days(
-        self, backend: MemoryBackend, days: Any
-    ) -> None:
+    async def test_cleanup_refuses_what_is_not_a_number_of_days(self, backend: MemoryBackend, days: Any) -> None:
         with pytest.raises(MemoryRejectedError, match="max_age_days"):
             await backend.cleanup(days)
 
     # Health
 
-    async def test_health_is_true_as_a_whole_and_leaves_no_trace(
-        self, backend: MemoryBackend, user: str
-    ) -> None:
+    async def test_health_is_true_as_a_whole_and_leaves_no_trace(self, backend: MemoryBackend) -> None:
         before = await everything(backend)
 
         report = await backend.health_check()

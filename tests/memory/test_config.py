@@ -91,7 +91,7 @@ def test_a_wrong_variable_is_an_error_too(file: Path, monkeypatch: pytest.Monkey
     file.write_text("")
     monkeypatch.setenv("JAKEY_MEMORY__DEADLINE_S", "never")
 
-    with pytest.raises(ConfigError, match="memory.deadline_s"):
+    with pytest.raises(ConfigError, match=r"memory\.deadline_s"):
         load_settings(Settings, file)
 
 
@@ -106,4 +106,4 @@ def test_settings_never_change(file: Path) -> None:
     settings = load_settings(Settings, file)
 
     with pytest.raises(ValueError, match="frozen"):
-        settings.memory.deadline_s = 5.0  # type: ignore[misc]
+        settings.memory.deadline_s = 5.0

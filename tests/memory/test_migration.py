@@ -51,14 +51,14 @@ async def memory(store: FaultyBackend, flag: MigrationFlag, jakey: Path) -> Asyn
 
 class TestFlagOn(BackendContract):
     @pytest.fixture
-    async def backend(self, memory: FlaggedMemory, flag: MigrationFlag) -> FlaggedMemory:  # type: ignore[override]
+    async def backend(self, memory: FlaggedMemory, flag: MigrationFlag) -> FlaggedMemory:
         flag.enable({})
         return memory
 
 
 class TestFlagOff(BackendContract):
     @pytest.fixture
-    async def backend(self, memory: FlaggedMemory) -> FlaggedMemory:  # type: ignore[override]
+    async def backend(self, memory: FlaggedMemory) -> FlaggedMemory:
         return memory
 
 
@@ -77,9 +77,7 @@ async def test_flag_off_remembers_and_searches_in_the_predecessors_table(
     assert await store.inner.get_all("u1") == {}
 
 
-async def test_flag_on_writes_to_the_stores_and_makes_no_legacy_file(
-    memory: FlaggedMemory, store: FaultyBackend, tmp_path: Path
-) -> None:
+async def test_flag_on_writes_to_the_stores_and_makes_no_legacy_file(store: FaultyBackend, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh" / "jakey.db"
     flag = MigrationFlag(tmp_path / ".on")
     flag.enable({"fresh": True})

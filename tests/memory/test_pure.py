@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from memory.ranking import rank, tokens
 from memory.revision import HybridLogicalClock, check_revision, one_above
 from memory.wire import page_from_json, page_to_json, record_from_json, record_to_json
 from tests.contract import HOSTILE, NOW_MS, make_entry, revision
+
+if TYPE_CHECKING:
+    from memory.model import Record
 
 # Revisions
 
@@ -60,7 +64,8 @@ def test_the_newest_of_each_slot_is_left_in_any_order() -> None:
     other = make_entry("u", "other", "x")
     grave = UserTombstone(user_hash_of("u"), revision(NOW_MS + 1))
 
-    for order in ([old, new, other, grave], [grave, other, new, old]):
+    records: list[Record] = [old, new, other, grave]
+    for order in (records, records[::-1]):
         assert newest(order) == {new.position: new, grave.position: grave}
 
 
