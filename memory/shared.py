@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OPEN_S = 10.0
+_START_S = 1.5  # what the first call waits for a store that is coming up, so that it is in all of them
 _CLOSE_S = 4.0
 _CLOSE_AT_EXIT_S = 1.5
 _HOP_S = 0.2
@@ -254,6 +255,7 @@ class _LoopThread:
         self.system = self._build()
         try:
             await asyncio.gather(self.system.unified.open(), self.system.flagged.open())
+            await self.system.unified.settle(_START_S)
             self.ready.set_result(self.system)
             await self._stop.wait()
         finally:

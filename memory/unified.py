@@ -93,13 +93,17 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def health_check(self, *, settle_s: float = 0.0) -> HealthReport:
         """Send every store a canary now, and report. Waits up to *settle_s* for stores that are starting."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + settle_s
         await self._check_all()
+        await self.settle(settle_s)
+        return HealthReport(tuple(member.health() for member in self.members))
+
+    async def settle(self, most_s: float) -> None:
+        """Wait until no store is starting any more, for *most_s* at the most."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + most_s
         # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
         while loop.time() < end and any(m.health().state is StoreState.STARTING for m in self.members):  # noqa: ASYNC110
             await asyncio.sleep(_SETTLE_STEP_S)
-        return HealthReport(tuple(member.health() for member in self.members))
 
     async def _check_all(self) -> None:
         """Probe every store, for no longer than the deadline: one that takes longer is down."""
