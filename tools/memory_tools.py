@@ -51,9 +51,10 @@ class UserMemory:
             self._memory = memory_backend
         return self._memory
 
-    def use(self, memory: SharedMemory | None) -> None:
-        """Work on *memory* from now on; None is the process-wide one."""
-        self._memory = memory
+    def use(self, memory: SharedMemory | None) -> SharedMemory | None:
+        """Work on *memory* from now on; None is the process-wide one. Return what was worked on before."""
+        before, self._memory = self._memory, memory
+        return before
 
     async def remember(self, context: ToolContext, information_type: str, information: str) -> str:
         """Remember *information*, exactly as given, in place of what was there; return the key it is under."""

@@ -1,0 +1,74 @@
+"""Who is answered, who owns the bot, and on whose behalf and where a message acts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from memory import EVERYWHERE
+from tools.context import ToolContext
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import discord
+    from discord.ext import commands
+
+    from cogs.services import ChatPolicy
+
+
+def is_answered(policy: ChatPolicy, author_id: int, *, channel_ids: Collection[int], in_guild: bool) -> bool:
+    """Return whether *author_id* may give commands here: the owner anywhere, others by the lists.
+
+    Args:
+        channel_ids: the channel, and the one that it is a thread of.
+    """
+    if policy.everyone or author_id in policy.owner_ids:
+        return True
+    if author_id not in policy.allowed_users:
+        return False
+    return not in_guild or not policy.channels or not policy.channels.isdisjoint(channel_ids)
+
+
+def may_command(policy: ChatPolicy, message: discord.Message, *, me_id: int | None = None) -> bool:
+    """Return whether *message* may be a command.
+
+    Args:
+        me_id: the account that the bot runs on. What its human types in another client is answered; sort out
+            what the bot itself sent (`Speech.is_ours`) before.
+    """
+    if me_id is not None and message.author.id == me_id:
+        return True
+    channel_ids = {message.channel.id, getattr(message.channel, "parent_id", None) or 0}
+    in_guild = message.guild is not None
+    return is_answered(policy, message.author.id, channel_ids=channel_ids, in_guild=in_guild)
+
+
+async def is_owner(bot: commands.Bot, user: discord.User | discord.Member) -> bool:
+    """Return whether *user* may change how the bot works.
+
+    In a bot that is not ours: whom that bot calls its owner, or the account itself.
+    """
+    services = getattr(bot, "services", None)
+    if services is not None:
+        return user.id in services.policy.owner_ids
+    if bot.owner_id or bot.owner_ids:
+        return user.id == bot.owner_id or user.id in (bot.owner_ids or ())
+    if bot.user is not None and not bot.user.bot:
+        return user.id == bot.user.id
+    return await bot.is_owner(user)  # type: ignore[arg-type]  # asks for the application's owner
+
+
+def context_of(ctx: commands.Context[Any]) -> ToolContext:
+    """Return what the author of a message may do with memories: what is said here stays here."""
+    scope = scope_of(ctx.message)
+    return ToolContext(str(ctx.author.id), scope, frozenset({EVERYWHERE, scope}))
+
+
+def scope_of(message: discord.Message) -> str:
+    """Return where memories of this message belong: a server, the DMs with the bot, or one group of people."""
+    if message.guild is not None:
+        return f"guild:{message.guild.id}"
+    # A group is no DM: others read along. An unknown channel without a server is a DM never announced.
+    if str(getattr(message.channel, "type", "")) == "group":
+        return f"group:{message.channel.id}"
+    return "dm"

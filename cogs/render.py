@@ -1,0 +1,166 @@
+"""What the bot answers, in words. Pure: values in, text out."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from cogs.text import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from discord.ext import commands
+
+    from memory import MemoryEntry, SearchResult
+    from tools.tool_manager import MigrationState
+
+PAGE = 10
+"""Memories a page."""
+
+_KEY_SHOWN = 80
+_VALUE_SHOWN = 300
+_ALONE_SHOWN = 5_500  # about three messages
+_DETAIL_SHOWN = 200
+_PAGE_OPTION = re.compile(r"(?:^|\s)--page[ =]+(\d{1,4})\s*$")
+
+
+def remembered(key: str, value: str, *, left: str = "") -> str:
+    """Args: left: the key that an edit gave up and that could not be forgotten."""
+    text = f"Got it! I'll remember that {_quote_key(key)}: {quote(value, _VALUE_SHOWN)}"
+    if left:
+        text += f"\nBut {_quote_key(left)} could not be forgotten just now, so it is still there."
+    return text
+
+
+def split_page(argument: str) -> tuple[str, int]:
+    """Return the query and the page that the argument of `memories` asks for."""
+    if found := _PAGE_OPTION.search(argument):
+        return argument[: found.start()].strip(), max(1, int(found[1]))
+    return argument.strip(), 1
+
+
+def memories(found: SearchResult, query: str, page: int, prefix: str) -> str:
+    """Return page *page* of what was found; *found* begins with the first page."""
+    total = len(found) + found.cut
+    pages = -(-total // PAGE)
+    shown = list(found[(page - 1) * PAGE : page * PAGE])
+    lines = [_heading(total, query, page, pages, prefix)]
+    most = _ALONE_SHOWN if total == 1 else _VALUE_SHOWN
+    lines += [_memory(entry, most) for entry in shown]
+    if shown and page < pages:
+        again = f" {quote(query, _KEY_SHOWN)}" if query else ""
+        lines.append(f"See more: {prefix}memories{again} --page {page + 1}")
+    if found.missing:
+        names = " and ".join(found.missing)
+        lines.append(f"Note: {names} did not answer, so something may be missing or out of date.")
+    return "\n".join(lines)
+
+
+def forgotten(key: str) -> str:
+    return f"Forgotten: {_quote_key(key)}."
+
+
+def nothing_to_forget(key: str, nearest: Iterable[str], prefix: str) -> str:
+    text = f"I remember nothing about you under {_quote_key(key)}."
+    for other in nearest:
+        text += f" Did you mean {_quote_key(other)}? Then say: {prefix}forget {_quote_key(other)}"
+    return text
+
+
+def ask_to_clear(count: int, seconds: float) -> str:
+    things = f"{count} thing" + ("s" if count != 1 else "")
+    return (
+        f"I remember {things} about you here. Shall I forget everything about you, here and everywhere else? "
+        f"Say yes within {seconds:.0f} seconds; anything else means no."
+    )
+
+
+def cleared() -> str:
+    return "Done: I have forgotten everything about you."
+
+
+def not_cleared() -> str:
+    return "There was no yes, so nothing was forgotten."
+
+
+def status(data: Mapping[str, Any]) -> str:
+    """Return what `get_full_status` says, a line for each store."""
+    lines = [f"{data['healthy_backends']}/{data['total_backends']} healthy stores, {data['path']} path"]
+    lines += [_store(name, store) for name, store in data["backends"].items()]
+    if data["legacy"] is not None:
+        lines.append(_store("legacy", data["legacy"]) + " (not counted)")
+    return "\n".join(lines)
+
+
+def migration(state: MigrationState) -> str:
+    if not state.is_on:
+        return "The migration flag is off: I use the legacy store."
+    evidence = json.dumps(state.evidence, ensure_ascii=False) if state.evidence else "none"
+    return f"The migration flag is on: I use the unified memory. Evidence: {quote(evidence, _VALUE_SHOWN)}"
+
+
+def overview(listed: Iterable[commands.Command[Any, ..., Any]], prefix: str) -> str:
+    """Return the help: what can be said, a line for each command."""
+    lines = ["This is what you can say:"]
+    lines += [f"• {_signature(command, prefix)}: {command.short_doc}" for command in listed]
+    lines.append(f"More about one of them: {prefix}help remember")
+    return "\n".join(lines)
+
+
+def usage(command: commands.Command[Any, ..., Any], prefix: str) -> str:
+    """Return how a command is used, with an example."""
+    text = f"Usage: {_signature(command, prefix)}"
+    example = command.extras.get("example")
+    return f"{text}\nExample: {prefix}{example}" if example else text
+
+
+def explanation(command: commands.Command[Any, ..., Any], prefix: str) -> str:
+    """Return all that the help says of one command."""
+    return f"{' '.join((command.help or '').split())}\n{usage(command, prefix)}".strip()
+
+
+def unknown_command(name: str, known: Iterable[str], prefix: str) -> str:
+    text = f"I don't know {prefix}{quote(name, _KEY_SHOWN)}."
+    if nearest := difflib.get_close_matches(name.casefold(), list(known), n=1):
+        text += f" Did you mean {prefix}{nearest[0]}?"
+    return f"{text} {prefix}help lists what I know."
+
+
+def _heading(total: int, query: str, page: int, pages: int, prefix: str) -> str:
+    verb = "matches" if total <= 1 else "match"
+    about = f" that {verb} {quote(query, _KEY_SHOWN)}" if query else ""
+    if not total:
+        if query:
+            return f"I remember nothing about you here{about}. To see everything: {prefix}memories"
+        return f"I remember nothing about you here yet. Try: {prefix}remember favorite_color blue"
+    if page > pages:
+        return f"There is no page {page}; the last one is {pages}."
+    things = f"{total} thing" + ("s" if total != 1 else "")
+    where = f" (page {page} of {pages})" if pages > 1 else ""
+    return f"I remember {things} about you here{about}{where}:"
+
+
+def _memory(entry: MemoryEntry, most: int) -> str:
+    return f"• {_quote_key(entry.key)}: {quote(entry.value, most)}"
+
+
+def _store(name: str, store: Mapping[str, Any]) -> str:
+    said = [store["state"]]
+    if store["latency_ms"] is not None:
+        said.append(f"{store['latency_ms']:g} ms")
+    if store["behind"]:
+        said.append(f"{store['behind']} writes behind")
+    if store["detail"]:
+        said.append(quote(store["detail"], _DETAIL_SHOWN))
+    return f"• {name}: {', '.join(said)}"
+
+
+def _quote_key(key: str) -> str:
+    return quote(" ".join(key.split()), _KEY_SHOWN)
+
+
+def _signature(command: commands.Command[Any, ..., Any], prefix: str) -> str:
+    return f"{prefix}{command.qualified_name} {command.signature}".strip()

@@ -1,0 +1,81 @@
+"""What a person is told when a command did not work; what nobody foresaw is logged."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from discord.ext import commands
+
+from cogs import render
+from memory import BackendUnavailableError, MemoryRejectedError
+
+if TYPE_CHECKING:
+    from cogs.speech import Speech
+
+log = logging.getLogger(__name__)
+
+_WORDS = {"information_type": "the type", "information": "what you want remembered", "query": "what you look for"}
+
+
+async def answer_error(speech: Speech, ctx: commands.Context[Any], error: commands.CommandError) -> None:
+    """Tell the author of a command what went wrong, if that is for them to know."""
+    text = await explain(ctx, error)
+    if text:
+        await speech.reply(ctx, text)
+
+
+async def explain(ctx: commands.Context[Any], error: Exception) -> str:
+    """Return what to say about *error*; empty to say nothing."""
+    prefix = ctx.prefix or ""
+    match error:
+        case commands.CommandInvokeError():
+            return await explain(ctx, error.original)
+        case commands.CommandNotFound():
+            return await _unknown(ctx, prefix)
+        case commands.NotOwner():
+            return "Only my owner can do that."
+        case commands.CheckFailure() | commands.DisabledCommand():
+            return ""
+        case commands.ArgumentParsingError():
+            return (
+                'The quotes do not add up. Put a type of several words in one pair of "quotes", with a space after '
+                f"it.\n{_usage(ctx, prefix)}"
+            )
+        case commands.MissingRequiredArgument():
+            missing = error.param.displayed_name or error.param.name
+            return f"The <{missing}> is missing.\n{_usage(ctx, prefix)}"
+        case commands.UserInputError():
+            return f"I don't understand that.\n{_usage(ctx, prefix)}"
+        case MemoryRejectedError():
+            limit = f" (limit: {error.limit})" if error.limit else ""
+            return f"That did not work: {_WORDS.get(error.field, error.field)} {error.problem}{limit}."
+        case BackendUnavailableError():
+            extra = {"event": "memory_unavailable", "command": _name(ctx), "backend": error.backend}
+            log.warning("%s found no memory to work on", _name(ctx), extra=extra)
+            what = ctx.command.extras.get("could_not", "done") if ctx.command else "done"
+            return f"That could not be {what}: my memory does not answer right now. Please try again in a moment."
+        case _:
+            failed = {"event": "command_failed", "command": _name(ctx), "message_id": ctx.message.id}
+            log.error("%s failed", _name(ctx), exc_info=error, extra=failed)
+            return "Sorry, something went wrong. It is in the log."
+
+
+async def _unknown(ctx: commands.Context[Any], prefix: str) -> str:
+    name = ctx.invoked_with or ""
+    if not name[:1].isalpha():  # "%5 off" is no command
+        return ""
+    try:
+        answered = await ctx.bot.can_run(ctx)
+    except commands.CommandError:
+        answered = False
+    known = [each for command in ctx.bot.commands if not command.hidden for each in (command.name, *command.aliases)]
+    return render.unknown_command(name, known, prefix) if answered else ""
+
+
+def _usage(ctx: commands.Context[Any], prefix: str) -> str:
+    return render.usage(ctx.command, prefix) if ctx.command is not None else f"{prefix}help lists what I know."
+
+
+def _name(ctx: commands.Context[Any]) -> str:
+    return ctx.command.qualified_name if ctx.command is not None else "a command"
