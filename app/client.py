@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# The bot has no voice, so nobody needs to hear that a library for it is missing.
+discord.VoiceClient.warn_nacl = False
+
 EXTENSIONS = ("cogs.errors", "cogs.memory", "cogs.help")
 
 
