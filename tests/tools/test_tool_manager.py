@@ -383,6 +383,7 @@ async def test_a_tool_that_breaks_does_not_take_the_others_with_it(
 
 
 async def test_nothing_is_called_remembered_that_is_not(tools: ToolManager, small: SmallMemory) -> None:
+    await small.shared.open()
     small.break_all()
 
     told = tools.remember_user_info("1", "drink", "tea")
@@ -421,6 +422,7 @@ async def test_a_synchronous_call_ends_in_time_when_every_store_hangs(tmp_path: 
 
 
 async def test_one_store_is_enough_to_remember(tools: ToolManager, small: SmallMemory) -> None:
+    await small.shared.open()
     small.mcp.fault = "down"
 
     assert tools.remember_user_info("1", "drink", "tea").startswith("Got it!")

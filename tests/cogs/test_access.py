@@ -1,0 +1,90 @@
+"""Who is answered, and on whose behalf a message acts. No Discord needed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cogs.access import context_of, is_answered, may_command, scope_of
+from cogs.services import ChatPolicy
+from tools.context import ToolContext
+
+OWNER, FRIEND, STRANGER, ME = 1, 2, 3, 4
+HERE, THERE = 10, 11
+
+POLICY = ChatPolicy(owner_ids=frozenset({OWNER}), allowed_users=frozenset({FRIEND}), channels=frozenset({HERE}))
+
+
+@pytest.mark.parametrize(
+    ("author", "channel", "in_guild", "answered"),
+    [
+        (OWNER, HERE, True, True),
+        (OWNER, THERE, True, True),
+        (OWNER, THERE, False, True),
+        (FRIEND, HERE, True, True),
+        (FRIEND, THERE, True, False),
+        (FRIEND, THERE, False, True),
+        (STRANGER, HERE, True, False),
+        (STRANGER, HERE, False, False),
+    ],
+)
+def test_the_owner_is_answered_anywhere_and_others_by_the_lists(
+    author: int, channel: int, in_guild: bool, answered: bool
+) -> None:
+    assert is_answered(POLICY, author, channel_ids={channel}, in_guild=in_guild) is answered
+
+
+def test_by_default_nobody_is_answered_but_the_owner() -> None:
+    policy = ChatPolicy(owner_ids=frozenset({OWNER}))
+
+    assert is_answered(policy, OWNER, channel_ids={HERE}, in_guild=True)
+    assert not is_answered(policy, FRIEND, channel_ids={HERE}, in_guild=False)
+    assert not is_answered(ChatPolicy(), OWNER, channel_ids={HERE}, in_guild=False)
+
+
+def test_without_a_list_of_channels_any_will_do() -> None:
+    policy = ChatPolicy(allowed_users=frozenset({FRIEND}))
+
+    assert is_answered(policy, FRIEND, channel_ids={THERE}, in_guild=True)
+
+
+def test_in_the_sandbox_everyone_is_answered() -> None:
+    assert is_answered(ChatPolicy(everyone=True), STRANGER, channel_ids={HERE}, in_guild=True)
+
+
+def message(author: int, channel: int = THERE, guild: int | None = None, **of_channel: Any) -> Any:
+    return SimpleNamespace(
+        author=SimpleNamespace(id=author),
+        channel=SimpleNamespace(id=channel, **of_channel),
+        guild=SimpleNamespace(id=guild) if guild else None,
+    )
+
+
+def test_a_thread_belongs_to_its_channel() -> None:
+    assert may_command(POLICY, message(FRIEND, 99, guild=7, parent_id=HERE))
+    assert not may_command(POLICY, message(FRIEND, 99, guild=7, parent_id=THERE))
+
+
+def test_the_account_itself_is_answered_where_it_is_told_of() -> None:
+    assert may_command(POLICY, message(ME), me_id=ME)
+    assert not may_command(POLICY, message(ME))
+    assert not may_command(POLICY, message(STRANGER), me_id=ME)
+
+
+@pytest.mark.parametrize(
+    ("of", "scope"),
+    [
+        (message(OWNER, guild=7), "guild:7"),
+        (message(OWNER, guild=7, type="group"), "guild:7"),
+        (message(OWNER, type="private"), "dm"),
+        (message(OWNER), "dm"),
+        (message(OWNER, type="group"), f"group:{THERE}"),
+    ],
+)
+def test_what_is_said_somewhere_stays_there(of: Any, scope: str) -> None:
+    context: Any = SimpleNamespace(message=of, author=of.author)
+
+    assert scope_of(of) == scope
+    assert context_of(context) == ToolContext(str(OWNER), scope, frozenset({"", scope}))

@@ -1,0 +1,130 @@
+"""Text for a chat: harmless, and cut well."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cogs.text import INVISIBLE, LIMIT, disarm, guard, quote, split
+
+
+@pytest.mark.parametrize(
+    ("text", "harmless"),
+    [
+        ("@everyone and @here", "@\u200beveryone and @\u200bhere"),
+        ("@Everyone @HERE", "@\u200bEveryone @\u200bHERE"),
+        ("<@1> <@!1> <@&1> <#1>", "<\u200b@1> <\u200b@!1> <\u200b@&1> <\u200b#1>"),
+        ("</forget:1> <id:browse>", "<\u200b/forget:1> <\u200bid:browse>"),
+        ("<<@1>@@everyone", "<<\u200b@1>@@\u200beveryone"),
+        ("a@b.org 1 < 2 <:blob:1>", "a@b.org 1 < 2 <:blob:1>"),
+    ],
+)
+def test_mentions_are_disarmed_and_nothing_else(text: str, harmless: str) -> None:
+    assert disarm(text) == harmless
+    assert disarm(harmless) == harmless
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("plain", "plain"),
+        ("", "(nothing)"),
+        ("```x```", "`\u200b`\u200b`x`\u200b`\u200b`"),
+        ("[a](b)", "[a]\u200b(b)"),
+        ("||a||", "|\u200b|a|\u200b|"),
+        ("a\nb\r\nc\u2028d", "a\n  ┆ b\n  ┆ c\n  ┆ d"),
+        ("x" * 21, "x" * 20 + "… (21 characters in all)"),
+        ("x" * 19 + "👍🏽" + "y" * 9, "x" * 19 + "… (30 characters in all)"),
+    ],
+)
+def test_what_a_person_said_cannot_look_like_more(text: str, quoted: str) -> None:
+    assert quote(text, 20) == quoted
+
+
+@pytest.mark.parametrize("text", ["%x", "  %x", "\n%x", "\u3000%x"])
+def test_nothing_begins_with_a_prefix(text: str) -> None:
+    assert guard(text, ("%",)) == f"{INVISIBLE}%x"
+
+
+def test_other_prefixes_are_guarded_too() -> None:
+    assert guard("JAKEY do it", ("%", "jakey ", "")) == f"{INVISIBLE}JAKEY do it"
+    assert guard("hello %x", ("%", "jakey ", "")) == "hello %x"
+    assert guard("hello", ("",)) == "hello"
+
+
+def test_a_short_text_is_one_message() -> None:
+    assert split("hello") == ["hello"]
+    assert split("x" * LIMIT) == ["x" * LIMIT]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n \n"])
+def test_nothing_is_no_message(text: str) -> None:
+    assert split(text) == []
+
+
+def test_paragraphs_come_before_lines_before_words() -> None:
+    paragraphs = "aaaa aaaa\naaaa\n\nbbbb bbbb bbbb"
+    lines = "aaaa aaaa aaaa\nbbbb bbbb bbbb"
+    words = "aaaa aaaa aaaa bbbb bbbb bbbb"
+
+    assert split(paragraphs, 24) == ["aaaa aaaa\naaaa", "bbbb bbbb bbbb"]
+    assert split(lines, 24) == ["aaaa aaaa aaaa", "bbbb bbbb bbbb"]
+    assert split(words, 24) == ["aaaa aaaa aaaa bbbb", "bbbb bbbb"]
+
+
+def test_a_word_without_an_end_is_cut_where_no_emoji_is_torn_apart() -> None:
+    family = "👨‍👩‍👧"
+    flags = "🇳🇴🇸🇪"
+
+    for before in range(20):
+        for emoji in (family, "👍🏽", "e\u0301\u0302", flags[:2], "1️⃣"):
+            parts = split("x" * before + emoji + "y" * 30, 24)
+            assert any(emoji in part for part in parts), (before, emoji)
+
+
+def test_a_code_block_is_closed_and_opened_again() -> None:
+    code = "\n".join(f"    line_{number} = {number}" for number in range(10))
+
+    parts = split(f"Look:\n```py\n{code}\n```\nand so on", 80)
+
+    assert parts[0] == "Look:\n```py\n    line_0 = 0\n    line_1 = 1\n    line_2 = 2\n    line_3 = 3\n```"
+    assert parts[1].startswith("```py\n    line_4 = 4\n")
+    assert all(part.count("```") % 2 == 0 for part in parts)
+    assert parts[-1].endswith("and so on")
+
+
+def test_a_fence_itself_is_not_cut() -> None:
+    for before in range(15, 25):
+        parts = split("x" * before + "```" + "y" * 40 + "```", 24)
+        assert all(part.count("`") % 6 == 0 for part in parts), before
+
+
+def test_any_text_is_split_without_losing_anything() -> None:
+    dice = random.Random(1)
+    pieces = ["word", " ", "\n", "\n\n", "é", "👍🏽", "x" * 30, "%", "@everyone"]
+
+    for _ in range(300):
+        text = "".join(dice.choices(pieces, k=60))
+        parts = split(text, 50)
+
+        assert all(0 < len(part) <= 50 for part in parts)
+        assert "".join("".join(parts).split()) == "".join(text.split())
+
+
+def test_any_text_with_code_is_split_into_messages_that_fit() -> None:
+    dice = random.Random(2)
+    pieces = ["word ", "\n", "```", "```py\n", "``", "x" * 30, "👨‍👩‍👧"]
+
+    for _ in range(300):
+        parts = split("".join(dice.choices(pieces, k=60)), 60)
+
+        assert all(0 < len(part) <= 60 for part in parts)
+        assert all(part.count("```") % 2 == 0 for part in parts[:-1])
+
+
+def test_a_large_text_is_split_quickly() -> None:
+    parts = split("word " * 20_480)
+
+    assert len(parts) == 52
+    assert all(len(part) <= LIMIT for part in parts)
