@@ -17,6 +17,10 @@ class BackendUnavailableError(MemoryBackendError):
         self.reason = reason
 
 
+class BackendStartingError(BackendUnavailableError):
+    """The backend is coming up for the first time since it was opened; it will answer in a moment, or be down."""
+
+
 class MemoryRejectedError(MemoryBackendError, ValueError):
     """The input will never be kept, here or anywhere; repeating the call cannot help.
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from memory.backend import remaining_s
-from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
 from memory.health import CircuitBreaker, ProbePlan
 from memory.outbox import Backlog
 from memory.report import StoreHealth, StoreState
@@ -36,7 +36,6 @@ class Member:
         priority: the lower, the earlier it is asked.
         timeout_s: the longest one call of the store may take.
         plan: when canaries are sent.
-        starting_s: for how long after `open` a store that never answered counts as starting, not as down.
     """
 
     def __init__(
@@ -46,16 +45,14 @@ class Member:
         priority: int,
         timeout_s: float = 1.5,
         plan: ProbePlan | None = None,
-        starting_s: float = 10.0,
     ) -> None:
         self.backend = backend
         self.priority = priority
         self._timeout_s = timeout_s
-        self._starting_s = starting_s
         self._breaker = CircuitBreaker(plan)
         self._backlog = Backlog()
         self._refused = 0
-        self._opened_at = time.monotonic()
+        self._starting = False
         self._checked_at: datetime | None = None
         self._latency_ms: float | None = None
         self._checking = asyncio.Lock()
@@ -72,7 +69,6 @@ class Member:
 
     async def open(self) -> None:
         """Look at the store once, then go on looking in the background."""
-        self._opened_at = time.monotonic()
         await self.check()
         # A context of its own: the deadline of whatever operation opened us must not follow the loop.
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.name}", context=Context())
@@ -98,7 +94,7 @@ class Member:
         try:
             return await self._bounded(operation, work)
         except BackendUnavailableError as exc:
-            self._fail(exc.reason)
+            self._fail(exc)
             raise
 
     def missed(self, records: Sequence[Record]) -> None:
@@ -121,7 +117,7 @@ class Member:
                 self._latency_ms = (time.perf_counter() - began) * 1000
                 await self._catch_up()
             except (BackendUnavailableError, MemoryRejectedError) as exc:
-                self._fail(exc.reason if isinstance(exc, BackendUnavailableError) else str(exc))
+                self._fail(exc)
             else:
                 was_closed = self._breaker.closed
                 self._breaker.succeed()  # nothing was awaited since the backlog was seen empty
@@ -131,7 +127,7 @@ class Member:
 
     def give_up(self, reason: str) -> None:
         """Count the store as down until a canary passes."""
-        self._fail(reason)
+        self._fail(BackendUnavailableError(self.name, "answer", reason))
 
     def health(self) -> StoreHealth:
         """Return how the store is doing, as of the last canary and the last call."""
@@ -152,8 +148,7 @@ class Member:
 
     def _state(self) -> StoreState:
         if not self._breaker.closed:
-            young = time.monotonic() - self._opened_at < self._starting_s
-            return StoreState.STARTING if young and not self._breaker.ever_closed else StoreState.DOWN
+            return StoreState.STARTING if self._starting else StoreState.DOWN
         if not self._breaker.fresh:
             return StoreState.DOWN
         if self._backlog or self._backlog.dropped or self._refused:
@@ -170,8 +165,10 @@ class Member:
             await asyncio.sleep(self._breaker.wait_s())
             await self.check()
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, error: BackendUnavailableError | MemoryRejectedError) -> None:
         before = self._breaker.reason
+        reason = error.reason if isinstance(error, BackendUnavailableError) else str(error)
+        self._starting = isinstance(error, BackendStartingError)
         if self._breaker.fail(reason):
             extra = {"event": "breaker_opened", "backend": self.name}
             log.warning("%s stopped answering: %s", self.name, reason, extra=extra)

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OPEN_S = 10.0
-_START_S = 1.5  # what the first call waits for a store that is coming up, so that it is in all of them
+_START_S = 1.8  # what the first call waits for a store that is coming up, so that it is in all of them
 _CLOSE_S = 4.0
 _CLOSE_AT_EXIT_S = 1.5
 _HOP_S = 0.2

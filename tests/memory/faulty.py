@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memory.backend import PAGE, MemoryBackend
 from memory.backends.in_memory import InMemoryBackend
-from memory.errors import BackendUnavailableError
+from memory.errors import BackendStartingError, BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ class FaultyBackend(MemoryBackend):
     """An in-memory store with a switch.
 
     Attributes:
-        fault: "" works; "down" says so at once; "hang" never answers and ignores cancellation; "crash" raises
+        fault: "" works; "down" and "starting" say so at once; "hang" never answers and ignores cancellation; "crash" raises
             what no store may raise; "refuse writes" reads well; "late" does the work and answers too late.
         calls: how often any primitive was called.
     """
@@ -63,6 +63,8 @@ class FaultyBackend(MemoryBackend):
         match self.fault:
             case "down":
                 raise BackendUnavailableError(self.name, "answer", "down")
+            case "starting":
+                raise BackendStartingError(self.name, "answer", "starting")
             case "crash":
                 raise RuntimeError("a bug in a store")
             case "hang" | "late":

@@ -20,8 +20,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
+from memory import backend as backend_module
 from memory.backend import remaining_s
 from memory.backends.mcp import MCPMemoryBackend, protocol
+from memory.backends.mcp import backend as mcp_backend
+from memory.backends.mcp import process as mcp_process
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import MemoryEntry, Tombstone, UserTombstone, slot_of, user_hash_of
 from tests.contract import NOW_MS, BackendContract, everything, make_entry, revision
@@ -49,7 +52,7 @@ FAKE = textwrap.dedent("""
         elif ask["method"] == "tools/list":
             result = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in tools]}
         elif ask["method"] == "ping":
-            result = {}
+            result = "hang" if "no ping" in tools else {}
         else:
             result = answer
         if result == "die":
@@ -188,6 +191,28 @@ async def test_more_than_a_mebibyte_of_a_user_comes_in_pages(server: MCPMemoryBa
     assert max(sum(len(str(record)) for record in page.records) for page in pages) < 512 * 1024
 
 
+async def test_a_put_is_sent_in_parts_that_no_client_or_server_chokes_on() -> None:
+    records = [make_entry("u", f"key{n}", "\x00" * size) for n in range(40) for size in (1, 20_000, 100_000)]
+
+    batches = list(mcp_backend._batches(records))
+
+    assert [item for batch in batches for item in batch] == [protocol.to_wire(record) for record in records]
+    assert max(len(json.dumps(batch)) for batch in batches) < 900_000
+    assert len(batches) < len(records)
+    many = [make_entry("u", f"key{n}", "") for n in range(1_500)]
+    assert max(map(len, mcp_backend._batches(many))) <= 1_000
+
+
+async def test_what_was_read_no_longer_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_process, "LINE_MAX", 100_000)
+    large = page(make_entry("u", "key", "x" * 30_000))
+    async with up(fake(large)) as backend:
+        for _ in range(5):
+            assert (await backend.scan("u")).records
+        assert backend._link._process is not None
+        assert backend._link._process._waiting == 0
+
+
 async def test_a_key_with_large_values_in_many_scopes_is_found_in_all(server: MCPMemoryBackend, user: str) -> None:
     entries = [make_entry(user, "key", f"{n} " + "x" * 100_000, scope=f"guild:{n}") for n in range(12)]
     await server.put(entries)
@@ -274,17 +299,22 @@ async def test_a_stopped_server_is_replaced_when_no_caller_waits_long_enough_to_
     assert await server.wait_ready(UP_WITHIN_S)
 
 
-async def test_a_server_that_answers_others_is_not_replaced_for_one_abandoned_call(server: MCPMemoryBackend) -> None:
-    pid = pid_of(server)
-    backend = server._link  # a slow caller's call, without a second process
+async def test_a_server_that_answers_others_is_not_replaced_for_a_call_that_is_not_answered() -> None:
+    tools = json.dumps([*TOOLS, "no ping"])
+    async with up(script(FAKE, tools, json.dumps(said({"healthy": True})), call_timeout_s=0.2)) as backend:
+        pid = pid_of(backend)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await backend.probe()
+        doubt = backend._link._ping
+        assert doubt is not None
 
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0):
-            await backend.call(protocol.PROBE, {}, 1.5)
-    await until(lambda: not backend._calls)
+        while not doubt.done():
+            await backend.probe()
+            await asyncio.sleep(0.02)
 
-    assert server.pid == pid
-    await server.probe()
+        assert backend.pid == pid
+        await backend.probe()
 
 
 async def test_a_locked_file_is_unavailable_and_not_green_and_no_reason_to_replace_the_server(
@@ -309,6 +339,9 @@ async def test_no_operation_outlives_its_own_deadline() -> None:
             began = time.monotonic()
             assert "no answer within" in await reason_of(call)
             assert time.monotonic() - began < 0.45
+        token = backend_module._deadline.set(asyncio.get_running_loop().time())
+        assert await reason_of(backend.probe()) == "no time was left to ask"
+        backend_module._deadline.reset(token)
 
 
 async def test_closing_takes_no_longer_for_a_stopped_server_and_open_may_follow(
@@ -332,6 +365,20 @@ async def test_closing_takes_no_longer_for_a_stopped_server_and_open_may_follow(
     assert await server.get_all(user) == {"drink": "tea"}
 
 
+async def test_a_wrapper_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    wrapper = 'trap "" TERM; sleep 1000 & echo $! > "$0.part"; mv "$0.part" "$0"; sleep 1000'
+    backend = MCPMemoryBackend(["sh", "-c", wrapper, str(note)])
+    await backend.open()
+    await until(note.exists)
+    pids = [pid_of(backend), int(note.read_text())]
+    assert {os.getsid(pid) for pid in pids} == {pid_of(backend)}  # not ours, which a Ctrl-C would reach
+
+    await backend.close()
+
+    await until(lambda: all(gone(pid) for pid in pids), 1)
+
+
 async def test_a_server_in_order_is_closed_in_order(tmp_path: Path) -> None:
     source = "import sys; print('x', flush=True); sys.stdin.read(); open(sys.argv[1], 'w').write('read to the end')"
     note = tmp_path / "note"
@@ -352,6 +399,10 @@ async def test_a_server_in_order_is_closed_in_order(tmp_path: Path) -> None:
     ("command", "reason"),
     [
         ([sys.executable, "-c", "raise SystemExit(3)"], "the server process ended (exit code 3)"),
+        (
+            [sys.executable, "-c", "import os, time; os.close(1); time.sleep(1000)"],
+            "the server process ended (signal 15)",
+        ),
         (["/no/such/command"], "the server cannot be started (No such file or directory)"),
         ([sys.executable, "-c", "while True: print('no json', flush=True)"], "the server does not speak MCP"),
         ([sys.executable, "-c", "import os\nwhile True: os.write(1, b'x' * 65536)"], "the server sends too much"),
@@ -447,6 +498,7 @@ def page(*records: Any, following: Any = None) -> dict[str, Any]:
         page(OURS, OTHERS),
         page(UserTombstone(user_hash_of("other"), revision(NOW_MS))),
         page(Tombstone("other", slot_of("other", "", "key"), revision(NOW_MS))),
+        page(Tombstone("other", slot_of("u", "", "key"), revision(NOW_MS))),
         page(make_entry("u", "another key", "ours")),
         page(make_entry("u", "key", "ours", scope="another scope")),
     ],

@@ -251,27 +251,22 @@ async def test_health_turns_red_at_the_first_failed_canary_and_green_by_itself(c
         await eventually(lambda: member.health().state is StoreState.HEALTHY)
 
 
-async def test_a_store_that_never_answered_is_starting_then_down(clock: HybridLogicalClock) -> None:
+async def test_a_store_that_is_starting_is_waited_for_and_a_store_that_is_down_is_not(
+    clock: HybridLogicalClock,
+) -> None:
     store = FaultyBackend("store", clock=clock)
-    store.fault = "down"
-    member = Member(store, priority=1, plan=QUICK, starting_s=0.05)
-    async with UnifiedMemoryBackend([member], clock=clock) as unified:
-        assert member.health().state is StoreState.STARTING
-        await eventually(lambda: member.health().state is StoreState.DOWN)
-
-        store.fault = ""
-        await eventually(lambda: member.health().state is StoreState.HEALTHY)
-        assert await unified.health_check()
-
-
-async def test_health_waits_for_a_store_that_is_starting(clock: HybridLogicalClock) -> None:
-    store = FaultyBackend("store", clock=clock)
-    store.fault = "down"
+    store.fault = "starting"
     member = Member(store, priority=1, plan=QUICK)
     async with UnifiedMemoryBackend([member], clock=clock) as unified:
+        assert member.health().state is StoreState.STARTING
         asyncio.get_running_loop().call_later(0.03, setattr, store, "fault", "")
-
         assert await unified.health_check(settle_s=5)
+
+        store.fault = "down"
+        began = time.monotonic()
+        assert not await unified.health_check(settle_s=5)
+        assert member.health().state is StoreState.DOWN
+        assert time.monotonic() - began < 1
 
 
 async def test_no_store_at_all_is_never_healthy() -> None:

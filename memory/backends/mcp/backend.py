@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from memory.backend import PAGE, MemoryBackend, remaining_s
 from memory.backends.mcp import protocol
-from memory.backends.mcp.link import LinkDownError, MCPLink
-from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.backends.mcp.link import LinkDownError, LinkStartingError, MCPLink
+from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
 from memory.model import (
     LIMIT_MAX,
     Audience,
@@ -178,6 +178,8 @@ class MCPMemoryBackend(MemoryBackend):
         timeout_s = self._call_timeout_s if left_s is None else min(self._call_timeout_s, left_s)
         try:
             answer = await self._link.call(tool, arguments, timeout_s)
+        except LinkStartingError as exc:
+            raise BackendStartingError(self.name, operation, str(exc)) from exc
         except LinkDownError as exc:
             raise BackendUnavailableError(self.name, operation, str(exc)) from exc
         if not answer.failed:

@@ -32,6 +32,10 @@ class LinkDownError(Exception):
     """No answer; the text says why, fit for a status line. The call may or may not have happened."""
 
 
+class LinkStartingError(LinkDownError):
+    """No answer yet: the first connection since `open` is being made."""
+
+
 class MCPLink:
     """Runs *command* as an MCP server and starts it again whenever it ends, hangs or makes no sense.
 
@@ -74,6 +78,8 @@ class MCPLink:
         self._jitter = jitter
         self._owner: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[Any]] = set()
+        self._ping: asyncio.Task[None] | None = None
+        self._starting = False
         self._session: Session | None = None
         self._process: ServerProcess | None = None
 
@@ -92,6 +98,7 @@ class MCPLink:
         self._stop = asyncio.Event()
         self._ready = asyncio.Event()
         self._proved = False
+        self._starting = True
         self.reason = "starting"
         # Its own context: the deadline of the operation under way is no deadline of the link's.
         self._owner = asyncio.create_task(self._own(), name=f"{self._name} link", context=contextvars.Context())
@@ -121,9 +128,11 @@ class MCPLink:
         """Return what *tool* answers within *timeout_s*; LinkDownError otherwise, at once if there is no server."""
         session, process = self._session, self._process
         if session is None or process is None:
-            raise LinkDownError(self.reason)
+            raise (LinkStartingError if self._starting else LinkDownError)(self.reason)
         if self._loop is not asyncio.get_running_loop():
             raise LinkDownError("it was opened on another event loop")
+        if timeout_s <= 0:
+            raise LinkDownError("no time was left to ask")
         asked_at = self._loop.time()
         task = asyncio.create_task(session.call(tool, arguments))
         self._calls.add(task)
@@ -147,13 +156,12 @@ class MCPLink:
             return
         if waited_s >= self._call_timeout_s:
             process.fail(f"no answer within {self._call_timeout_s:g} s")
-        elif self._session is not None:
-            # A cancelled call is never answered, so silence would prove nothing: ask something else.
-            task = asyncio.create_task(self._ping(self._session, process), context=contextvars.Context())
-            self._calls.add(task)
-            task.add_done_callback(self._called)
+        elif self._session is not None and (self._ping is None or self._ping.done()):
+            # A cancelled call is never answered, so its silence proves nothing: ask something else.
+            ask = self._ask_alive(self._session, process)
+            self._ping = asyncio.create_task(ask, context=contextvars.Context())
 
-    async def _ping(self, session: Session, process: ServerProcess) -> None:
+    async def _ask_alive(self, session: Session, process: ServerProcess) -> None:
         asked_at = self._loop.time()
         ping = asyncio.create_task(session.ping())
         self._calls.add(ping)
@@ -161,8 +169,7 @@ class MCPLink:
         await asyncio.wait({ping}, timeout=self._call_timeout_s)
         if not ping.done():
             ping.cancel()
-            if process.heard_at <= asked_at:
-                process.fail(f"no answer within {self._call_timeout_s:g} s")
+            self._suspect(process, asked_at)
 
     def _called(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
@@ -237,6 +244,7 @@ class MCPLink:
 
     def _leave(self, reason: str) -> None:
         self._session = None
+        self._starting = False
         self._ready.clear()
         self.reason = reason
 
