@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from cogs.text import quote
+from tools.memory_tools import silent_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,9 +54,8 @@ def memories(found: SearchResult, query: str, page: int, prefix: str) -> str:
     if shown and page < pages:
         again = f" {quote(query, _KEY_SHOWN)}" if query else ""
         lines.append(f"See more: {prefix}memories{again} --page {page + 1}")
-    if found.missing:
-        names = " and ".join(found.missing)
-        lines.append(f"Note: {names} did not answer, so something may be missing or out of date.")
+    if silent := silent_stores(found):
+        lines.append(f"Note: {silent}")
     return "\n".join(lines)
 
 

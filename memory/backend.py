@@ -127,7 +127,7 @@ class MemoryBackend(ABC):
         async with self._bounded("search"):
             page = await self._all_of(user_id)
         hits, cut = ranking.rank(visible(page.records, audience), query or "", limit)
-        return SearchResult(hits, cut, page.answered, page.missing)
+        return SearchResult(hits, cut, page.answered, page.missing, page.starting)
 
     async def get_all(self, user_id: str, *, audience: Audience = None) -> dict[str, str]:
         """Return every visible key with its value. Where several visible scopes hold a key, the newest."""
@@ -259,12 +259,14 @@ class MemoryBackend(ABC):
         records: list[Record] = []
         answered: dict[str, None] = {}
         missing: dict[str, None] = {}
+        starting: dict[str, None] = {}
         async for page in self.pages(user_id):
             records += page.records
             answered |= dict.fromkeys(page.answered)
             missing |= dict.fromkeys(page.missing)
+            starting |= dict.fromkeys(page.starting)
         spoke_throughout = tuple(name for name in answered if name not in missing)
-        whole = Page(tuple(newest(records).values()), None, spoke_throughout, tuple(missing))
+        whole = Page(tuple(newest(records).values()), None, spoke_throughout, tuple(missing), tuple(starting))
         self._observe(whole)
         return whole
 

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from memory.model import Position, Record
 
 
-def merge_pages(pages: Sequence[Page], missing: Sequence[str] = ()) -> Page:
+def merge_pages(pages: Sequence[Page], missing: Sequence[str] = (), starting: Sequence[str] = ()) -> Page:
     """Return one page out of one page of each store that answered, best store first.
 
+    *missing* and *starting* (some of them) are the stores that did not.
     Where a store's page ends before the others', so does the merged one: what lies behind is asked again.
     """
     ends = [page.next for page in pages if page.next is not None]
@@ -23,7 +24,8 @@ def merge_pages(pages: Sequence[Page], missing: Sequence[str] = ()) -> Page:
     answered = dict.fromkeys(name for page in pages for name in page.answered)
     silent = dict.fromkeys([*missing, *(name for page in pages for name in page.missing)])
     ordered = sorted(newest(records).values(), key=lambda record: record.position)
-    return Page(tuple(ordered), end, tuple(answered), tuple(silent))
+    young = dict.fromkeys([*starting, *(name for page in pages for name in page.starting)])
+    return Page(tuple(ordered), end, tuple(answered), tuple(silent), tuple(young))
 
 
 def _belongs(record: Record, end: Position | None) -> bool:

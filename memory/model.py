@@ -84,12 +84,16 @@ Record: TypeAlias = MemoryEntry | Tombstone | UserTombstone
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records, the stores they speak for, and where the next page starts (None: this was the last)."""
+    """Records, where the next page starts (None: this was the last), and the stores they speak for.
+
+    Attributes: see SearchResult.
+    """
 
     records: tuple[Record, ...]
     next: Position | None = None
     answered: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    starting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +114,14 @@ class SearchResult(Sequence[MemoryEntry]):
         cut: how many more matched than *limit* let through.
         answered: the stores this result speaks for.
         missing: the stores that did not answer, so that something may be missing or out of date.
+        starting: those of the missing that are only just coming up.
     """
 
     hits: tuple[Hit, ...] = ()
     cut: int = 0
     answered: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    starting: tuple[str, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> MemoryEntry: ...

@@ -128,7 +128,9 @@ class UnifiedMemoryBackend(MemoryBackend):
         if not pages:
             raise self._nobody(operation, outcomes)
         spoke = {name for page in pages for name in page.answered}
-        return merge_pages(pages, [member.name for member in self.members if member.name not in spoke])
+        silent = [member for member in self.members if member.name not in spoke]
+        starting = [member.name for member in silent if member.health().state is StoreState.STARTING]
+        return merge_pages(pages, [member.name for member in silent], starting)
 
     async def _ask(
         self, members: Sequence[Member], operation: str, work: Callable[[Member], Awaitable[T]]

@@ -200,14 +200,22 @@ def findings(found: SearchResult, query: str) -> str:
         lines.append(f"I remember nothing{about}.")
     if found.cut:
         lines.append(f"({found.cut} more matched.)")
-    if found.missing:
-        lines.append(missing_stores(found.missing))
+    if silent := silent_stores(found):
+        lines.append(f"({silent})")
     return "\n".join(lines)
 
 
-def missing_stores(names: tuple[str, ...]) -> str:
-    """Return a sentence about stores that did not answer."""
-    return f"({' and '.join(names)} did not answer, so something may be missing or out of date.)"
+def silent_stores(found: SearchResult) -> str:
+    """Return a sentence about the stores that did not answer; empty if there is nothing to say about them.
+
+    A store that is only just coming up is worth a word where nothing was found, as it may know more.
+    """
+    down = [name for name in found.missing if name not in found.starting]
+    if down:
+        return f"{' and '.join(down)} did not answer, so something may be missing or out of date."
+    if found.starting and not found:
+        return f"{' and '.join(found.starting)} is still starting: ask again in a moment."
+    return ""
 
 
 def could_not(what: str, exc: MemoryRejectedError | BackendUnavailableError) -> str:

@@ -321,3 +321,13 @@ async def test_logs_name_the_store_and_nothing_of_a_memory(
     assert "first stopped answering" in text
     assert "marker" not in text
     assert {"breaker_opened", "store_fault"} <= {getattr(record, "event", "") for record in caplog.records}
+
+
+async def test_a_search_tells_a_store_that_is_starting_from_one_that_is_down(clock: HybridLogicalClock) -> None:
+    young, down = FaultyBackend("young", clock=clock), FaultyBackend("down", clock=clock)
+    young.fault, down.fault = "starting", "down"
+    members = [Member(store, priority=1, plan=BY_HAND) for store in (young, down, InMemoryBackend("up", clock=clock))]
+    async with UnifiedMemoryBackend(members, clock=clock) as unified:
+        result = await unified.search("u1", "x")
+
+    assert (result.answered, result.missing, result.starting) == (("up",), ("young", "down"), ("young",))
