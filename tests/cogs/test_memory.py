@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,9 @@ from cogs.memory import MemoryCog
 from tests.cogs.conftest import IS_OFFICIAL
 
 if TYPE_CHECKING:
+    import discord
+    from discord.ext import commands
+
     from tests.cogs.conftest import Chat
 
 HOSTILE = {
@@ -161,6 +164,24 @@ async def test_only_the_same_person_in_the_same_channel_says_yes(chat: Chat) -> 
     assert await chat.kept(chat.ana)
 
     assert await chat.ask(chat.ana, "y", "Home") == "Done: I have forgotten everything about you."
+
+
+async def test_a_yes_before_the_question_is_none(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    await chat.ask(chat.ana, "%remember drink tea")
+    speech = chat.bot.services.speech
+    reply = speech.reply
+
+    async def reply_late(ctx: commands.Context[Any], text: str) -> list[discord.Message]:
+        if "Shall I" in text:
+            await chat.bot.handled(chat.server.say(chat.ana, "yes"))
+        return await reply(ctx, text)
+
+    monkeypatch.setattr(speech, "reply", reply_late)
+
+    replies = await chat.ask_all(chat.ana, "%clearmemories")
+
+    assert replies[-1].content == "There was no yes, so nothing was forgotten."
+    assert await chat.kept(chat.ana)
 
 
 async def test_a_yes_that_does_not_come_is_a_no(chat: Chat) -> None:
@@ -317,6 +338,7 @@ async def test_a_huge_memory_is_shown_in_a_few_messages(chat: Chat) -> None:
     assert len(among) == 1
     assert all(len(message.content) < 2_000 for message in alone + among)
     assert alone[-1].content.endswith("(100,000 characters in all)")
+    assert [message.reply_to is not None for message in alone] == [True, False, False]
 
 
 @pytest.mark.parametrize(

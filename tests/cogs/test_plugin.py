@@ -93,6 +93,36 @@ async def test_with_our_error_handler_it_is_told_once_too(server: LoopbackDiscor
     assert second.content.startswith("The <type> is missing.")
 
 
+async def test_whom_the_host_does_not_answer_is_not_told_of_unknown_commands(
+    server: LoopbackDiscord, bot: BareBot
+) -> None:
+    await bot.load_extension("cogs.errors")
+    answer = (await server.ask(server.you, "%nonsense")).content
+    bot.add_check(lambda ctx: ctx.author.id == server.you.id)
+
+    asked = server.say(server.world.person("ana"), "%nonsense")
+    also_asked = server.say(server.world.person("ana"), "%memories")
+    await bot.handled(asked)
+    await bot.handled(also_asked)
+    await server.ask(server.you, "%nonsense")
+
+    assert answer.startswith("I don't know %nonsense.")
+    assert server.replies(asked) == []
+
+
+@pytest.mark.skipif(IS_OFFICIAL, reason="a bot account never answers itself")
+async def test_in_a_bare_bot_too_what_it_sent_itself_is_no_command(
+    server: LoopbackDiscord, bot: BareBot, small: SmallMemory
+) -> None:
+    sent = await server.ask(server.you, "%memories")
+
+    echo = server.say_as_bot("%remember drink tea", nonce=sent.nonce)
+    await bot.handled(echo)
+
+    assert server.replies(echo) == []
+    assert await small.sqlite.get_all(str(server.world.bot.id)) == {}
+
+
 async def test_other_commands_of_the_host_are_its_own_affair(server: LoopbackDiscord, bot: BareBot) -> None:
     message = server.say(server.you, "%unknown")
     await bot.handled(message)

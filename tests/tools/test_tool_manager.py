@@ -226,6 +226,18 @@ async def test_what_may_be_told_anywhere_is_forgotten_from_anywhere(tools: ToolM
     assert not await tools.recall(ANA)
 
 
+async def test_what_a_silent_store_alone_holds_is_forgotten_too(tools: ToolManager, small: SmallMemory) -> None:
+    await small.shared.open()
+    await small.mcp.store("1", "drink", "tea", scope="dm")
+    small.mcp.fault = "down"
+
+    assert not await tools.forget(ANA, "drink")
+
+    small.mcp.fault = ""
+    await tools.status(settle_s=0)
+    assert not await tools.recall(ANA)
+
+
 async def test_the_operator_forgets_in_one_scope_alone(tools: ToolManager) -> None:
     await tools.remember(ANA, "drink", "tea")
 
