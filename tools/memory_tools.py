@@ -9,6 +9,7 @@ import asyncio
 import difflib
 import re
 import unicodedata
+from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,11 +25,14 @@ from memory import (
 from tools.context import ToolContext  # noqa: TC001 - tools/schema.py reads the annotations
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from memory import MemoryBackend, SharedMemory
 
 _VALUE_SHOWN = 1_000
 _QUERY_MAX = 4_096
 _NEAR = 0.5
+_TIDY_KEPT = 10_000
 _GAPS = re.compile(r"[\s_]+")
 _FIELDS = {"key": "information_type", "value": "information"}
 
@@ -42,6 +46,7 @@ class UserMemory:
 
     def __init__(self, memory: SharedMemory | None = None) -> None:
         self._memory = memory
+        self._tidy: OrderedDict[tuple[str, str], None] = OrderedDict()  # where no key was spelt otherwise
 
     @property
     def memory(self) -> SharedMemory:
@@ -54,6 +59,7 @@ class UserMemory:
     def use(self, memory: SharedMemory | None) -> SharedMemory | None:
         """Work on *memory* from now on; None is the process-wide one. Return what was worked on before."""
         before, self._memory = self._memory, memory
+        self._tidy.clear()
         return before
 
     async def remember(self, context: ToolContext, information_type: str, information: str) -> str:
@@ -67,10 +73,10 @@ class UserMemory:
         )
         if isinstance(stored, BaseException):
             raise stored
-        if isinstance(spellings, BaseException) and not isinstance(spellings, BackendUnavailableError):
-            raise spellings
-        if isinstance(spellings, list) and spellings:
-            # What another program stored under another spelling was replaced by this.
+        if isinstance(spellings, BaseException):
+            if not isinstance(spellings, BackendUnavailableError):
+                raise spellings
+        elif spellings:
             with suppress(BackendUnavailableError, TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._delete(context.user_id, context.scope, spellings)
@@ -114,7 +120,7 @@ class UserMemory:
 
     async def _forget_in(self, scope: str, user_id: str, key: str, only_if: str | None) -> bool:
         kept = await self._store_of_all.get_all(user_id, audience=frozenset({scope}))
-        spellings = {name for name in kept if _same_key(name, key)}
+        spellings = {name for name, other in (await asyncio.to_thread(_normalised, kept)).items() if other == key}
         if only_if is not None:
             spellings = {name for name in spellings if kept[name] == only_if}
         else:
@@ -125,8 +131,20 @@ class UserMemory:
         return any(await asyncio.gather(*(self._store_of_all.delete(user_id, key, scope=scope) for key in keys)))
 
     async def _other_spellings(self, user_id: str, scope: str, key: str) -> list[str]:
+        """Return the other spellings of *key* that another program may have stored.
+
+        We write one spelling, so a place where there was no other is not looked through again.
+        """
+        place = (user_id, scope)
+        if place in self._tidy:
+            return []
         kept = await self._store_of_all.get_all(user_id, audience=frozenset({scope}))
-        return [name for name in kept if name != key and _same_key(name, key)]
+        spellings = await asyncio.to_thread(_normalised, kept)
+        if all(name == other for name, other in spellings.items()):
+            self._tidy[place] = None
+            if len(self._tidy) > _TIDY_KEPT:
+                self._tidy.popitem(last=False)
+        return [name for name, other in spellings.items() if other == key != name]
 
 
 async def remember_user_info(
@@ -230,10 +248,15 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters in all)"
 
 
-def _same_key(name: str, key: str) -> bool:
-    with suppress(MemoryRejectedError):  # a name that no spelling of ours leads to
-        return normalise_key(name) == key
-    return False
+def _normalised(names: Iterable[str]) -> dict[str, str]:
+    """Return each name with its one spelling; empty where it has none."""
+    spellings = {}
+    for name in names:
+        try:
+            spellings[name] = normalise_key(name)
+        except MemoryRejectedError:
+            spellings[name] = ""
+    return spellings
 
 
 def _in_line(text: str) -> str:
