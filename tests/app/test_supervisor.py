@@ -91,7 +91,8 @@ async def test_a_server_error_at_login_is_tried_again(server: LoopbackDiscord) -
     await running
 
 
-async def test_a_bad_token_cannot_run(server: LoopbackDiscord) -> None:
+@pytest.mark.usefixtures("server")
+async def test_a_bad_token_cannot_run() -> None:
     with pytest.raises(CannotRunError, match="refused the token"):
         await asyncio.wait_for(Life("wrong").supervisor.run(), 10)
 
@@ -110,7 +111,9 @@ async def test_a_close_for_good_cannot_run(server: LoopbackDiscord, code: int) -
 
 
 @pytest.mark.skipif(IS_OFFICIAL, reason="discord.py reconnects by itself where discord.py-self raises AttributeError")
-async def test_an_error_that_no_library_documents_is_outlived(server: LoopbackDiscord) -> None:
+async def test_an_error_that_no_library_documents_is_outlived(
+    server: LoopbackDiscord, monkeypatch: pytest.MonkeyPatch
+) -> None:
     life = Life(server.token)
     running = asyncio.create_task(life.supervisor.run())
     await server.wait_connected()
@@ -120,7 +123,7 @@ async def test_an_error_that_no_library_documents_is_outlived(server: LoopbackDi
     async def broken() -> None:
         raise AttributeError("'NoneType' object has no attribute 'sequence'")
 
-    first.ws.poll_event = broken
+    monkeypatch.setattr(first.ws, "poll_event", broken)
     server.say(server.you, "%echo last")  # wakes the client up, which then polls once more
 
     await asyncio.wait_for(life.waited.wait(), 10)

@@ -45,7 +45,7 @@ class SmallBot(commands.Bot):
 
     def __init__(self, **options: Any) -> None:
         if IS_OFFICIAL:
-            intents = discord.Intents.default()
+            intents: Any = getattr(discord, "Intents").default()  # noqa: B009 - discord.py-self has none
             intents.message_content = True
             options = {"intents": intents, "guild_ready_timeout": 0.05} | options
         else:

@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
@@ -40,7 +40,7 @@ class Keyboard(io.StringIO):
         return True
 
 
-def terminal_for(bot: SmallBot, server: LoopbackDiscord, source: io.TextIOBase, screen: Screen) -> Terminal:
+def terminal_for(bot: SmallBot, server: LoopbackDiscord, source: TextIO, screen: Screen) -> Terminal:
     terminal = Terminal(server, input=source, output=screen, quiet_s=0.03, settle_s=0.05, patience_s=5)
     bot.report_handled = terminal.mark_handled
     return terminal
@@ -206,8 +206,8 @@ async def test_a_keyboard_is_greeted_and_not_echoed(server: LoopbackDiscord, bot
 
 async def test_a_pipe_is_read_while_it_is_written(server: LoopbackDiscord, bot: SmallBot) -> None:
     screen = Screen()
-    reading, writing = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), ("r", "wb"), strict=True))
-    with reading, writing:
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "r") as reading, os.fdopen(write_end, "wb") as writing:
         running = asyncio.create_task(terminal_for(bot, server, reading, screen).run())
         writing.write(b"%echo \xff tea\n")
         writing.flush()
