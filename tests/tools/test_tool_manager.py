@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memory import VALUE_MAX_BYTES, BackendUnavailableError, MemoryRejectedError
+from memory import VALUE_MAX_BYTES, BackendUnavailableError, Hit, MemoryEntry, MemoryRejectedError, SearchResult
 from tests.tools.memories import SmallMemory
 from tools.context import ToolContext
-from tools.memory_tools import most_alike, normalise_key
+from tools.memory_tools import findings, most_alike, normalise_key
 from tools.tool_manager import CALLS_MAX, ToolManager
 
 if TYPE_CHECKING:
@@ -105,6 +105,16 @@ async def test_search_says_which_store_did_not_answer(tools: ToolManager, small:
     lines = tools.search_user_memory("1", "drink").splitlines()
 
     assert lines == ["drink: tea", "(mcp did not answer, so something may be missing or out of date.)"]
+
+
+def test_a_store_that_is_only_starting_is_named_where_nothing_was_found() -> None:
+    starting = {"answered": ("sqlite",), "missing": ("mcp",), "starting": ("mcp",)}
+    hit = Hit(MemoryEntry("1", "drink", "tea"), 1.0, "")
+
+    assert findings(SearchResult((hit,), **starting), "drink") == "drink: tea"
+    assert findings(SearchResult(**starting), "") == (
+        "I remember nothing.\n(mcp is still starting: ask again in a moment.)"
+    )
 
 
 async def test_a_value_of_several_lines_cannot_pass_for_several_memories(tools: ToolManager) -> None:
