@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,13 +109,11 @@ async def test_search_says_which_store_did_not_answer(tools: ToolManager, small:
 
 
 def test_a_store_that_is_only_starting_is_named_where_nothing_was_found() -> None:
-    starting = {"answered": ("sqlite",), "missing": ("mcp",), "starting": ("mcp",)}
+    nothing = SearchResult(answered=("sqlite",), missing=("mcp",), starting=("mcp",))
     hit = Hit(MemoryEntry("1", "drink", "tea"), 1.0, "")
 
-    assert findings(SearchResult((hit,), **starting), "drink") == "drink: tea"
-    assert findings(SearchResult(**starting), "") == (
-        "I remember nothing.\n(mcp is still starting: ask again in a moment.)"
-    )
+    assert findings(replace(nothing, hits=(hit,)), "drink") == "drink: tea"
+    assert findings(nothing, "") == ("I remember nothing.\n(mcp is still starting: ask again in a moment.)")
 
 
 async def test_a_value_of_several_lines_cannot_pass_for_several_memories(tools: ToolManager) -> None:
