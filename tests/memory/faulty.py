@@ -21,7 +21,8 @@ class FaultyBackend(MemoryBackend):
 
     Attributes:
         fault: "" works; "down" and "starting" say so at once; "hang" never answers and ignores cancellation;
-            "crash" raises what no store may raise; "refuse writes" reads well; "late" does the work and answers too late.
+            "crash" raises what no store may raise; "refuse writes" reads well; "late" does the work and answers
+            too late.
         calls: how often any primitive was called.
     """
 
