@@ -370,7 +370,7 @@ async def test_a_wrapper_is_ended_with_all_that_it_started(tmp_path: Path) -> No
     wrapper = 'trap "" TERM; sleep 1000 & echo $! > "$0.part"; mv "$0.part" "$0"; sleep 1000'
     backend = MCPMemoryBackend(["sh", "-c", wrapper, str(note)])
     await backend.open()
-    await until(note.exists)
+    await until(lambda: note.exists() and backend.pid)
     pids = [pid_of(backend), int(note.read_text())]
     assert {os.getsid(pid) for pid in pids} == {pid_of(backend)}  # not ours, which a Ctrl-C would reach
 
