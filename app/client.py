@@ -34,7 +34,7 @@ class MemoryBot(commands.Bot):
     """
 
     def __init__(self, services: Services, *, on_handled: Callable[[int], None] | None = None, **options: Any) -> None:
-        super().__init__(services.policy.prefix, help_command=None, **options)
+        super().__init__(services.policy.prefix, help_command=None, case_insensitive=True, **options)
         self.services = services
         self.tool_manager = services.tools
         self._on_handled = on_handled

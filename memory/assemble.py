@@ -42,11 +42,12 @@ def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
     """
     clock = HybridLogicalClock()
     plan = ProbePlan(interval_s=settings.probe_interval_s)
+    longest_s = 0.75 * settings.deadline_s  # so that there is time left for another store
     members = [
         Member(
             _build(name, table, clock, root, settings.deadline_s),
             priority=table.priority,
-            timeout_s=table.timeout_s,
+            timeout_s=min(table.timeout_s, longest_s),
             plan=plan,
         )
         for name, table in settings.backends.items()
@@ -57,7 +58,7 @@ def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
     legacy = Member(
         LegacyMemoryBackend(legacy_path, clock=clock, deadline_s=settings.deadline_s),
         priority=1000,
-        timeout_s=settings.legacy.timeout_s,
+        timeout_s=min(settings.legacy.timeout_s, longest_s),
         plan=plan,
     )
     flagged = FlaggedMemory(unified, legacy, legacy_path, MigrationFlag(root / settings.flag_file))

@@ -93,6 +93,8 @@ class Member:
             raise BackendUnavailableError(self.name, operation, self._breaker.reason)
         try:
             return await self._bounded(operation, work)
+        except _NotItsFaultError:
+            raise
         except BackendUnavailableError as exc:
             self._fail(exc)
             raise
@@ -188,7 +190,8 @@ class Member:
                 task.cancel()
                 task.add_done_callback(_forget)
         if not task.done():
-            raise BackendUnavailableError(self.name, operation, f"no answer within {timeout_s:g} s")
+            late = BackendUnavailableError if timeout_s >= self._timeout_s / 2 else _NotItsFaultError
+            raise late(self.name, operation, f"no answer within {timeout_s:.2g} s")
         try:
             return task.result()
         except (BackendUnavailableError, MemoryRejectedError):
@@ -198,6 +201,10 @@ class Member:
         except Exception as exc:  # a store that breaks its promise must not break the others
             log.exception("%s failed unexpectedly", self.name, extra={"event": "store_fault", "backend": self.name})
             raise BackendUnavailableError(self.name, operation, type(exc).__name__) from exc
+
+
+class _NotItsFaultError(BackendUnavailableError):
+    """The operation had too little time left for this store: nothing is known about it."""
 
 
 async def _started(work: Callable[[], Awaitable[T]]) -> T:

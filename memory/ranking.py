@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 _KEY_WEIGHT = 2.0
 _VALUE_WEIGHT = 1.0
-_PART_WEIGHT = 0.5  # a word that only begins with the query's word: color ~ colors
+_PART_WEIGHT = 0.5  # a word that only begins with the query's word, or the query's word is its plural
 _PART_LEAST = 3
+_PLURAL_LEAST, _PLURAL_ENDING = 4, 2
 _TOKEN = re.compile(r"[^\W_]+|[\u2190-\u2bff\U0001f000-\U0001faff]")
 
 
@@ -61,11 +62,13 @@ def _judge(entry: MemoryEntry, words: dict[str, None]) -> Hit:
 def _match(word: str, vocabulary: set[str]) -> float:
     if word in vocabulary:
         return 1.0
-    if len(word) >= _PART_LEAST and any(
-        other.startswith(word) or (len(other) >= _PART_LEAST and word.startswith(other)) for other in vocabulary
-    ):
-        return _PART_WEIGHT
-    return 0.0
+    return _PART_WEIGHT if any(_begins_alike(word, other) for other in vocabulary) else 0.0
+
+
+def _begins_alike(word: str, other: str) -> bool:
+    if other.startswith(word):
+        return len(word) >= _PART_LEAST
+    return word.startswith(other) and len(other) >= _PLURAL_LEAST and len(word) - len(other) <= _PLURAL_ENDING
 
 
 def _literal(entry: MemoryEntry, query: str) -> Hit:

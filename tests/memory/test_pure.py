@@ -159,8 +159,9 @@ def test_more_of_the_words_and_words_of_the_key_count_more() -> None:
     assert [hit.entry.key for hit in rank(entries, "blue car", 10)[0]] == ["a", "car", "b"]
 
 
-def test_what_does_not_match_is_not_found() -> None:
-    assert rank([make_entry("u", "pet", "dog")], "weather", 10) == ((), 0)
+@pytest.mark.parametrize(("query", "value"), [("weather", "dog"), ("team", "tea"), ("a", "apple"), ("carpet", "car")])
+def test_what_does_not_match_is_not_found(query: str, value: str) -> None:
+    assert rank([make_entry("u", "key", value)], query, 10) == ((), 0)
 
 
 def test_tokens_fold_case_width_and_accents() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import memory.backend
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, MemoryRejectedError
@@ -331,3 +332,23 @@ async def test_a_search_tells_a_store_that_is_starting_from_one_that_is_down(clo
         result = await unified.search("u1", "x")
 
     assert (result.answered, result.missing, result.starting) == (("up",), ("young", "down"), ("young",))
+
+
+async def test_a_store_is_not_blamed_for_time_that_others_used_up(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, second: FaultyBackend
+) -> None:
+    first.fault = second.fault = "hang"
+    with pytest.raises(BackendUnavailableError):
+        async with asyncio.timeout(1):
+            await asyncio.gather(*(_with_little_time(member) for member in unified.members))
+
+    first.fault = second.fault = ""
+    assert await unified.store("u1", "drink", "tea")
+
+
+async def _with_little_time(member: Member) -> None:
+    token = memory.backend._deadline.set(asyncio.get_running_loop().time() + 0.01)
+    try:
+        await member.call("retrieve", lambda: member.backend.get("u1", "k", None))
+    finally:
+        memory.backend._deadline.reset(token)
