@@ -394,6 +394,12 @@ async def test_a_server_in_order_is_closed_in_order(tmp_path: Path) -> None:
 
 # Servers that never work
 
+YES_MAN = """
+import json, sys
+for line in sys.stdin:
+    print(json.dumps({"jsonrpc": "2.0", "id": json.loads(line).get("id"), "result": {}}), flush=True)
+"""
+
 
 @pytest.mark.parametrize(
     ("command", "reason"),
@@ -403,6 +409,7 @@ async def test_a_server_in_order_is_closed_in_order(tmp_path: Path) -> None:
             [sys.executable, "-c", "import os, time; os.close(1); time.sleep(1000)"],
             "the server process ended (signal 15)",
         ),
+        ([sys.executable, "-c", YES_MAN], "the server does not speak MCP (ValidationError)"),
         (["/no/such/command"], "the server cannot be started (No such file or directory)"),
         ([sys.executable, "-c", "while True: print('no json', flush=True)"], "the server does not speak MCP"),
         ([sys.executable, "-c", "import os\nwhile True: os.write(1, b'x' * 65536)"], "the server sends too much"),

@@ -209,7 +209,7 @@ class MCPLink:
         overdue = self._loop.call_later(self._connect_timeout_s, process.fail, late)
         trouble = ""
         try:
-            await process.start(self._command, env=self._env, cwd=self._cwd)
+            await self._start(process)
             sdk = await self._sdk(process)
             async with sdk.connected(process) as session:
                 missing = self._tools - await session.tools()
@@ -219,13 +219,11 @@ class MCPLink:
                 self._enter(session, process)
                 await process.over.wait()
                 self._leave(process.reason)
-        except (OSError, ValueError) as exc:  # from process.start
-            trouble = f"the server cannot be started ({getattr(exc, 'strerror', None) or type(exc).__name__})"
         except LinkDownError as exc:
             trouble = str(exc)
         except Exception as exc:  # noqa: BLE001 - whatever a server makes the SDK raise, the next one may do better
-            if not process.over.is_set():
-                trouble = f"the server does not speak MCP ({type(exc).__name__})"
+            if not process.lost:
+                trouble = f"the server does not speak MCP ({_kind_of(exc)})"
         finally:
             overdue.cancel()
             self._leave(trouble or process.reason)
@@ -233,6 +231,13 @@ class MCPLink:
             self._process = None
         self.reason = trouble or process.reason  # by now it knows the exit code
         return self.reason
+
+    async def _start(self, process: ServerProcess) -> None:
+        try:
+            await process.start(self._command, env=self._env, cwd=self._cwd)
+        except (OSError, ValueError) as exc:
+            why = getattr(exc, "strerror", None) or type(exc).__name__
+            raise LinkDownError(f"the server cannot be started ({why})") from exc
 
     def _enter(self, session: Session, process: ServerProcess) -> None:
         if process.over.is_set() or self._stop.is_set():
@@ -269,6 +274,13 @@ class MCPLink:
         await asyncio.wait({sleeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
         sleeping.cancel()
         stopping.cancel()
+
+
+def _kind_of(exc: BaseException) -> str:
+    """Return the class of *exc*, or of the first one in it: the SDK's task groups wrap, and wrap again."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return type(exc).__name__
 
 
 def _outcome(task: asyncio.Task[Answer], process: ServerProcess) -> Answer:

@@ -37,11 +37,13 @@ class ServerProcess(asyncio.SubprocessProtocol):
 
     Attributes:
         over: set as soon as no line will come any more.
+        lost: whether that was without `stop` or `end`.
         heard_at: when something last came, in the loop's time.
     """
 
     def __init__(self) -> None:
         self.over = asyncio.Event()
+        self.lost = False
         self.heard_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
@@ -110,7 +112,7 @@ class ServerProcess(asyncio.SubprocessProtocol):
         """Kill it, because it is broken: *reason*."""
         self._fault = self._fault or reason
         self._signal(_SIGKILL)
-        self.stop()
+        self._lose()
 
     async def end(self) -> None:
         """Close its input and, if it does not go by itself, make it go; takes 1.2 s at the very most."""
@@ -130,6 +132,10 @@ class ServerProcess(asyncio.SubprocessProtocol):
             if not self._exited.is_set():  # we were cancelled
                 self._signal(_SIGKILL)
             self._transport.close()
+
+    def _lose(self) -> None:
+        self.lost |= not self.over.is_set()
+        self.stop()
 
     async def _gone_within(self, patience_s: float) -> bool:
         with suppress(TimeoutError):
@@ -167,11 +173,11 @@ class ServerProcess(asyncio.SubprocessProtocol):
         self._unfinished.append(rest)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
-        self.stop()
+        self._lose()
 
     def process_exited(self) -> None:
         self._exited.set()
-        self._loop.call_later(0.1, self.stop)  # what it said last is still in the pipe
+        self._loop.call_later(0.1, self._lose)  # what it said last is still in the pipe
 
     def pause_writing(self) -> None:
         self._writable.clear()
