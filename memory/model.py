@@ -269,7 +269,7 @@ def _check_text(field_name: str, text: str, least: int, most: int) -> None:
 
 
 def _check_hex(field_name: str, text: str, length: int) -> None:
-    if len(text) != length or not set(text) <= set("0123456789abcdef"):
+    if not isinstance(text, str) or len(text) != length or not set(text) <= set("0123456789abcdef"):
         raise MemoryRejectedError(field_name, "is malformed", f"{length} lower-case hex digits")
 
 

@@ -46,7 +46,7 @@ def record_from_json(data: dict[str, Any]) -> Record:
         raise
     except KeyError as exc:
         raise MemoryRejectedError(str(exc.args[0]), "is missing") from exc
-    except (TypeError, ValueError, OverflowError) as exc:
+    except (TypeError, ValueError, OverflowError, OSError) as exc:  # OSError: a time that the platform cannot say
         raise MemoryRejectedError("record", "is malformed") from exc
     return record
 

@@ -112,7 +112,7 @@ class MCPLink:
             self._loop.call_soon_threadsafe(self._request_stop)
             return
         self._request_stop()
-        # Never cancelled: a cancelled owner would leave the child running (facts/mcp.md, pitfall 2).
+        # Never cancelled: a cancelled owner would leave the child running.
         await asyncio.wait({owner})
 
     async def wait_ready(self, timeout_s: float) -> bool:
