@@ -35,6 +35,7 @@ _OPEN_S = 10.0
 _START_S = 1.8  # what the first call waits for a store that is coming up, so that it is in all of them
 _CLOSE_S = 4.0
 _CLOSE_AT_EXIT_S = 1.5
+_LEFT_S = 0.5
 _HOP_S = 0.2
 _SETTLE_S = 5.0
 
@@ -240,14 +241,14 @@ class _LoopThread:
 
     def _serve(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
-                runner.run(self._live())
+            self.loop.run_until_complete(self._live())
         except Exception as exc:  # whoever waits for us must hear of it, whatever it was
             if self.ready.done():
                 log.exception("The memory's loop ended unexpectedly", extra={"event": "memory_loop_failed"})
             else:
                 self.ready.set_exception(exc)
         finally:
+            _wind_up(self.loop)
             with suppress(InvalidStateError):
                 self.ended.set_result(None)
 
@@ -260,6 +261,19 @@ class _LoopThread:
             await self._stop.wait()
         finally:
             await asyncio.gather(self.system.flagged.close(), self.system.unified.close())
+
+
+def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left on *loop*, and close it.
+
+    Not by asyncio.Runner: that starts a thread to wait for the executor's, which Python 3.12 refuses at exit.
+    """
+    if left := asyncio.all_tasks(loop):
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(left, timeout=_LEFT_S))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
 _alive: weakref.WeakSet[_LoopThread] = weakref.WeakSet()
