@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bot; return the exit code: 0 it was stopped, 2 it cannot run like this."""
     options = _parse(arguments)
     config = (options.config or default_config_path()).resolve()
-    load_dotenv(config.parent / ".env")
     try:
+        _read_dotenv(config.parent / ".env")
         settings = load_settings(Settings, config)
         set_up_logs(settings.log, config.parent)
     except (ConfigError, OSError) as exc:
@@ -62,6 +62,13 @@ async def _run(settings: Settings, root: Path, *, sandbox: bool) -> int:
         print(f"The bot cannot run: {exc}", file=sys.stderr)
         return CANNOT_RUN
     return 0
+
+
+def _read_dotenv(path: Path) -> None:
+    try:
+        load_dotenv(path)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text") from exc
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

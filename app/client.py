@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The bot has no voice, so nobody needs to hear that a library for it is missing.
-discord.VoiceClient.warn_nacl = False
+# The bot has no voice, so nobody needs to hear that libraries for it are missing.
+for _warning in ("warn_nacl", "warn_dave"):
+    setattr(discord.VoiceClient, _warning, False)
 
 EXTENSIONS = ("cogs.errors", "cogs.memory", "cogs.help")
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from memory.config import FileSettings, MemorySettings, Table
 
 Snowflakes = frozenset[Annotated[int, Field(gt=0, lt=1 << 64)]]
 
 
+def _variable_name(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) is None:
+        raise ValueError("must be the name of an environment variable, never the secret itself")
+    return text
+
+
+VariableName = Annotated[str, AfterValidator(_variable_name)]
+
+
 class BotTable(Table):
     """[bot]."""
 
     prefix: Annotated[str, Field(min_length=1, max_length=10)] = "%"
-    token_env: Annotated[str, Field(min_length=1)] = "DISCORD_TOKEN"  # noqa: S105 - a name, no token
+    token_env: VariableName = "DISCORD_TOKEN"  # noqa: S105 - a name, no token
     owner_ids: Snowflakes = frozenset()
     allowed_users: Snowflakes = frozenset()
     channels: Snowflakes = frozenset()

@@ -109,7 +109,7 @@ class Supervisor:
         backoff_s = min(_BACKOFF_S * float(1 << min(failures, 10)), _BACKOFF_MAX_S)
         wait_s = backoff_s * (0.5 + self._jitter() / 2)
         extra = {"event": "client_restart", "reason": reason, "wait_s": round(wait_s, 1)}
-        log.warning("Lost Discord (%s); trying again in %.1f s", reason, wait_s, extra=extra)
+        log.warning("Discord does not answer (%s); trying again in %.1f s", reason, wait_s, extra=extra)
         await self._unless_stopped(self._sleep(wait_s))
 
     async def _life_of(self, bot: commands.Bot) -> None:

@@ -75,6 +75,7 @@ def _build(name: str, table: BackendTable, clock: HybridLogicalClock, root: Path
                 table.command or ours,
                 name=name,
                 cwd=_PROJECT,
+                is_ours=not table.command,
                 clock=clock,
                 deadline_s=deadline_s,
                 call_timeout_s=table.timeout_s,

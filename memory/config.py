@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 ENV_PREFIX = "JAKEY_"
+_NESTED = "__"
 CONFIG_VARIABLE = "JAKEY_CONFIG"
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -90,6 +92,15 @@ class MemorySettings(Table):
         }
         return {**data, "backends": named}
 
+    @model_validator(mode="after")
+    def _a_file_each(self) -> Self:
+        """Two stores over one file would be one copy that claims to be two."""
+        files = [table.path for table in self.backends.values() if table.enabled] + [self.legacy.path]
+        twice = [str(file) for file, again in Counter(map(os.path.normpath, files)).items() if again > 1]
+        if twice:
+            raise ValueError(f"two stores share the file {twice[0]}; each needs one of its own")
+        return self
+
     @field_validator("backends")
     @classmethod
     def _some_store(cls, backends: dict[str, BackendTable]) -> dict[str, BackendTable]:
@@ -104,7 +115,7 @@ class FileSettings(BaseSettings):
     A variable is named like JAKEY_MEMORY__DEADLINE_S.
     """
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter=_NESTED)
 
     @classmethod
     def settings_customise_sources(
@@ -148,13 +159,29 @@ def load_settings(kind: type[AnySettings], path: Path) -> AnySettings:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: is not TOML: {exc}") from exc
+    if kind.model_config.get("extra") == "forbid":
+        _check_variables(kind)
     try:
         return kind(**tables)
     except (ValidationError, SettingsError) as exc:
         problems = (
             [_describe(kind, error) for error in exc.errors()] if isinstance(exc, ValidationError) else [str(exc)]
         )
-        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems)) from exc
+        raise ConfigError("\n".join(f"{_variable_of(problem) or path}: {problem}" for problem in problems)) from exc
+
+
+def _check_variables(kind: type[FileSettings]) -> None:
+    """Refuse a variable that looks like a setting and is in no table: pydantic would leave it out in silence."""
+    for variable in os.environ:
+        table, nested, _ = variable.upper().removeprefix(ENV_PREFIX).partition(_NESTED)
+        if variable.upper().startswith(ENV_PREFIX) and nested and table.lower() not in kind.model_fields:
+            raise ConfigError(f"{variable}: {_unknown(table.lower(), set(kind.model_fields))}")
+
+
+def _variable_of(problem: str) -> str:
+    """Return the environment variable that set the key that *problem* begins with, if one did."""
+    named = ENV_PREFIX + problem.partition(":")[0].upper().replace(".", _NESTED)
+    return next((variable for variable in os.environ if variable.upper() == named), "")
 
 
 def _describe(kind: type[BaseModel], error: ErrorDetails) -> str:
@@ -165,10 +192,12 @@ def _describe(kind: type[BaseModel], error: ErrorDetails) -> str:
     key = ".".join(loc)
     if error["type"] != "extra_forbidden":
         return f"{key}: {error['msg']}"
-    known = _known_keys(kind, loc[:-1])
-    near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
-    return f"{key}: unknown key; {hint}"
+    return f"{key}: {_unknown(loc[-1], _known_keys(kind, loc[:-1]))}"
+
+
+def _unknown(key: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return "unknown key; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}")
 
 
 def _known_keys(kind: type[BaseModel], loc: Sequence[str]) -> set[str]:

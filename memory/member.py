@@ -176,7 +176,8 @@ class Member:
             log.warning("%s stopped answering: %s", self.name, reason, extra=extra)
         elif reason != before and not self._breaker.ever_closed:
             extra = {"event": "store_not_up", "backend": self.name}
-            log.info("%s does not answer yet: %s", self.name, reason, extra=extra)
+            level = logging.INFO if self._starting else logging.WARNING
+            log.log(level, "%s does not answer: %s", self.name, reason, extra=extra)
 
     async def _bounded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         left = remaining_s()

@@ -82,6 +82,9 @@ class FlaggedMemory(MemoryBackend):
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
+        if not self.flag.is_on():
+            extra = {"event": "legacy_path"}
+            log.warning("%s is not there, so the legacy store takes what is written", self.flag.path, extra=extra)
         await self._legacy_in_use()
 
     async def close(self) -> None:

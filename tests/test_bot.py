@@ -210,6 +210,15 @@ def test_a_wrong_setting_is_one_readable_error(home: Path) -> None:
     ]
 
 
+def test_a_dotenv_in_another_encoding_is_one_readable_error(home: Path) -> None:
+    (home / ".env").write_text("DISCORD_TOKEN=x\n", encoding="utf-16")
+
+    done = sandbox(home, "")
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"{home / '.env'}: cannot be read as UTF-8 text"]
+
+
 AGAINST_THE_LOOPBACK = """
 import asyncio, sys, threading
 import bot

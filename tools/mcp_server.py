@@ -100,6 +100,7 @@ async def memory_scan(store: MemoryBackend, arguments: dict[str, Any]) -> tuple[
 
 
 async def memory_probe(store: MemoryBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    await store.open()  # again, should the file have been removed under us
     await store.probe()
     return "a canary was written, read back and deleted", {"healthy": True}
 
@@ -318,7 +319,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.mcp_server", description=__doc__)
     parser.add_argument("--db", type=Path, required=True, metavar="FILE", help="the SQLite file; made if missing")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
     async def run() -> None:
         code = await serve(arguments.db)

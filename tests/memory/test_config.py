@@ -59,6 +59,9 @@ def test_a_table_without_a_type_is_of_the_type_it_is_named_for(file: Path) -> No
         ('[log]\nlevel = "LOUD"\n', ["log.level", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"]),
         ('[bot]\nprefix = "a b"\n', ["bot.prefix", "must not hold spaces"]),
         ("[bot]\nowner_ids = [-1]\n", ["bot.owner_ids", "greater than 0"]),
+        ('[bot]\ntoken_env = "MTIz.GAb.secret"\n', ["bot.token_env", "name of an environment variable"]),
+        ('[memory.backends.sqlite]\npath = "data/./mcp_memory.db"\n[memory.backends.mcp]\n', ["share the file"]),
+        ('[memory.backends.sqlite]\npath = "data/jakey.db"\n', ["two stores share the file data/jakey.db"]),
         ("[memory\n", ["is not TOML", "line 1"]),
     ],
 )
@@ -70,6 +73,7 @@ def test_an_error_names_the_file_the_key_and_the_limit(file: Path, text: str, sa
 
     for part in [str(file), *says]:
         assert part in str(caught.value)
+    assert "MTIz" not in str(caught.value)
 
 
 def test_every_wrong_key_is_named_at_once(file: Path) -> None:
@@ -87,11 +91,21 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
         load_settings(Settings, file)
 
 
-def test_a_wrong_variable_is_an_error_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("JAKEY_MEMORY__DEADLINE_S", "never", "JAKEY_MEMORY__DEADLINE_S: memory.deadline_s: .*valid number"),
+        ("JAKEY_MEMORY__DEDLINE_S", "3", "JAKEY_MEMORY__DEDLINE_S: memory.dedline_s: unknown key; .*deadline_s"),
+        ("JAKEY_MEMROY__X", "3", r"JAKEY_MEMROY__X: unknown key; did you mean memory\?"),
+    ],
+)
+def test_a_wrong_variable_is_an_error_that_names_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
     file.write_text("")
-    monkeypatch.setenv("JAKEY_MEMORY__DEADLINE_S", "never")
+    monkeypatch.setenv(variable, value)
 
-    with pytest.raises(ConfigError, match=r"memory\.deadline_s"):
+    with pytest.raises(ConfigError, match=says):
         load_settings(Settings, file)
 
 

@@ -708,3 +708,34 @@ async def test_a_program_that_closes_nothing_ends_by_itself_and_leaves_no_child(
         assert complaints == ""
         assert time.monotonic() - began < 2
         await until(lambda: gone(pid), 3)
+
+
+async def test_what_our_server_complains_of_is_the_reason_and_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    db = tmp_path / "memory.db"
+    db.write_bytes(b"not a database" * 100)
+    async with real(db, is_ours=True) as backend:
+        async with asyncio.timeout(UP_WITHIN_S):
+            while "exit code 1" not in backend._link.reason:  # noqa: ASYNC110 - the link tells nobody
+                await asyncio.sleep(0.01)
+        with pytest.raises(BackendUnavailableError, match=r"exit code 1\): .*memory\.db: file is not a database"):
+            await backend.probe()
+
+    assert "mcp_said" in {getattr(record, "event", "") for record in caplog.records}
+
+
+async def test_a_file_that_is_taken_away_turns_the_server_red_and_is_made_anew(tmp_path: Path) -> None:
+    async with real(tmp_path / "memory.db") as backend:
+        assert await backend.wait_ready(UP_WITHIN_S)
+        await backend.store("u1", "drink", "tea")
+        for file in tmp_path.glob("memory.db*"):
+            file.unlink()
+
+        with pytest.raises(BackendUnavailableError, match="removed or replaced"):
+            await backend.store("u1", "team", "Eagles")
+        await backend.probe()
+
+        assert await backend.store("u1", "team", "Jets")
+        assert await backend.get_all("u1") == {"team": "Jets"}
+        assert (tmp_path / "memory.db").exists()

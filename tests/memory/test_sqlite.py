@@ -133,3 +133,25 @@ async def test_nothing_of_a_forgotten_user_stays_in_the_tables(tmp_path: Path) -
         db.close()
 
     assert "marker" not in dump
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_a_file_that_is_taken_away_is_noticed_before_anything_is_acknowledged(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "memory.db"
+    async with SQLiteMemoryBackend(path) as backend:
+        await backend.store("u1", "drink", "tea")
+        for file in tmp_path.iterdir():
+            file.unlink()
+        if how == "replaced":
+            async with SQLiteMemoryBackend(path) as other:
+                await other.store("u1", "drink", "milk")
+
+        with pytest.raises(BackendUnavailableError, match="removed or replaced"):
+            await backend.store("u1", "team", "Eagles")
+        assert not await backend.health_check()
+        await backend.open()
+
+        assert await backend.store("u1", "team", "Jets")
+        assert await backend.get_all("u1") == ({"drink": "milk"} if how == "replaced" else {}) | {"team": "Jets"}
+
+    assert path.exists()

@@ -48,7 +48,7 @@ class MCPMemoryBackend(MemoryBackend):
         cwd: where the server starts; the project's root for the command above.
         call_timeout_s: the longest that one call may take; a server that says nothing for so long is restarted.
         connect_timeout_s: the longest that a server may take to come up.
-        sleep, jitter: see MCPLink.
+        is_ours, sleep, jitter: see MCPLink.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class MCPMemoryBackend(MemoryBackend):
         cwd: Path | None = None,
         clock: HybridLogicalClock | None = None,
         deadline_s: float = 2.0,
+        is_ours: bool = False,
         call_timeout_s: float = 1.5,
         connect_timeout_s: float = 10.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -74,6 +75,7 @@ class MCPMemoryBackend(MemoryBackend):
             tools=protocol.TOOLS,
             env=env,
             cwd=cwd,
+            is_ours=is_ours,
             call_timeout_s=call_timeout_s,
             connect_timeout_s=connect_timeout_s,
             sleep=sleep,

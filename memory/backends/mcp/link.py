@@ -43,6 +43,7 @@ class MCPLink:
         name: what logs call it.
         tools: what the server must offer.
         env: what the child is given beside the little that it inherits.
+        is_ours: whether it is our own server, whose standard error holds nothing private and goes to the log.
         call_timeout_s: a call that takes longer, while the server says nothing at all, ends the server.
         connect_timeout_s: how long a server may take from its start to its list of tools.
         sleep: waits between two attempts.
@@ -61,6 +62,7 @@ class MCPLink:
         tools: frozenset[str],
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        is_ours: bool = False,
         call_timeout_s: float = 1.5,
         connect_timeout_s: float = 10.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -72,6 +74,8 @@ class MCPLink:
         self._tools = tools
         self._env = env
         self._cwd = cwd
+        self._is_ours = is_ours
+        self._complaint = ""
         self._call_timeout_s = call_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._sleep = sleep
@@ -204,7 +208,7 @@ class MCPLink:
 
     async def _connection(self) -> str:
         """Connect, stay connected until it is over, and return why."""
-        process = self._process = ServerProcess()
+        process = self._process = ServerProcess(self._complained if self._is_ours else None)
         late = f"no answer within {self._connect_timeout_s:g} s of its start"
         overdue = self._loop.call_later(self._connect_timeout_s, process.fail, late)
         trouble = ""
@@ -246,6 +250,11 @@ class MCPLink:
         self._ready.set()
         extra = {"event": "mcp_connected", "backend": self._name, "pid": process.pid}
         log.info("%s: connected to its server", self._name, extra=extra)
+
+    def _complained(self, line: str) -> None:
+        level = logging.DEBUG if line == self._complaint else logging.WARNING
+        self._complaint = line
+        log.log(level, "%s: its server says: %s", self._name, line, extra={"event": "mcp_said", "backend": self._name})
 
     def _leave(self, reason: str) -> None:
         self._session = None

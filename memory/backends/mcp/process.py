@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 LINE_MAX = 16 * 1024 * 1024
@@ -25,6 +25,9 @@ _INHERITED = (
     else "HOME LANG LC_ALL LOGNAME PATH SHELL TERM TMPDIR USER"
 )
 
+_STDERR = 2
+_COMPLAINT_MAX = 200
+
 # What a healthy server needs for closing its database, then what SIGTERM gives it, then how long death may take.
 _GRACE_S, _TERM_S, _KILL_S = 0.6, 0.2, 0.4
 
@@ -35,13 +38,17 @@ class ServerProcess(asyncio.SubprocessProtocol):
     The SDK's own stdio transport takes 4 s to close a stopped child, cannot say that an idle one died, and logs
     the lines that it cannot parse.
 
+    Args:
+        on_complaint: told each line of the child's standard error, where that is known to hold nothing private;
+            without it the child shares ours.
+
     Attributes:
         over: set as soon as no line will come any more.
         lost: whether that was without `stop` or `end`.
         heard_at: when something last came, in the loop's time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_complaint: Callable[[str], None] | None = None) -> None:
         self.over = asyncio.Event()
         self.lost = False
         self.heard_at = 0.0
@@ -53,6 +60,8 @@ class ServerProcess(asyncio.SubprocessProtocol):
         self._waiting = 0  # bytes in the queue and in the unfinished line
         self._unfinished: list[bytes] = []
         self._fault = ""
+        self._on_complaint = on_complaint
+        self._complaint = ""
         self._transport: asyncio.SubprocessTransport | None = None
 
     async def start(
@@ -65,7 +74,7 @@ class ServerProcess(asyncio.SubprocessProtocol):
             *command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=_stderr(),
+            stderr=_stderr() if self._on_complaint is None else subprocess.PIPE,
             env=inherited | dict(env or {}),
             cwd=cwd,
             start_new_session=True,  # a Ctrl-C in the terminal is for us, who then end the child in order
@@ -84,7 +93,8 @@ class ServerProcess(asyncio.SubprocessProtocol):
         code = self._transport.get_returncode() if self._transport else None
         if code is None:
             return "the server process ended"
-        return f"the server process ended ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"the server process ended ({how})" + (f": {self._complaint}" if self._complaint else "")
 
     async def read(self) -> bytes | None:
         """Return the next line, without its end; None when it is over. For one reader."""
@@ -133,6 +143,12 @@ class ServerProcess(asyncio.SubprocessProtocol):
                 self._signal(_SIGKILL)
             self._transport.close()
 
+    def _complain(self, data: bytes) -> None:
+        for line in data.decode(errors="replace").splitlines():
+            if line.strip() and self._on_complaint is not None:
+                self._complaint = line.strip()[:_COMPLAINT_MAX]
+                self._on_complaint(self._complaint)
+
     def _lose(self) -> None:
         self.lost |= not self.over.is_set()
         self.stop()
@@ -158,7 +174,10 @@ class ServerProcess(asyncio.SubprocessProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.SubprocessTransport", transport)
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == _STDERR:
+            self._complain(data)
+            return
         self.heard_at = self._loop.time()
         self._waiting += len(data)
         if self._waiting > LINE_MAX:
@@ -173,7 +192,8 @@ class ServerProcess(asyncio.SubprocessProtocol):
         self._unfinished.append(rest)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
-        self._lose()
+        if fd != _STDERR:
+            self._lose()
 
     def process_exited(self) -> None:
         self._exited.set()
