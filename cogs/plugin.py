@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _PUBLISHED = ("remember_user_info", "search_user_memory")
 
+_SENDS_PER_MINUTE = 60
+"""For all of a host's users together: the host's library keeps Discord's rate limits, ours is only against floods."""
+
 
 def speech_of(bot: commands.Bot) -> Speech:
     """Return what the bot speaks through: that of its services, or one that all our cogs in it share."""
@@ -26,7 +29,8 @@ def speech_of(bot: commands.Bot) -> Speech:
     shared = getattr(bot, "speech", None)
     if not isinstance(shared, Speech):
         prefix, *others = _prefixes(bot)
-        shared = Speech(ChatPolicy(prefix=prefix), other_prefixes=tuple(others))
+        policy = ChatPolicy(prefix=prefix, sends_per_minute=_SENDS_PER_MINUTE)
+        shared = Speech(policy, other_prefixes=tuple(others))
         bot.speech = shared  # type: ignore[attr-defined]
     return shared
 

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _RETRIES_S = (0.5, 1.0, 2.0)
 _REMEMBERED = 2_000
 _MINUTE_S = 60.0
+_WAIT_MAX_S = 3 * _MINUTE_S
 _DISCORD_EPOCH_MS = 1_420_070_400_000
 
 _counter = itertools.count(secrets.randbits(22))
@@ -41,12 +42,12 @@ class Pacer:
         self._clock = clock
 
     def reserve(self) -> float | None:
-        """Return the moment of the next message; None if a minute's worth of them waits already."""
+        """Return the moment of the next message; None if three minutes' worth of them wait already."""
         now = moment = self._clock()
         if len(self._moments) == self._moments.maxlen:
-            if self._moments[0] > now:
-                return None
             moment = max(now, self._moments[0] + _MINUTE_S)
+            if moment - now > _WAIT_MAX_S:
+                return None
         self._moments.append(moment)
         return moment
 

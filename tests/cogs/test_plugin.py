@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +204,15 @@ async def test_a_foreign_tool_manager_works_on_our_memory_while_the_cog_is_loade
     assert manager.tools["remember_user_info"]("u1", "drink", "tea") == "the old way"
     assert set(manager.tools) == {"remember_user_info", "calculate"}
     assert not hasattr(manager, "search_user_memory")
+
+
+async def test_a_busy_host_is_not_silenced(server: LoopbackDiscord, bot: Any) -> None:
+    channel = bot.get_channel(server.world.guild("Home").channel.id)
+
+    async with asyncio.timeout(5):  # what is over the cap would wait for the next minute
+        sent = [await bot.speech.say(channel, str(number)) for number in range(60)]
+
+    assert all(sent)
 
 
 async def test_settings_that_cannot_be_used_fail_the_loading(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,11 +77,11 @@ def test_no_minute_has_more_than_was_allowed() -> None:
 
     moments = [pacer.reserve() for _ in range(3)]
     time.now_s = 10.0
-    moments += [pacer.reserve() for _ in range(4)]
+    moments += [pacer.reserve() for _ in range(10)]
     time.now_s = 61.0
     moments += [pacer.reserve()]
 
-    assert moments == [0.0, 0.0, 0.0, 60.0, 60.0, 60.0, None, 120.0]
+    assert moments == [0.0] * 3 + [60.0] * 3 + [120.0] * 3 + [180.0] * 3 + [None, 240.0]
 
 
 def test_whoever_speaks_seldom_never_waits() -> None:
@@ -93,15 +93,15 @@ def test_whoever_speaks_seldom_never_waits() -> None:
         time.now_s += 30.0
 
 
-async def test_too_much_waits_then_is_dropped(time: Time, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_three_minutes_cannot_take_is_dropped(time: Time, caplog: pytest.LogCaptureFixture) -> None:
     speech = speech_with(time, per_minute=2)
     channel = Channel()
 
-    answers = await asyncio.gather(*(say(speech, channel, str(number)) for number in range(6)))
+    answers = await asyncio.gather(*(say(speech, channel, str(number)) for number in range(10)))
 
-    assert channel.said == ["0", "1", "2", "3"]
-    assert [len(sent) for sent in answers] == [1, 1, 1, 1, 0, 0]
-    assert time.slept == [60.0]
+    assert channel.said == ["0", "1", "2", "3", "4", "5", "6", "7"]
+    assert [len(sent) for sent in answers] == [1] * 8 + [0] * 2
+    assert time.slept == [60.0] * 3
     assert [record.event for record in caplog.records if record.levelname == "WARNING"] == ["send_dropped"] * 2  # type: ignore[attr-defined]
 
 
