@@ -34,6 +34,8 @@ _QUERY_MAX = 4_096
 _NEAR = 0.5
 _TIDY_KEPT = 10_000
 _GAPS = re.compile(r"[\s_]+")
+_UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # the first of them is in what the bot says, see cogs/text.py
+_SHAPING = "\u200c\u200d\ufe0e\ufe0f"  # of emoji and of Persian: meant within a key, nothing alone
 _FIELDS = {"key": "information_type", "value": "information"}
 
 
@@ -190,12 +192,12 @@ MODEL_TOOLS = (remember_user_info, search_user_memory)
 
 
 def normalise_key(information_type: str) -> str:
-    """Return the one spelling of a key: case, spaces and underscores make no difference."""
+    """Return the one spelling of a key: case, spaces, underscores and what has no width make no difference."""
     if not isinstance(information_type, str):
         raise MemoryRejectedError("information_type", f"is {type(information_type).__name__}, not text")
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", information_type).casefold())
-    key = _GAPS.sub("_", folded).strip("_")
-    if not key:
+    seen = unicodedata.normalize("NFC", information_type.translate(_UNSEEN))
+    key = _GAPS.sub("_", unicodedata.normalize("NFC", seen.casefold())).strip("_")
+    if not key.strip(f"_{_SHAPING}"):
         raise MemoryRejectedError("information_type", "is empty", f"1 to {KEY_MAX} characters")
     if len(key) > KEY_MAX:
         raise MemoryRejectedError("information_type", f"is {len(key):,} characters long", f"1 to {KEY_MAX} characters")

@@ -152,6 +152,11 @@ async def test_a_huge_value_is_kept_whole_and_shown_short(tools: ToolManager) ->
         ("cafe\u0301", "caf\u00e9"),
         ("t-shirt", "t-shirt"),
         ("🎂 Day", "🎂_day"),
+        ("@\u200beveryone", "@everyone"),
+        ("\ufeffa\u2060b \u200b c", "ab_c"),
+        ("cafe\u200b\u0301", "caf\u00e9"),
+        ("👩\u200d🚀 ❤\ufe0f", "👩\u200d🚀_❤\ufe0f"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
     ],
 )
 def test_case_spaces_and_underscores_of_a_key_make_no_difference(said: str, key: str) -> None:
@@ -159,7 +164,7 @@ def test_case_spaces_and_underscores_of_a_key_make_no_difference(said: str, key:
     assert normalise_key(key) == key
 
 
-@pytest.mark.parametrize("said", ["", "   ", "___", " _ \n"])
+@pytest.mark.parametrize("said", ["", "   ", "___", " _ \n", "\u200b", "\ufeff_\u2060", "\u200d\u200c\ufe0f"])
 def test_a_key_of_nothing_is_refused(said: str) -> None:
     with pytest.raises(MemoryRejectedError) as refused:
         normalise_key(said)
