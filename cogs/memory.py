@@ -12,6 +12,7 @@ from discord.ext import commands
 from cogs import render
 from cogs.access import context_of, is_owner, may_command
 from cogs.plugin import Host, speech_of
+from cogs.text import split_page, split_type, unquote
 from cogs.trouble import answer_error
 from memory import BackendUnavailableError
 from tools.memory_tools import normalise_key
@@ -91,22 +92,17 @@ class MemoryCog(commands.Cog, name="Memory"):
         usage="<type> <info>",
         extras={"example": 'remember "favorite color" blue', "could_not": "remembered"},
     )
-    async def remember(
-        self,
-        ctx: commands.Context[Any],
-        information_type: str = commands.parameter(displayed_name="type"),
-        *,
-        information: str = commands.parameter(displayed_name="info"),
-    ) -> None:
+    async def remember(self, ctx: commands.Context[Any], *, typed: str = "") -> None:
         """Remember something about you.
 
         The type is one word, or several in "quotes"; the rest of the message is what I remember under it, in
         place of what was there. Edit your message to change it.
         """
         context = context_of(ctx)
+        information_type, information = split_type(typed)  # the library knows neither „these“ nor 'these'
         said = self._handled(ctx.message)
         async with said.handling:  # an edit waits for what it edits
-            key = await self._tools.remember(context, information_type.removesuffix(":"), information)
+            key = await self._tools.remember(context, information_type, information)
             left = ""
             if said.key and said.key != key and not await self._take_back(context, said):
                 left = said.key
@@ -119,7 +115,7 @@ class MemoryCog(commands.Cog, name="Memory"):
 
         Without a query: all of it, the newest first.
         """
-        query, page = render.split_page(query)
+        query, page = split_page(query)
         limit = min(page * render.PAGE, 1_000)
         found = await self._tools.recall(context_of(ctx), query, limit)
         await self._speech.reply(ctx, render.memories(found, query, page, ctx.prefix or ""))
@@ -133,7 +129,7 @@ class MemoryCog(commands.Cog, name="Memory"):
         The type is what you see in front of the colon in my list of memories.
         """
         context = context_of(ctx)
-        wanted = information_type.strip('"').removesuffix(":")
+        wanted = unquote(information_type).removesuffix(":")
         if await self._tools.forget(context, wanted):
             text = render.forgotten(normalise_key(wanted))
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 from cogs.text import quote
@@ -25,7 +24,6 @@ _KEY_SHOWN = 80
 _VALUE_SHOWN = 300
 _ALONE_SHOWN = 5_500  # about three messages
 _DETAIL_SHOWN = 200
-_PAGE_OPTION = re.compile(r"(?:^|\s)--page[ =]+(\d{1,4})\s*$")
 
 
 def remembered(key: str, value: str, *, left: str = "") -> str:
@@ -34,13 +32,6 @@ def remembered(key: str, value: str, *, left: str = "") -> str:
     if left:
         text += f"\nBut {_quote_key(left)} could not be forgotten just now, so it is still there."
     return text
-
-
-def split_page(argument: str) -> tuple[str, int]:
-    """Return the query and the page that the argument of `memories` asks for."""
-    if found := _PAGE_OPTION.search(argument):
-        return argument[: found.start()].strip(), max(1, int(found[1]))
-    return argument.strip(), 1
 
 
 def memories(found: SearchResult, query: str, page: int, prefix: str) -> str:

@@ -1,9 +1,12 @@
-"""Text on its way into a chat: made harmless, and cut into messages. Pure."""
+"""The text of a chat. Ours is made harmless and cut into messages; what people type is taken apart. Pure."""
+# ruff: noqa: RUF001 - quotes and dashes that look alike are what is told apart here
 
 from __future__ import annotations
 
 import re
 import unicodedata
+
+from discord.ext import commands
 
 LIMIT = 1_990
 """Characters a message: Discord allows 2,000."""
@@ -17,6 +20,36 @@ _MENTION = re.compile(r"@(?=everyone|here)|<(?=[@#/]|id:)", re.IGNORECASE)
 _MARKUP = re.compile(r"`(?=`)|\](?=\()|\|(?=\|)")
 _JOINS = frozenset("\u200d\ufe0e\ufe0f\u20e3")
 _PLACES = ("\n\n", "\n", " ")
+_QUOTES = {  # what opens: what closes it, in one language or another
+    '"': '"',
+    "“": "”“",
+    "”": "”",
+    "„": '“”‟"',
+    "«": "»",
+    "»": "«»",
+    "‹": "›",
+    "›": "‹›",
+    "「": "」",
+    "『": "』",
+    "《": "》",
+    "〈": "〉",
+    "〝": "〞〟",
+    "＂": "＂",
+    "｢": "｣",
+    "'": "'",
+    "‘": "’",
+    "’": "’",
+    "‚": "‘’‛",
+}
+_APOSTROPHES = "'’‘‛"
+_MARKS = frozenset("".join(_QUOTES) + "".join(_QUOTES.values())) - frozenset(_APOSTROPHES)
+_ESCAPED = re.compile(rf"\\([{''.join(_MARKS)}{_APOSTROPHES}])")
+_PAGE = re.compile(r"(?<!\S)(?:--|[–—])page(?![^\W\d]|-)", re.IGNORECASE)  # phones make a dash of two hyphens
+_PAGE_NUMBER = re.compile(r"[\s=]*(\d{1,9})(?!\S)\s*")
+
+
+class ArgumentError(commands.UserInputError):
+    """What was typed cannot be understood. The text says why, to whoever typed it."""
 
 
 def disarm(text: str) -> str:
@@ -63,6 +96,74 @@ def guard(text: str, prefixes: tuple[str, ...]) -> str:
     """Return *text* so that no bot takes it for a command."""
     bare = text.lstrip()  # as Discord will have it
     return INVISIBLE + bare if bare.casefold().startswith(tuple(p.casefold() for p in prefixes if p)) else text
+
+
+def split_type(typed: str) -> tuple[str, str]:
+    """Return the type, without its quotes and colon, and the rest of what was typed after `remember`.
+
+    Raises:
+        ArgumentError: One of the two is missing, or the quotes do not match.
+    """
+    typed = typed.strip()
+    if not typed:
+        raise ArgumentError("The <type> is missing.")
+    if typed[0] in _QUOTES:
+        quoted = _quoted(typed)
+        if quoted is None:
+            raise _quotes_do_not_match()
+        kind, rest = quoted
+    else:
+        kind, rest = [*typed.split(maxsplit=1), ""][:2]
+        if _MARKS.intersection(_ESCAPED.sub("", kind)):
+            raise _quotes_do_not_match()
+    if not rest:
+        raise ArgumentError("The <info> is missing.")
+    if len(rest) == 2 and rest[1] in _QUOTES.get(rest[0], ""):
+        rest = ""
+    return _ESCAPED.sub(r"\1", kind).removesuffix(":"), rest
+
+
+def unquote(typed: str) -> str:
+    """Return *typed* without the quotes around the whole of it."""
+    quoted = _quoted(typed)
+    if quoted is None:
+        return typed.strip('"')
+    return typed if quoted[1] else _ESCAPED.sub(r"\1", quoted[0])
+
+
+def split_page(typed: str) -> tuple[str, int]:
+    """Return the query and the page that were typed after `memories`, as `--page N` before or after the query.
+
+    Raises:
+        ArgumentError: What follows `--page` is no number from 1, or it stands in between.
+    """
+    options = list(_PAGE.finditer(typed))
+    if not options:
+        return typed.strip(), 1
+    before, after = typed[: options[0].start()].strip(), typed[options[0].end() :]
+    number = _PAGE_NUMBER.match(after)
+    behind = after[number.end() :] if number else ""
+    if number is None or int(number[1]) < 1 or len(options) > 1 or (before and behind):
+        raise ArgumentError("--page takes a number from 1.")
+    return before or behind.rstrip(), int(number[1])
+
+
+def _quoted(typed: str) -> tuple[str, str] | None:
+    """Return what stands in the quotes that *typed* begins with, and what follows; None without a whole pair."""
+    closing = _QUOTES.get(typed[:1])
+    if closing is None:
+        return None
+    inside = rf"\\.|[^\\{closing}]"
+    if closing[0] in _APOSTROPHES:  # within a word it closes nothing
+        inside += rf"|[{closing}](?!:?(?:\s|\Z))"
+    found = re.match(rf".((?:{inside})*)[{closing}]:?(?:\s+|\Z)", typed, re.DOTALL)
+    return None if found is None else (found[1], typed[found.end() :])
+
+
+def _quotes_do_not_match() -> ArgumentError:
+    return ArgumentError(
+        'The quotes do not add up. Put a type of several words in one pair of "quotes", with a space after it.'
+    )
 
 
 def _cut(text: str, room: int) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from discord.ext import commands
 
 from cogs import render
+from cogs.text import ArgumentError
 from memory import BackendUnavailableError, MemoryRejectedError
 
 if TYPE_CHECKING:
@@ -37,11 +38,10 @@ async def explain(ctx: commands.Context[Any], error: Exception) -> str:
             return "Only my owner can do that."
         case commands.CheckFailure() | commands.DisabledCommand():
             return ""
+        case ArgumentError():
+            return f"{error}\n{_usage(ctx, prefix)}"
         case commands.ArgumentParsingError():
-            return (
-                'The quotes do not add up. Put a type of several words in one pair of "quotes", with a space after '
-                f"it.\n{_usage(ctx, prefix)}"
-            )
+            return f"The quotes do not add up.\n{_usage(ctx, prefix)}"
         case commands.MissingRequiredArgument():
             missing = error.param.displayed_name or error.param.name
             return f"The <{missing}> is missing.\n{_usage(ctx, prefix)}"

@@ -1,7 +1,24 @@
-"""A loopback Discord: the unmodified client library runs against it, in tests and for `bot.py --sandbox`."""
+"""A loopback Discord, and a loopback language model: unmodified client libraries run against them.
+
+For tests and for `bot.py --sandbox`. What bad models send is in sandbox.model_hostile.
+"""
 
 from sandbox.actions import BotAction
 from sandbox.faults import Faults
+from sandbox.model import LoopbackModel
+from sandbox.model_behaviours import (
+    Behaviour,
+    call,
+    disconnect_after,
+    forever,
+    hang,
+    hang_after,
+    raw,
+    refuse,
+    say,
+    slow,
+    turn,
+)
 from sandbox.redirect import RedirectError, redirect
 from sandbox.server import LoopbackDiscord
 from sandbox.terminal import Terminal
@@ -10,15 +27,27 @@ from sandbox.world import TOKEN, Attachment, Channel, Guild, Message, Person, Wo
 __all__ = [
     "TOKEN",
     "Attachment",
+    "Behaviour",
     "BotAction",
     "Channel",
     "Faults",
     "Guild",
     "LoopbackDiscord",
+    "LoopbackModel",
     "Message",
     "Person",
     "RedirectError",
     "Terminal",
     "World",
+    "call",
+    "disconnect_after",
+    "forever",
+    "hang",
+    "hang_after",
+    "raw",
     "redirect",
+    "refuse",
+    "say",
+    "slow",
+    "turn",
 ]

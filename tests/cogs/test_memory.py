@@ -43,7 +43,11 @@ async def test_what_is_remembered_is_found_and_kept_for_its_author(chat: Chat) -
         ('%remember "favorite color" light blue', "favorite_color", "light blue"),
         ("%remember Team: Eagles", "team", "Eagles"),
         ("%remember note it's \"fine\" & 'quoted'", "note", "it's \"fine\" & 'quoted'"),
-        ("%remember Größe groß\nund breit", "grösse", "groß\nund breit"),
+        ("%remember Größe groß\nund  breit", "grösse", "groß\nund  breit"),
+        ("%remember „Lieblings Farbe“ hellblau", "lieblings_farbe", "hellblau"),
+        ("%remember 'favorite color': blue", "favorite_color", "blue"),
+        ("%remember mom's birthday May 5", "mom's", "birthday May 5"),
+        ('%remember x ""', "x", ""),
     ],
 )
 async def test_the_forms_of_remember(chat: Chat, said: str, key: str, value: str) -> None:
@@ -89,6 +93,7 @@ async def test_many_memories_come_in_pages(chat: Chat) -> None:
     assert len(first[1:-1]) == 10
     assert len(second[1:]) == 2
     assert len({line for line in first[1:-1] + second[1:] if line.startswith("• color_")}) == 12
+    assert await chat.ask(chat.ana, "%memories --page 2 blue") == "\n".join(second)
     assert await chat.ask(chat.ana, "%memories --page 3") == "There is no page 3; the last one is 2."
 
 
@@ -120,7 +125,7 @@ async def test_forgetting_and_the_nearest_key(chat: Chat) -> None:
         "I remember nothing about you under favourite_colour. Did you mean favorite_color? "
         "Then say: %forget favorite_color"
     )
-    assert await chat.ask(chat.ana, '%forget "Favorite Color"') == "Forgotten: favorite_color."
+    assert await chat.ask(chat.ana, "%forget „Favorite Color“") == "Forgotten: favorite_color."
     assert await chat.kept(chat.ana) == {}
 
 
@@ -350,6 +355,9 @@ async def test_a_huge_memory_is_shown_in_a_few_messages(chat: Chat) -> None:
         ('%remember "favorite color blue', "The quotes do not add up."),
         ('%remember "favorite color"blue', "The quotes do not add up."),
         ('%remember fav"orite blue', "The quotes do not add up."),
+        ("%remember 'favorite color blue", "The quotes do not add up."),
+        ("%memories --page 0", "--page takes a number from 1.\nUsage: %memories [query] [--page N]\nExample: "),
+        ("%memories blue --page x", "--page takes a number from 1."),
         ("%remember __ blue", "That did not work: the type is empty (limit: 1 to 256 characters)."),
         (f"%remember {'x' * 300} blue", "That did not work: the type is 300 characters long (limit: 1 to 256"),
         ("%memorise drink tea", "I don't know %memorise. Did you mean %memories? %help lists what I know."),

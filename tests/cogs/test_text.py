@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cogs.text import INVISIBLE, LIMIT, disarm, guard, quote, split
+from cogs.text import INVISIBLE, LIMIT, ArgumentError, disarm, guard, quote, split, split_page, split_type, unquote
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,146 @@ def test_a_large_text_is_split_quickly() -> None:
 
     assert len(parts) == 52
     assert all(len(part) <= LIMIT for part in parts)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        '"favorite color"',
+        "'favorite color'",
+        "“favorite color”",
+        "“favorite color“",
+        "”favorite color”",
+        "„favorite color“",
+        "„favorite color”",
+        '„favorite color"',
+        "‘favorite color’",
+        "’favorite color’",
+        "‚favorite color‘",
+        "«favorite color»",
+        "»favorite color«",
+        "‹favorite color›",
+        "›favorite color‹",
+        "「favorite color」",
+        "『favorite color』",
+        "《favorite color》",
+        "＂favorite color＂",
+    ],
+)
+def test_a_type_of_several_words_may_be_in_any_quotes(typed: str) -> None:
+    assert split_type(f"{typed} light blue") == ("favorite color", "light blue")
+    assert split_type(f"{typed}: light blue") == ("favorite color", "light blue")
+    assert unquote(typed) == "favorite color"
+    with pytest.raises(ArgumentError, match="The <info> is missing"):
+        split_type(typed)
+    with pytest.raises(ArgumentError, match="The quotes do not add up"):
+        split_type(f"{typed}blue is nice")
+    with pytest.raises(ArgumentError, match="The quotes do not add up"):
+        split_type(f"{typed[:-1]} light blue")
+
+
+@pytest.mark.parametrize(
+    ("said", "key", "info"),
+    [
+        ("drink tea", "drink", "tea"),
+        ("  drink \n tea ", "drink", "tea"),
+        ("drink two  words\n\n  and lines", "drink", "two  words\n\n  and lines"),
+        ('"a b"\n  two  words', "a b", "two  words"),
+        ("Team: Eagles", "Team", "Eagles"),
+        ('"home team:" Eagles', "home team", "Eagles"),
+        ("mom's birthday May 5", "mom's", "birthday May 5"),
+        ("mom’s birthday May 5", "mom’s", "birthday May 5"),
+        ("parents' day", "parents'", "day"),
+        ("'mom's birthday' May 5", "mom's birthday", "May 5"),
+        ("’mom’s birthday’ May 5", "mom’s birthday", "May 5"),
+        ("x \"it's 'fine'\" „really“", "x", "\"it's 'fine'\" „really“"),
+        ('"a" "b', "a", '"b'),
+        ('x ""', "x", ""),
+        ("x „“", "x", ""),
+        ('"" x', "", "x"),
+        (r'"the \"best\" one" tea', 'the "best" one', "tea"),
+        (r"\'90s music", "'90s", "music"),
+        (r"C:\dir full", r"C:\dir", "full"),
+    ],
+)
+def test_a_type_and_what_is_to_be_remembered_under_it(said: str, key: str, info: str) -> None:
+    assert split_type(said) == (key, info)
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("", "The <type> is missing"),
+        (" \n ", "The <type> is missing"),
+        ("drink", "The <info> is missing"),
+        ("Team:Eagles", "The <info> is missing"),
+        ('"drink', "The quotes do not add up"),
+        ('"', "The quotes do not add up"),
+        ("'", "The quotes do not add up"),
+        ('fav"orite blue', "The quotes do not add up"),
+        ("fav„orite blue", "The quotes do not add up"),
+        (r'"a \" b', "The quotes do not add up"),
+    ],
+)
+def test_what_is_wrong_with_a_type_is_said(said: str, problem: str) -> None:
+    with pytest.raises(ArgumentError, match=problem):
+        split_type(said)
+
+
+@pytest.mark.parametrize(
+    ("typed", "bare"),
+    [
+        ("favorite color", "favorite color"),
+        ("mom's", "mom's"),
+        ('"a" b', '"a" b'),
+        ('a"', "a"),
+        ('"a:"', "a:"),
+        ("", ""),
+    ],
+)
+def test_quotes_around_the_whole_are_taken_off(typed: str, bare: str) -> None:
+    assert unquote(typed) == bare
+
+
+@pytest.mark.parametrize(
+    ("said", "query", "page"),
+    [
+        ("", "", 1),
+        ("  blue sky ", "blue sky", 1),
+        ("--page 2", "", 2),
+        ("--page 2 blue sky", "blue sky", 2),
+        ("blue sky --page 2", "blue sky", 2),
+        ("blue\n--page=02 ", "blue", 2),
+        ("--page2 blue", "blue", 2),
+        ("--PAGE 2", "", 2),
+        ("—page 2 blue", "blue", 2),
+        ("--page 2 3", "3", 2),
+        ("--pages 2", "--pages 2", 1),
+        ("my--page 2", "my--page 2", 1),
+        ("--page 123456", "", 123456),
+    ],
+)
+def test_the_page_stands_at_either_end(said: str, query: str, page: int) -> None:
+    assert split_page(said) == (query, page)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "--page",
+        "blue --page",
+        "--page 0",
+        "--page -1",
+        "--page x",
+        "--page 1.5",
+        "--page 2x",
+        "--page 0 blue",
+        "blue --page 2 sky",
+        "--page 1 blue --page 2",
+        "--page --page",
+        "--page " + "9" * 1_900,
+    ],
+)
+def test_a_page_that_is_none_is_refused(said: str) -> None:
+    with pytest.raises(ArgumentError, match=r"^--page takes a number from 1"):
+        split_page(said)
