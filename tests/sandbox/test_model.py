@@ -97,8 +97,9 @@ async def client(model: LoopbackModel) -> AsyncIterator[AsyncOpenAI]:
 def client_of(model: LoopbackModel, *, api_key: str = KEY, **options: Any) -> AsyncOpenAI:
     # The environment's proxies are not for the loopback, and one TLS context that nobody uses is enough for all tests.
     http = DefaultAsyncHttpxClient(verify=TLS, trust_env=False)
-    options = {"max_retries": 0, "timeout": 5.0, "http_client": http} | options
-    return AsyncOpenAI(base_url=model.url, api_key=api_key, **options)
+    return AsyncOpenAI(
+        base_url=model.url, api_key=api_key, http_client=http, **{"max_retries": 0, "timeout": 5.0} | options
+    )
 
 
 def said(text: str) -> list[dict[str, Any]]:
