@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from cogs.access import context_of, is_owner, may_command
 from cogs.plugin import Host, speech_of
 from cogs.text import split_page, split_type, unquote
 from cogs.trouble import answer_error
-from memory import BackendUnavailableError
+from memory import BackendUnavailableError, SearchResult
 from tools.memory_tools import normalise_key
 
 if TYPE_CHECKING:
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
     from tools.tool_manager import ToolManager
 
 _SAID_KEPT = 500
-_YES = frozenset({"yes", "y"})
+_YES = re.compile(r"[\s.!*_]*(?:yes|y)(?![\w'\u2019-])", re.IGNORECASE)
+_ON_SECOND_THOUGHT = re.compile(r"\b(?:no|not|but|wait|later|don['\u2019]?t)\b", re.IGNORECASE)
 
 
 def _says_yes(message: discord.Message) -> bool:
-    return message.content.strip(" .!").casefold() in _YES
+    """Return whether the first word is a yes, and none of the others takes it back: there is no undoing it."""
+    return _YES.match(message.content) is not None and not _ON_SECOND_THOUGHT.search(message.content)
 
 
 async def _by_owner(ctx: commands.Context[Any]) -> bool:
@@ -134,7 +138,8 @@ class MemoryCog(commands.Cog, name="Memory"):
             text = render.forgotten(normalise_key(wanted))
         else:
             nearest = await self._tools.nearest_keys(context, wanted)
-            text = render.nothing_to_forget(normalise_key(wanted), nearest, ctx.prefix or "")
+            others = await self._tools.recall(context, limit=1)
+            text = render.nothing_to_forget(normalise_key(wanted), nearest, ctx.prefix or "", others)
         await self._speech.reply(ctx, text)
 
     @commands.command(extras={"could_not": "forgotten"})
@@ -145,23 +150,33 @@ class MemoryCog(commands.Cog, name="Memory"):
         # Listening begins before the question is out, so that the quickest answer is heard.
         answer = asyncio.ensure_future(self._bot.wait_for("message", check=lambda said: self._answers(ctx, said)))
         try:
-            question = await self._speech.reply(ctx, render.ask_to_clear(len(found) + found.cut, self._confirm_s))
+            question = await self._speech.reply(ctx, render.ask_to_clear(found, self._confirm_s))
             if not question:
                 return
             await asyncio.wait({answer}, timeout=self._confirm_s)
             is_yes = answer.done() and answer.result().id > question[0].id and _says_yes(answer.result())
         finally:
             answer.cancel()
-        if is_yes:
-            await self._tools.forget_everything(context)
-        await self._speech.reply(ctx, render.cleared() if is_yes else render.not_cleared())
+        if not is_yes:
+            await self._speech.reply(ctx, render.not_cleared())
+            return
+        await self._tools.forget_everything(context)
+        left = SearchResult()
+        with suppress(BackendUnavailableError):  # it is forgotten all the same
+            left = await self._tools.recall(context, limit=1)
+        await self._speech.reply(ctx, render.cleared(left))
 
     @commands.command(extras={"could_not": "looked up"})
     async def memorystatus(self, ctx: commands.Context[Any]) -> None:
         """Show how my memory is doing, store by store."""
         await self._speech.reply(ctx, render.status(await self._tools.status()))
 
-    @commands.group(invoke_without_command=True, usage="migration", extras={"example": "memory migration status"})
+    @commands.group(
+        invoke_without_command=True,
+        case_insensitive=True,
+        usage="migration",
+        extras={"example": "memory migration status"},
+    )
     @commands.check(_by_owner)
     async def memory(self, ctx: commands.Context[Any]) -> None:
         """Settings of my memory, for my owner."""

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from cogs.text import quote
-from tools.memory_tools import silent_stores
+from tools.memory_tools import silence, silent_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -54,23 +54,30 @@ def forgotten(key: str) -> str:
     return f"Forgotten: {_quote_key(key)}."
 
 
-def nothing_to_forget(key: str, nearest: Iterable[str], prefix: str) -> str:
-    text = f"I remember nothing about you under {_quote_key(key)}."
+def nothing_to_forget(key: str, nearest: Iterable[str], prefix: str, found: SearchResult) -> str:
+    """Args: found: what else is remembered; it names the stores that did not answer."""
+    text = f"I remember nothing about you under {_quote_key(key)}.{_yet_to_forget(found, f'under {_quote_key(key)}')}"
     for other in nearest:
         text += f" Did you mean {_quote_key(other)}? Then say: {prefix}forget {_quote_key(other)}"
     return text
 
 
-def ask_to_clear(count: int, seconds: float) -> str:
-    things = f"{count} thing" + ("s" if count != 1 else "")
+def ask_to_clear(found: SearchResult, seconds: float) -> str:
+    count = len(found) + found.cut
+    things = f"{count} thing" + ("s" if count != 1 else "") if count else "nothing"
+    silent = silence(found)
+    unsure = f" ({silent} and may hold {'more' if count else 'something'})" if silent else ""
+    elsewhere = "" if count else ", but there may be something elsewhere"
     return (
-        f"I remember {things} about you here. Shall I forget everything about you, here and everywhere else? "
+        f"I remember {things} about you here{unsure}{elsewhere}. "
+        "Shall I forget everything about you, here and everywhere else? "
         f"Say yes within {seconds:.0f} seconds; anything else means no."
     )
 
 
-def cleared() -> str:
-    return "Done: I have forgotten everything about you."
+def cleared(found: SearchResult) -> str:
+    """Args: found: what is remembered now; it names the stores that did not answer."""
+    return f"Done: I have forgotten everything about you.{_yet_to_forget(found, 'about you')}"
 
 
 def not_cleared() -> str:
@@ -136,6 +143,16 @@ def _heading(total: int, query: str, page: int, pages: int, prefix: str) -> str:
 
 def _memory(entry: MemoryEntry, most: int) -> str:
     return f"• {_quote_key(entry.key)}: {quote(entry.value, most)}"
+
+
+def _yet_to_forget(found: SearchResult, what: str) -> str:
+    """Return a sentence, after a space, about the stores that a deletion reaches later; empty if there are none."""
+    silent = silence(found)
+    if not silent:
+        return ""
+    they_hold, they_are = ("it holds", "it is") if len(found.missing) == 1 else ("they hold", "they are")
+    again = "ready" if len(found.starting) == len(found.missing) else "back"
+    return f" {silent}; if {they_hold} something {what}, it will be forgotten when {they_are} {again}."
 
 
 def _store(name: str, store: Mapping[str, Any]) -> str:

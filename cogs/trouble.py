@@ -54,7 +54,10 @@ async def explain(ctx: commands.Context[Any], error: Exception) -> str:
             extra = {"event": "memory_unavailable", "command": _name(ctx), "backend": error.backend}
             log.warning("%s found no memory to work on", _name(ctx), extra=extra)
             what = ctx.command.extras.get("could_not", "done") if ctx.command else "done"
-            return f"That could not be {what}: my memory does not answer right now. Please try again in a moment."
+            return (
+                f"That could not be {what}: my memory does not answer right now. "
+                f"Please try again in a moment; {prefix}memorystatus says why."
+            )
         case _:
             failed = {"event": "command_failed", "command": _name(ctx), "message_id": ctx.message.id}
             log.error("%s failed", _name(ctx), exc_info=error, extra=failed)

@@ -238,6 +238,15 @@ def silent_stores(found: SearchResult) -> str:
     return ""
 
 
+def silence(found: SearchResult) -> str:
+    """Return which stores did not answer, as half a sentence; empty if all did."""
+    down = [name for name in found.missing if name not in found.starting]
+    said = [f"{' and '.join(down)} did not answer"] if down else []
+    if found.starting:
+        said.append(f"{' and '.join(found.starting)} {'is' if len(found.starting) == 1 else 'are'} still starting")
+    return " and ".join(said)
+
+
 def could_not(what: str, exc: MemoryRejectedError | BackendUnavailableError) -> str:
     """Return an honest sentence: *what* did not happen, and what to do about it."""
     if isinstance(exc, MemoryRejectedError):

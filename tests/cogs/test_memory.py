@@ -129,6 +129,74 @@ async def test_forgetting_and_the_nearest_key(chat: Chat) -> None:
     assert await chat.kept(chat.ana) == {}
 
 
+async def test_a_key_copied_out_of_an_answer_is_that_key(chat: Chat) -> None:
+    told = await chat.ask(chat.ana, "%remember @everyone hello")
+    shown = told.removeprefix("Got it! I'll remember that ").removesuffix(": hello")
+
+    assert shown == "@\u200beveryone"
+    assert await chat.ask(chat.ana, f"%forget {shown}") == "Forgotten: @\u200beveryone."
+    assert await chat.kept(chat.ana) == {}
+
+
+@pytest.mark.parametrize("fault", ["down", "starting"])
+async def test_a_store_that_cannot_tell_is_named_where_there_is_nothing_to_forget(chat: Chat, fault: str) -> None:
+    await chat.small.mcp.store(str(chat.ana.id), "drink", "tea", scope="dm")
+    await chat.small.sqlite.store(str(chat.ana.id), "drinks", "water", scope="dm")
+    chat.small.mcp.fault = fault
+    await chat.bot.services.tools.status(settle_s=0)
+
+    told = await chat.ask(chat.ana, "%forget drink")
+    chat.small.mcp.fault = ""
+    await chat.bot.services.tools.status(settle_s=0)
+
+    silent = {
+        "down": "mcp did not answer; if it holds something under drink, it will be forgotten when it is back.",
+        "starting": (
+            "mcp is still starting; if it holds something under drink, it will be forgotten when it is ready."
+        ),
+    }
+    assert told == (
+        f"I remember nothing about you under drink. {silent[fault]} Did you mean drinks? Then say: %forget drinks"
+    )
+    assert await chat.kept(chat.ana) == {("dm", "drinks"): "water"}
+
+
+async def test_a_store_that_cannot_tell_is_named_where_everything_is_forgotten(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember drink tea")
+    chat.small.mcp.fault = "down"
+
+    question = await chat.ask(chat.ana, "%clearmemories")
+    done = await chat.ask(chat.ana, "yes")
+    chat.small.mcp.fault = ""
+    await chat.bot.services.tools.status(settle_s=0)
+
+    assert question.startswith("I remember 1 thing about you here (mcp did not answer and may hold more). Shall I ")
+    assert done == (
+        "Done: I have forgotten everything about you. "
+        "mcp did not answer; if it holds something about you, it will be forgotten when it is back."
+    )
+    assert await chat.kept(chat.ana) == {}
+
+
+async def test_with_nothing_to_clear_here_it_is_asked_all_the_same(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember drink tea", "Home")
+
+    question = await chat.ask(chat.ana, "%clearmemories")
+    assert question.startswith(
+        "I remember nothing about you here, but there may be something elsewhere. Shall I forget everything about you"
+    )
+    assert (await chat.ask(chat.ana, "yes")).startswith("Done")
+    assert await chat.kept(chat.ana) == {}
+
+
+@pytest.mark.parametrize("answer", ["Yes please", "y", "YES!!!", "yes, do it", "y.", "*yes*", "yes\nall of it"])
+async def test_a_yes_is_an_answer_that_begins_with_one(chat: Chat, answer: str) -> None:
+    await chat.ask(chat.ana, "%remember drink tea")
+    await chat.ask(chat.ana, "%clearmemories")
+
+    assert (await chat.ask(chat.ana, answer)).startswith("Done")
+
+
 async def test_clearing_everything_after_a_yes(chat: Chat) -> None:
     await chat.ask(chat.ana, "%remember drink tea")
     await chat.ask(chat.ana, "%remember drink tea", "Home")
@@ -144,7 +212,21 @@ async def test_clearing_everything_after_a_yes(chat: Chat) -> None:
     assert await chat.kept(chat.ben)
 
 
-@pytest.mark.parametrize("answer", ["no", "yes please, but not now", "%memories"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "no",
+        "yes please, but not now",
+        "yes... no!",
+        "yes, don't",
+        "yesterday",
+        "y'all",
+        "y-axis",
+        "oh yes",
+        "%memories",
+        "🤷",
+    ],
+)
 async def test_anything_else_than_a_yes_clears_nothing(chat: Chat, answer: str) -> None:
     await chat.ask(chat.ana, "%remember drink tea")
     question = chat.server.say(chat.ana, "%clearmemories")
@@ -220,6 +302,7 @@ async def test_the_owner_flips_the_flag(chat: Chat) -> None:
     assert await chat.ask(chat.you, "%memory migration") == (
         'The migration flag is on: I use the unified memory. Evidence: {"fresh": true}'
     )
+    assert await chat.ask(chat.you, "%memory MIGRATION Status") == await chat.ask(chat.you, "%memory migration")
     assert await chat.ask(chat.you, "%memory migration OFF") == ("The migration flag is off: I use the legacy store.")
     await chat.ask(chat.you, "%remember drink tea")
     assert await chat.small.legacy.get_all(str(chat.you.id)) == {"drink": "tea"}
@@ -382,7 +465,7 @@ async def test_what_went_wrong_is_said_in_plain_words(chat: Chat, said: str, tol
 async def test_a_memory_that_does_not_answer_is_admitted(chat: Chat, said: str, told: str) -> None:
     chat.small.break_all()
 
-    assert (await chat.ask(chat.ana, said)).startswith(told)
+    assert await chat.ask(chat.ana, said) == f"{told} Please try again in a moment; %memorystatus says why."
 
 
 async def test_a_bug_is_logged_and_admitted(
