@@ -62,7 +62,7 @@ def small_model(body: Json) -> Turn:
     said, results = last_exchange(messages)
     wish = understand(said)
     if results:
-        return say(from_results(wish, results, data_facts(messages)))
+        return say(from_results(wish, results))
     calls = list(calls_for(wish, body.get("tools") or []))
     return turn(*calls) if calls else say(without_tools(wish, data_facts(messages)))
 
@@ -136,7 +136,7 @@ STATEMENTS_IF_ASKED: tuple[tuple[str, str], ...] = (
 
 def understand(said: str) -> Wish:
     if forgets := FORGETS.match(said):
-        return Forget(topic_of(forgets["what"].strip(" .!?")) or EVERYTHING)
+        return Forget(forgettable(forgets["what"].strip(" .!?")))
     if ASKS.search(said):
         if ABOUT_ALL.search(said):
             return Ask()
@@ -145,6 +145,12 @@ def understand(said: str) -> Wish:
             return Ask(topic)
     facts = tuple(told(said))
     return Tell(facts) if facts else Chat(said)
+
+
+def forgettable(what: str) -> str:
+    if topic := topic_of(what) or next((fact.key for fact in told(what)), ""):
+        return topic
+    return EVERYTHING if re.match(r"(?:everything|all)\b", what, re.I) else as_key(what)
 
 
 def topic_of(said: str) -> str:
@@ -230,8 +236,8 @@ KEPT = re.compile(r"\bI'll remember that (?P<key>[^:\n]+): (?P<value>.+)", re.S)
 SAID_OF_STORES = re.compile(r"^(\([^()]+\))[ ]*$", re.M)
 
 
-def from_results(wish: Wish, results: Sequence[str], known: Sequence[Fact]) -> str:
-    """Return an answer in a sentence, from what tools returned."""
+def from_results(wish: Wish, results: Sequence[str]) -> str:
+    """Return an answer in a sentence, from what tools returned and nothing else: data may be older."""
     failed = [each.strip() for each in results if is_failure(each)]
     if failed:
         return f"Sorry, that did not work. {failed[0]}"
@@ -239,7 +245,7 @@ def from_results(wish: Wish, results: Sequence[str], known: Sequence[Fact]) -> s
         case Ask(topic):
             facts = [fact for each in results for fact in facts_in(each)]
             remarks = [remark for each in results for remark in SAID_OF_STORES.findall(each)]
-            return " ".join([answer(topic, [*facts, *known]), *remarks])
+            return " ".join([answer(topic, facts), *remarks])
         case Tell():
             kept = [found for each in results if (found := KEPT.search(each))]
             if kept:
@@ -307,34 +313,39 @@ def is_failure(result: str) -> bool:
 BLOCK = re.compile(
     r"<(?P<tag>[A-Za-z][\w-]*)(?:\s[^<>]*)?>(?P<tagged>.*?)</(?P=tag)\s*>"
     r"|^```[^\n]*\n(?P<fenced>.*?)^```"
+    r"|^\[(?P<mark>[^\[\]\n]+)\][^\n]*\n(?P<marked>.*?)^\[(?:end of |/)(?P=mark)\]"
     r"|^[^\w\n]*BEGIN\b[^\n]*\n(?P<begun>.*?)^[^\w\n]*END\b[^\n]*$",
     re.S | re.M,
 )
 MENTION = re.compile(r"<@[!&]?\d+>")
-NAMED = re.compile(r"^(?!remember\b)[^\s:]{1,32}: ", re.I)
+NAMED = re.compile(r"^(?![^:\n]*\b(?:i|my|me|remember)\b)[^:\n]{1,40}: ", re.I)
+SPEAKERS = re.compile(r"\n\n(?=[^:\n]{1,40}: )")
 FACT = re.compile(r"^[-*•>\s]*(?:\[[^\]]*\]\s*)?(?P<key>\w[\w -]{0,127}): (?P<value>\S.*)$")
 PROVENANCE = re.compile(r"\s*[\[(](?:[^\])]*\d{4}-\d\d|said|told|noted|remembered)[^\])]*[\])]$", re.I)
 
 
 def spoken(text: str) -> str:
-    """Return what of a user's message is said by the person."""
-    return NAMED.sub("", MENTION.sub("", BLOCK.sub("", text)).strip()).strip()
+    """Return what of a user's message is said by the person; by the last, where several are named in it."""
+    last = SPEAKERS.split(MENTION.sub("", BLOCK.sub("", text)))[-1]
+    return NAMED.sub("", last.strip()).strip()
 
 
 def data_facts(messages: Iterable[Json]) -> list[Fact]:
-    """Return the facts in the data blocks of all messages but the model's own."""
-    texts = (text_of(each) for each in messages if each.get("role") not in ("assistant", "tool"))
-    blocks = (block for text in texts for block in BLOCK.finditer(text))
-    return [fact for block in blocks for fact in facts_in(block["tagged"] or block["fenced"] or block["begun"] or "")]
+    """Return the facts in the data blocks of all messages but the model's own, the latest block first."""
+    texts = [text_of(each) for each in messages if each.get("role") not in ("assistant", "tool")]
+    blocks = [block for text in texts for block in BLOCK.finditer(text)]
+    groups = ("tagged", "fenced", "marked", "begun")
+    return [fact for block in reversed(blocks) for name in groups for fact in facts_in(block[name] or "")]
 
 
 def facts_in(text: str) -> list[Fact]:
-    """Return the facts of a tool's result or a data block: a `key: value` or a JSON object a line.
+    """Return the facts of a tool's result or a data block: a JSON object or else a `key: value` a line.
 
     A key is written small; a line that is set in goes on with the value before.
     """
-    facts: list[Fact] = []
-    for line in text.splitlines():
+    lines = text.splitlines()
+    facts = [fact for fact in map(json_fact, lines) if fact]
+    for line in lines if not facts else ():
         if fact := fact_in(line):
             facts.append(fact)
         elif facts and line.startswith("    "):
@@ -343,11 +354,7 @@ def facts_in(text: str) -> list[Fact]:
 
 
 def fact_in(line: str) -> Fact | None:
-    if line.startswith("    "):
-        return None
-    if line.strip().startswith("{"):
-        return json_fact(line)
-    found = FACT.match(line)
+    found = None if line.startswith("    ") else FACT.match(line)
     if not found or found["key"] != found["key"].casefold() or is_failure(line):
         return None
     return Fact(found["key"].strip(), PROVENANCE.sub("", found["value"].strip()))
@@ -358,6 +365,8 @@ def json_fact(line: str) -> Fact | None:
         parsed = json.loads(line.strip().rstrip(","))
     except ValueError:
         return None
+    if not isinstance(parsed, dict):
+        return None
     keys = [parsed[name] for name in ("key", "information_type", "type") if isinstance(parsed.get(name), str)]
-    values = [parsed[name] for name in ("value", "information", "text") if isinstance(parsed.get(name), str)]
+    values = [parsed[name] for name in ("value", "information", "said", "text") if isinstance(parsed.get(name), str)]
     return Fact(keys[0], values[0]) if keys and values else None
