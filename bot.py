@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(exc, file=sys.stderr)
         return CANNOT_RUN
     try:
-        return asyncio.run(_run(settings, config.parent, sandbox=options.sandbox))
+        return asyncio.run(_run(settings, config.parent, options))
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-async def _run(settings: Settings, root: Path, *, sandbox: bool) -> int:
+async def _run(settings: Settings, root: Path, options: argparse.Namespace) -> int:
     # Importing the client library takes most of the time to ready; --help and a wrong setting need not wait for it.
     from app import run
     from app.library import WrongLibraryError
@@ -52,13 +52,15 @@ async def _run(settings: Settings, root: Path, *, sandbox: bool) -> int:
 
     token = os.environ.get(settings.bot.token_env, "").strip()
     try:
-        if sandbox or not token:
-            why = "--sandbox" if sandbox else f"{settings.bot.token_env} is not set"
-            print(f"This is the sandbox ({why}): nothing leaves this machine.", file=sys.stderr)
-            await run.run_in_sandbox(settings, root)
+        if options.sandbox or options.small_model or not token:
+            why = "--sandbox" if options.sandbox or options.small_model else f"{settings.bot.token_env} is not set"
+            asks_a_model = settings.llm is not None and not options.small_model
+            but = " but what the language model is asked" if asks_a_model else ""
+            print(f"This is the sandbox ({why}): nothing leaves this machine{but}.", file=sys.stderr)
+            await run.run_in_sandbox(settings, root, small_model=options.small_model)
         else:
             await run.run_on_discord(settings, root, token)
-    except (CannotRunError, WrongLibraryError) as exc:
+    except (CannotRunError, ConfigError, WrongLibraryError) as exc:
         print(f"The bot cannot run: {exc}", file=sys.stderr)
         return CANNOT_RUN
     return 0
@@ -76,6 +78,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="bot.py", description="A Discord bot that remembers, in several stores that act as one."
     )
     parser.add_argument("--sandbox", action="store_true", help="talk to the bot here, even if a token is set")
+    parser.add_argument(
+        "--small-model",
+        action="store_true",
+        help="the sandbox, with a model of a few rules to talk to",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the settings (default: config.toml beside bot.py)")
     parser.add_argument("--version", action="version", version=_version())
     return parser.parse_args(arguments)

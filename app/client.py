@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import discord
 from discord.ext import commands
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.library import Library
+    from cogs.chat import ChatCog
     from cogs.services import Services
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 for _warning in ("warn_nacl", "warn_dave"):
     setattr(discord.VoiceClient, _warning, False)
 
-EXTENSIONS = ("cogs.errors", "cogs.memory", "cogs.help")
+EXTENSIONS = ("cogs.errors", "cogs.memory", "cogs.help", "cogs.chat")
 
 
 class MemoryBot(commands.Bot):
@@ -55,10 +56,14 @@ class MemoryBot(commands.Bot):
         log.info("Ready as %s in %d servers", self._me.id, len(self.guilds), extra=extra)
 
     async def on_message(self, message: discord.Message) -> None:
-        """Run a command, if it is one and its author may."""
+        """Run a command, or answer what is none, if its author may."""
         try:
             if self.is_answered(message):
                 await self.invoke(await self.get_context(message))
+                # Loading an extension makes its classes anew, so isinstance would not know the cog.
+                chat = cast("ChatCog | None", self.get_cog("Chat"))
+                if chat is not None:
+                    await chat.handle(message)
         finally:
             if self._on_handled is not None:
                 self._on_handled(message.id)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from app.settings import LogTable
 
-_OURS = ("app", "bot", "cogs", "memory", "sandbox", "tools")
+_OURS = ("app", "bot", "cogs", "llm", "memory", "sandbox", "tools")
 
 # What a log record has without anybody's `extra`.
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

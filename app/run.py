@@ -5,29 +5,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.assistant import make_assistant
 from app.client import make_bot
 from app.library import installed_library
+from app.settings import LLMTable, Settings
 from app.supervisor import Supervisor
 from cogs.services import ChatPolicy, Services
 from cogs.speech import Speech
 from memory.assemble import assemble
 from memory.shared import SharedMemory
-from sandbox import LoopbackDiscord, Terminal, redirect
+from sandbox import LoopbackDiscord, LoopbackModel, Terminal, redirect
 from tools.tool_manager import ToolManager
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_SANDBOX_SENDS_PER_MINUTE = 10_000
+_SANDBOX_PER_MINUTE = 10_000
+_PERSONA = Path(__file__).resolve().parent.parent / "persona.md"
 
 
 async def run_on_discord(settings: Settings, root: Path, token: str) -> None:
@@ -46,16 +47,27 @@ async def run_on_discord(settings: Settings, root: Path, token: str) -> None:
         await supervisor.run()
 
 
-async def run_in_sandbox(settings: Settings, root: Path) -> None:
-    """Talk to the bot through standard input and output; nothing leaves this machine."""
+async def run_in_sandbox(settings: Settings, root: Path, *, small_model: bool = False) -> None:
+    """Talk to the bot through standard input and output; nothing leaves this machine, but for a configured model.
+
+    Args:
+        small_model: answer through a model of rules that runs here, whatever is configured.
+    """
     library = installed_library()
-    async with LoopbackDiscord() as discord:
+    async with AsyncExitStack() as stack:
+        if small_model:
+            model = await stack.enter_async_context(LoopbackModel())
+            table = LLMTable(base_url=model.url, model="loopback", persona_file=_PERSONA)
+            settings = settings.model_copy(update={"llm": table})
+        discord = await stack.enter_async_context(LoopbackDiscord())
         # Nobody here is anybody's account, so everyone is answered, and as much as is asked.
         policy = replace(
             _policy(settings),
             owner_ids=frozenset({discord.you.id}),
             everyone=True,
-            sends_per_minute=_SANDBOX_SENDS_PER_MINUTE,
+            sends_per_minute=_SANDBOX_PER_MINUTE,
+            answers_per_minute=_SANDBOX_PER_MINUTE,
+            channel_answers_per_minute=_SANDBOX_PER_MINUTE,
         )
         async with _services(settings, root, policy) as services:
             with redirect(discord.url):
@@ -80,6 +92,11 @@ def _policy(settings: Settings) -> ChatPolicy:
         allowed_users=settings.bot.allowed_users,
         channels=settings.bot.channels,
         sends_per_minute=settings.bot.sends_per_minute,
+        **(
+            settings.llm.model_dump(include={"answers_per_minute", "channel_answers_per_minute"})
+            if settings.llm
+            else {}
+        ),
     )
 
 
@@ -87,9 +104,16 @@ def _policy(settings: Settings) -> ChatPolicy:
 async def _services(settings: Settings, root: Path, policy: ChatPolicy) -> AsyncIterator[Services]:
     """Build what the cogs use, once; the memory opens meanwhile, off the way to ready."""
     memory = SharedMemory(lambda: assemble(settings.memory, root), deadline_s=settings.memory.deadline_s)
-    opening = asyncio.ensure_future(memory.open())
+    tools = ToolManager(memory)
+    assistant = make_assistant(settings.llm, root, tools)
+    opening = [asyncio.ensure_future(memory.open())]
+    if assistant is not None:
+        opening.append(asyncio.ensure_future(assistant.check()))
     try:
-        yield Services(policy=policy, memory=memory, tools=ToolManager(memory), speech=Speech(policy))
+        yield Services(policy, memory, tools, Speech(policy), assistant)
     finally:
-        await asyncio.wait({opening})
+        if assistant is not None:
+            opening[-1].cancel()
+            await assistant.close()
+        await asyncio.wait(opening)
         await memory.close()

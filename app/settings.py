@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
@@ -39,6 +40,24 @@ class BotTable(Table):
         return prefix
 
 
+class LLMTable(Table):
+    """[llm]: without it the bot answers commands only."""
+
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+    model: Annotated[str, Field(min_length=1)]
+    api_key_env: VariableName | Literal[""] = ""
+    persona_file: Path = Path("persona.md")
+    deadline_s: Annotated[float, Field(ge=1, le=600)] = 60.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    max_rounds: Annotated[int, Field(ge=1, le=20)] = 4
+    max_answer_tokens: Annotated[int, Field(ge=16, le=32_000)] = 800
+    memory_tokens: Annotated[int, Field(ge=0, le=32_000)] = 400
+    history_messages: Annotated[int, Field(ge=2, le=200)] = 20
+    history_characters: Annotated[int, Field(ge=500, le=200_000)] = 12_000
+    answers_per_minute: Annotated[int, Field(ge=1, le=600)] = 6
+    channel_answers_per_minute: Annotated[int, Field(ge=1, le=600)] = 12
+
+
 class LogTable(Table):
     """[log]."""
 
@@ -53,5 +72,6 @@ class Settings(FileSettings):
     """The whole file."""
 
     bot: BotTable = BotTable()
+    llm: LLMTable | None = None
     log: LogTable = LogTable()
     memory: MemorySettings = MemorySettings()

@@ -169,7 +169,9 @@ class MemoryCog(commands.Cog, name="Memory"):
     @commands.command(extras={"could_not": "looked up"})
     async def memorystatus(self, ctx: commands.Context[Any]) -> None:
         """Show how my memory is doing, store by store."""
-        await self._speech.reply(ctx, render.status(await self._tools.status()))
+        services = getattr(ctx.bot, "services", None)
+        model = None if services is None else services.assistant.status() if services.assistant else render.NO_MODEL
+        await self._speech.reply(ctx, render.status(await self._tools.status(), model))
 
     @commands.group(
         invoke_without_command=True,
@@ -218,7 +220,10 @@ class MemoryCog(commands.Cog, name="Memory"):
 
     def _answers(self, ctx: commands.Context[Any], message: discord.Message) -> bool:
         same = message.author.id == ctx.author.id and message.channel.id == ctx.channel.id
-        return same and message.id != ctx.message.id and not self._speech.is_ours(message)
+        if not same or message.id == ctx.message.id or self._speech.is_ours(message):
+            return False
+        self._speech.take(message)
+        return True
 
     def _handled(self, message: discord.Message) -> _Said:
         said = self._said.setdefault(message.id, _Said(message.content))

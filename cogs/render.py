@@ -24,6 +24,7 @@ _KEY_SHOWN = 80
 _VALUE_SHOWN = 300
 _ALONE_SHOWN = 5_500  # about three messages
 _DETAIL_SHOWN = 200
+_MODEL_SHOWN = 400
 
 
 def remembered(key: str, value: str, *, left: str = "") -> str:
@@ -84,12 +85,17 @@ def not_cleared() -> str:
     return "There was no yes, so nothing was forgotten."
 
 
-def status(data: Mapping[str, Any]) -> str:
-    """Return what `get_full_status` says, a line for each store."""
+NO_MODEL = "language model: none is configured, so I answer commands only"
+
+
+def status(data: Mapping[str, Any], model: str | None = None) -> str:
+    """Return what `get_full_status` says, a line for each store, and one about the language model."""
     lines = [f"{data['healthy_backends']}/{data['total_backends']} healthy stores, {data['path']} path"]
     lines += [_store(name, store) for name, store in data["backends"].items()]
     if data["legacy"] is not None:
         lines.append(_store("legacy", data["legacy"]) + " (not counted)")
+    if model is not None:
+        lines.append(f"• {quote(model, _MODEL_SHOWN)}")
     return "\n".join(lines)
 
 

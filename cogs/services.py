@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cogs.speech import Speech
+    from llm.assistant import Assistant
     from memory import SharedMemory
     from tools.tool_manager import ToolManager
 
@@ -21,6 +22,8 @@ class ChatPolicy:
         allowed_users: who else is answered.
         channels: the server channels where those others are answered; empty: any.
         sends_per_minute: the most messages that the bot sends in any 60 seconds.
+        answers_per_minute: how often one person is answered by the language model in any 60 seconds.
+        channel_answers_per_minute: the same for everybody in one channel.
         everyone: whether anybody is answered, as in the sandbox.
     """
 
@@ -29,14 +32,21 @@ class ChatPolicy:
     allowed_users: frozenset[int] = frozenset()
     channels: frozenset[int] = frozenset()
     sends_per_minute: int = 20
+    answers_per_minute: int = 6
+    channel_answers_per_minute: int = 12
     everyone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What cogs use; they find it as `bot.services`. Whoever builds it opens and closes the memory."""
+    """What cogs use; they find it as `bot.services`. Whoever builds it opens and closes the memory.
+
+    Attributes:
+        assistant: answers what is no command; None where no language model is configured.
+    """
 
     policy: ChatPolicy
     memory: SharedMemory
     tools: ToolManager
     speech: Speech
+    assistant: Assistant | None = None

@@ -75,11 +75,20 @@ class Speech:
         self._sleep = sleep
         self._nonces = _Recent()
         self._ids = _Recent()
+        self._taken = _Recent()
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     def is_ours(self, message: discord.Message) -> bool:
         """Return whether the bot itself sent *message*, not the human behind the same account."""
         return message.id in self._ids or str(message.nonce) in self._nonces
+
+    def take(self, message: discord.Message) -> None:
+        """Note that *message* answers a question of ours, and so is no new talk."""
+        self._taken.add(message.id)
+
+    def is_taken(self, message: discord.Message) -> bool:
+        """Return whether *message* answers a question of ours."""
+        return message.id in self._taken
 
     async def reply(self, ctx: commands.Context[Any], text: str) -> list[discord.Message]:
         """Answer a command, without pinging its author; return what was sent."""

@@ -17,6 +17,7 @@ from memory.migration import MigrationFlag
 from memory.model import (
     EVERYWHERE,
     KEY_MAX,
+    QUERY_MAX,
     USER_ID_MAX,
     VALUE_MAX_BYTES,
     Audience,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EVERYWHERE",
     "KEY_MAX",
+    "QUERY_MAX",
     "USER_ID_MAX",
     "VALUE_MAX_BYTES",
     "Audience",

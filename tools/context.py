@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from memory import EVERYWHERE, Audience
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memory import MemoryEntry
+
+_SHORTEST_ECHO = 4
+
+
+class EchoGuard:
+    """Keeps what a model was shown from being stored as something new.
+
+    Args:
+        said: what the person says now: that may be stored, also if it is remembered already.
+    """
+
+    def __init__(self, said: str) -> None:
+        self._said = _folded(said)
+        self._recalled: dict[str, str] = {}
+
+    def recalled(self, entries: Iterable[MemoryEntry]) -> None:
+        """Note that the model was shown *entries*."""
+        for entry in entries:
+            self._recalled[_folded(entry.value)] = entry.key
+
+    def echoed(self, information: str) -> str:
+        """Return the key of the memory that *information* repeats though the person did not; empty if none."""
+        told = _folded(information)
+        for value, key in self._recalled.items():
+            repeats = value == told or (len(value) >= _SHORTEST_ECHO and value in told)
+            if value and repeats and value not in self._said:
+                return key
+        return ""
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +53,13 @@ class ToolContext:
         user_id: whose memories are read and written.
         scope: where what is remembered now belongs.
         audience: the scopes that may be read; None is the operator's own code, which may read all.
+        echo: tells what was recalled from what the person says now, where a model might mix them up.
     """
 
     user_id: str
     scope: str = EVERYWHERE
     audience: Audience = None
+    echo: EchoGuard | None = field(default=None, compare=False)
 
     @property
     def scopes(self) -> frozenset[str]:

@@ -161,6 +161,8 @@ async def remember_user_info(
         information_type: What the fact is about, in a word or a few, such as favorite_color or home town.
         information: The fact itself, as the person said it, such as blue.
     """
+    if context.echo is not None and (echoed := context.echo.echoed(information)):
+        return f"Nothing was stored: the person did not say this now, it is what is remembered under {echoed}."
     try:
         key = await memory.remember(context, information_type, information)
     except (MemoryRejectedError, BackendUnavailableError) as exc:
@@ -184,10 +186,45 @@ async def search_user_memory(
         found = await memory.recall(context, query, limit)
     except (MemoryRejectedError, BackendUnavailableError) as exc:
         return could_not("be looked up", exc)
+    if context.echo is not None:
+        context.echo.recalled(found)
     return findings(found, query)
 
 
-MODEL_TOOLS = (remember_user_info, search_user_memory)
+async def list_user_memories(
+    memory: UserMemory, context: ToolContext, limit: Annotated[int, Field(ge=1, le=50)] = 20
+) -> str:
+    """List what is remembered about the person you are talking to, the newest first.
+
+    Args:
+        limit: How many memories to return at most.
+    """
+    return await search_user_memory(memory, context, "", limit)
+
+
+async def forget_user_info(
+    memory: UserMemory,
+    context: ToolContext,
+    information_type: Annotated[str, Field(min_length=1, max_length=KEY_MAX)],
+) -> str:
+    """Forget one thing about the person you are talking to, when they ask for it.
+
+    Args:
+        information_type: The type it is remembered under, as a search or list shows it before the colon.
+    """
+    try:
+        if await memory.forget(context, information_type):
+            return f"Forgotten: {normalise_key(information_type)}."
+        near = await memory.nearest_keys(context, information_type)
+        silent = silence(await memory.recall(context, limit=1))
+    except (MemoryRejectedError, BackendUnavailableError) as exc:
+        return could_not("be forgotten", exc)
+    hint = f" There is {near[0]}." if near else ""
+    later = f" {silent}: what is there will be forgotten, too." if silent else ""
+    return f"Nothing is remembered under {normalise_key(information_type)}.{hint}{later}"
+
+
+MODEL_TOOLS = (remember_user_info, search_user_memory, list_user_memories, forget_user_info)
 """What a language model may do: add a function here, and it is offered, described and run."""
 
 

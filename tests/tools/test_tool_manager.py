@@ -301,6 +301,8 @@ async def test_a_model_is_offered_tools_without_a_user(tools: ToolManager) -> No
     assert {name: list(parameters["properties"]) for name, parameters in offered.items()} == {
         "remember_user_info": ["information_type", "information"],
         "search_user_memory": ["query", "limit"],
+        "list_user_memories": ["limit"],
+        "forget_user_info": ["information_type"],
     }
     for parameters in offered.values():
         assert parameters["additionalProperties"] is False
