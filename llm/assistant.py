@@ -53,6 +53,7 @@ _CANDIDATES = 20
 _NEWEST = 5
 _MESSAGE_MAX = 8_000
 _CALLS_A_ROUND = 8
+_SAID_MAX = 6_000  # what a model that ignores its limit may say: three or four messages
 _ANSWERS_MEASURED = 50
 
 
@@ -256,6 +257,8 @@ def _readable(arguments: str) -> str:
 
 def _sayable(text: str) -> str:
     bare = text.strip()
+    if len(bare) > _SAID_MAX:
+        bare = f"{bare[:_SAID_MAX]} …"
     if looks_like_a_call(bare):
         return WENT_ROUND
     return bare or NOTHING_TO_SAY

@@ -286,7 +286,8 @@ async def test_a_yes_that_does_not_come_is_a_no(chat: Chat) -> None:
 async def test_the_status_of_every_store(chat: Chat) -> None:
     lines = (await chat.ask(chat.ana, "%memorystatus")).splitlines()
     assert lines[0] == "2/2 healthy stores, unified path"
-    assert [line.split(",")[0] for line in lines[1:]] == ["• mcp: healthy", "• sqlite: healthy"]
+    assert [line.split(",")[0] for line in lines[1:3]] == ["• mcp: healthy", "• sqlite: healthy"]
+    assert lines[3:] == ["• language model: none is configured, so I answer commands only"]
 
     chat.small.mcp.fault = "down"
     await chat.ask(chat.you, "%memory migration off")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,9 +37,8 @@ class Talk:
         self.small = small
         self.tools = ToolManager(small.shared)
         endpoint = Endpoint(EndpointSettings(model.url, "loopback", retries=settings.pop("retries", 2)))
-        self.assistant = Assistant(
-            endpoint, self.tools, AssistantSettings(**{"persona": "You are Jakey.", "deadline_s": 5.0} | settings)
-        )
+        usual = AssistantSettings("You are Jakey.", deadline_s=5.0)
+        self.assistant = Assistant(endpoint, self.tools, replace(usual, **settings))
 
     async def say(self, text: str, who: str = "you", *, guild: str = "") -> str:
         scope = f"guild:{guild}" if guild else "dm"
@@ -436,7 +436,7 @@ async def test_many_calls_at_once_are_run_up_to_a_bound(talk: Talk) -> None:
 
 
 async def test_long_empty_and_commanding_texts_are_only_text(talk: Talk) -> None:
-    assert len(await attacked(talk, hostile.long_text())) <= 20_000
+    assert len(await attacked(talk, hostile.long_text())) < 6_100
     assert await attacked(talk, hostile.empty_text()) == words.NOTHING_TO_SAY
     assert await attacked(talk, hostile.as_command()) == "%forget all"
 
