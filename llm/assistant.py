@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,9 @@ _CANDIDATES = 20
 _NEWEST = 5
 _MESSAGE_MAX = 8_000
 _CALLS_A_ROUND = 8
+_ID_MAX = 40
+_NAME_MAX = 64
+_NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _SAID_MAX = 6_000  # what a model that ignores its limit may say: three or four messages
 _ANSWERS_MEASURED = 50
 
@@ -194,6 +198,7 @@ class _Rounds:
         self._most = most
         self._definitions = tools.get_available_tools()
         self._names = {definition["function"]["name"] for definition in self._definitions}
+        self._ids: set[str] = set()
         self._results: dict[tuple[str, str], str] = {}
         self.memory_tokens = 0
         self.used_memory = False
@@ -214,10 +219,13 @@ class _Rounds:
         raise AssertionError("the last round returns")
 
     def _calls_of(self, draft: Draft) -> tuple[list[ToolCall], str]:
-        if draft.calls:
-            return draft.calls[:_CALLS_A_ROUND], draft.text
-        calls, text = calls_in(draft.text, self._names)
-        return calls[:_CALLS_A_ROUND], text
+        calls, text = (draft.calls, draft.text) if draft.calls else calls_in(draft.text, self._names)
+        calls = calls[:_CALLS_A_ROUND]
+        for call in calls:
+            if not call.id or len(call.id) > _ID_MAX or call.id in self._ids:  # results must find their calls
+                call.id = f"call_{len(self._ids)}"
+            self._ids.add(call.id)
+        return calls, text
 
     async def _results_of(self, calls: list[ToolCall], context: ToolContext) -> list[dict[str, Any]]:
         """Run the calls of one turn together; a call that was made before gives what it gave then."""
@@ -243,7 +251,8 @@ def _as_message(text: str, calls: list[ToolCall]) -> dict[str, Any]:
 
 
 def _as_call(call: ToolCall, arguments: str) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name or "nameless", "arguments": arguments}}
+    name = _NO_NAME.sub("_", call.name)[:_NAME_MAX] or "nameless"  # servers refuse others
+    return {"id": call.id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _readable(arguments: str) -> str:

@@ -219,6 +219,46 @@ def test_a_dotenv_in_another_encoding_is_one_readable_error(home: Path) -> None:
     assert done.stderr.splitlines() == [f"{home / '.env'}: cannot be read as UTF-8 text"]
 
 
+def test_with_the_small_model_the_bot_remembers_what_it_is_told_in_talk(home: Path) -> None:
+    talk = "I live in Oslo, remember that\nwhere do I live?\n/as ana\nwhere do I live?\n"
+    done = subprocess.run(
+        command(home, "--small-model"),
+        input=talk,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env=environment(),
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    before, _, after = done.stdout.partition("* you are ana now")
+    assert "You live in Oslo." in before
+    assert "Oslo" not in after
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('base_url = "ftp://x"\nmodel = "m"\n', "llm.base_url"),
+        ('base_url = "http://x/v1"\n', "llm.model"),
+        ('base_url = "http://x/v1"\nmodel = "m"\napi_key_env = "sk-secret!"\n', "name of an environment variable"),
+        ('base_url = "http://x/v1"\nmodel = "m"\napi_key_env = "NO_SUCH_KEY"\n', "the variable NO_SUCH_KEY is not set"),
+        ('base_url = "http://x/v1"\nmodel = "m"\npersona_file = "nobody.md"\n', "nobody.md cannot be read"),
+    ],
+)
+def test_a_model_set_up_wrong_is_one_readable_error(home: Path, table: str, says: str) -> None:
+    (home / "persona.md").write_text("Be kind.")
+    (home / "config.toml").write_text(f"[llm]\n{table}")
+
+    done = sandbox(home, "")
+
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "sk-secret" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 AGAINST_THE_LOOPBACK = """
 import asyncio, sys, threading
 import bot

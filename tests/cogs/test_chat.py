@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -58,12 +58,17 @@ class Chat:
 
 
 @pytest.fixture
-def limits() -> dict[str, int]:
+def limits() -> dict[str, Any]:
     return {}
 
 
 @pytest.fixture
-async def chat(tmp_path: Path, limits: dict[str, int]) -> AsyncIterator[Chat]:
+def has_model() -> bool:
+    return True
+
+
+@pytest.fixture
+async def chat(tmp_path: Path, limits: dict[str, Any], has_model: bool) -> AsyncIterator[Chat]:
     small = SmallMemory(tmp_path)
     async with LoopbackDiscord(people=["ana"]) as server, LoopbackModel() as model, small.shared:
         chat = Chat(server, model, small)
@@ -71,7 +76,9 @@ async def chat(tmp_path: Path, limits: dict[str, int]) -> AsyncIterator[Chat]:
         tools = ToolManager(small.shared)
         assistant = Assistant(Endpoint(EndpointSettings(model.url, "loopback")), tools, AssistantSettings("Be kind."))
         with redirect(server.url):
-            bot = chat.bot(Services(chat.policy, small.shared, tools, Speech(chat.policy), assistant))
+            bot = chat.bot(
+                Services(chat.policy, small.shared, tools, Speech(chat.policy), assistant if has_model else None)
+            )
             running = asyncio.create_task(bot.start(server.token))
             await server.wait_connected()
             yield chat
@@ -206,3 +213,10 @@ async def test_the_bot_does_not_talk_to_strangers(chat: Chat, monkeypatch: pytes
     assert await chat.unanswered(chat.server.say(chat.ana, "hello"))
 
     assert len(chat.model.requests) == 0
+
+
+@pytest.mark.parametrize("has_model", [False])
+async def test_without_a_model_talk_is_not_answered_and_the_status_says_so(chat: Chat) -> None:
+    assert await chat.unanswered(chat.server.say(chat.you, "I live in Oslo, remember that"))
+
+    assert "language model: none is configured" in await chat.ask(chat.you, "%memorystatus")

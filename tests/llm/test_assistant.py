@@ -335,6 +335,22 @@ async def test_a_wrong_key_and_a_wrong_address_are_one_clear_line_at_start(
             assert "key" not in lines[0].replace("refused the key", "")
 
 
+@pytest.mark.parametrize("name", sorted(hostile.GARBAGE))
+async def test_garbage_is_an_answer_or_a_plain_failure_and_never_a_traceback(
+    model: LoopbackModel, small: SmallMemory, name: str
+) -> None:
+    talk = Talk(model, small, retries=0, deadline_s=2.0)
+    model.script(hostile.GARBAGE[name])
+
+    said = await talk.say("hello")
+
+    assert said
+    assert "Error" not in said
+    model.clear_script()
+    assert await talk.say("hello")
+    await talk.assistant.close()
+
+
 # Hostile models
 
 
@@ -350,6 +366,7 @@ async def attacked(talk: Talk, *behaviours: Behaviour) -> str:
 
     assert await talk.small.shared.search("ana", limit=100) == before
     assert "marker-of" not in said + str(talk.model.requests)
+    assert not talk.model.complaints  # whatever the model did, what it was sent is what OpenAI takes
     return said
 
 
