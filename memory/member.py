@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BATCH = 200
+_STARTING_S = 0.1
 
 
 class Member:
@@ -164,7 +165,8 @@ class Member:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._breaker.wait_s())
+            # One that is coming up says so in no time, and is wanted as soon as it is there.
+            await asyncio.sleep(_STARTING_S if self._starting else self._breaker.wait_s())
             await self.check()
 
     def _fail(self, error: BackendUnavailableError | MemoryRejectedError) -> None:
