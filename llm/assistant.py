@@ -102,6 +102,7 @@ class Assistant:
         self._endpoint = endpoint
         self._tools = tools
         self._conversations = Conversations(settings.history_lines, settings.history_characters)
+        tools.on_forget(self._conversations.drop)
         self._memory_tokens: deque[int] = deque(maxlen=_ANSWERS_MEASURED)
 
     async def check(self) -> None:
@@ -145,6 +146,7 @@ class Assistant:
 
     async def _answer(self, incoming: Incoming, draft: Draft) -> str:
         conversation = self._conversations.of(incoming.channel_id)
+        drops = conversation.drops_of(incoming.context.user_id)
         text = incoming.text[:_MESSAGE_MAX]
         echo = EchoGuard(text)
         block, spent, shown = await self._memories(incoming, conversation, echo)
@@ -159,8 +161,9 @@ class Assistant:
         said = await rounds.run(messages, replace(incoming.context, echo=echo), draft)
         self._memory_tokens.append(spent + rounds.memory_tokens)
         self.trouble = ""
-        conversation.mark_shown(user_id, shown)
-        conversation.add(*news, Line("assistant", said, user_id, private=bool(block or rounds.used_memory)))
+        if conversation.drops_of(user_id) == drops:
+            conversation.mark_shown(user_id, shown)
+            conversation.add(*news, Line("assistant", said, user_id, private=bool(block or rounds.used_memory)))
         return said
 
     async def _memories(

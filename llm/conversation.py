@@ -45,6 +45,7 @@ class Conversation:
         self._most_characters = most_characters
         self._shown: dict[str, OrderedDict[tuple[str, str], int]] = {}
         self._count = 0
+        self._forgotten: dict[str, int] = {}
 
     def add(self, *lines: Line) -> None:
         """Keep *lines* as the latest."""
@@ -57,6 +58,18 @@ class Conversation:
     def for_user(self, user_id: str) -> list[Line]:
         """Return what the model of *user_id* may see, oldest first."""
         return [line for _, line in self._lines if not line.private or line.user_id == user_id]
+
+    def drop(self, user_id: str) -> None:
+        """Forget what *user_id* said and was told: something that stands in it was forgotten."""
+        kept = [numbered for numbered in self._lines if numbered[1].user_id != user_id]
+        self._lines.clear()
+        self._lines.extend(kept)
+        self._shown.pop(user_id, None)
+        self._forgotten[user_id] = self._forgotten.get(user_id, 0) + 1
+
+    def drops_of(self, user_id: str) -> int:
+        """Return how often `drop` was called for *user_id*: an answer that was begun before must not be added."""
+        return self._forgotten.get(user_id, 0)
 
     def new_to(self, user_id: str, entries: Sequence[MemoryEntry]) -> list[MemoryEntry]:
         """Return those of *entries* that the messages still kept do not show to the model of *user_id*."""
@@ -80,6 +93,11 @@ class Conversations:
     def __init__(self, most_lines: int, most_characters: int) -> None:
         self._most = (most_lines, most_characters)
         self._kept: OrderedDict[str, Conversation] = OrderedDict()
+
+    def drop(self, user_id: str) -> None:
+        """Forget what *user_id* said and was told in any channel."""
+        for conversation in self._kept.values():
+            conversation.drop(user_id)
 
     def of(self, channel_id: str) -> Conversation:
         conversation = self._kept.setdefault(channel_id, Conversation(*self._most))

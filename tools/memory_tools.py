@@ -25,7 +25,7 @@ from memory import (
 from tools.context import ToolContext  # noqa: TC001 - tools/schema.py reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from memory import MemoryBackend, SharedMemory
 
@@ -48,6 +48,7 @@ class UserMemory:
 
     def __init__(self, memory: SharedMemory | None = None) -> None:
         self._memory = memory
+        self._listeners: list[Callable[[str], None]] = []
         self._tidy: OrderedDict[tuple[str, str], None] = OrderedDict()  # where no key was spelt otherwise
 
     @property
@@ -98,11 +99,18 @@ class UserMemory:
         forgotten = await asyncio.gather(
             *(self._forget_in(scope, context.user_id, key, only_if) for scope in sorted(context.scopes))
         )
+        self._tell_forgotten(context.user_id)
         return any(forgotten)
 
     async def forget_everything(self, context: ToolContext) -> bool:
         """Forget all about the person, in every scope; return whether there was anything."""
-        return await self._store_of_all.delete(context.user_id)
+        forgotten = await self._store_of_all.delete(context.user_id)
+        self._tell_forgotten(context.user_id)
+        return forgotten
+
+    def on_forget(self, listener: Callable[[str], None]) -> None:
+        """Call *listener* with the user whenever something of theirs is forgotten: what was derived must go, too."""
+        self._listeners.append(listener)
 
     async def nearest_keys(self, context: ToolContext, information_type: str, *, limit: int = 1) -> list[str]:
         """Return the keys in use that are most like *information_type*, best first."""
@@ -113,6 +121,10 @@ class UserMemory:
     @property
     def _store_of_all(self) -> MemoryBackend:
         return self.memory.by_flag
+
+    def _tell_forgotten(self, user_id: str) -> None:
+        for listener in self._listeners:
+            listener(user_id)
 
     async def _store(self, context: ToolContext, key: str, information: str) -> None:
         try:

@@ -231,6 +231,30 @@ async def test_in_a_shared_channel_nothing_made_of_one_persons_memories_reaches_
     assert "Oslo" in str(talk.asked(3))
 
 
+async def test_what_was_forgotten_is_gone_from_the_conversation_too(talk: Talk) -> None:
+    talk.model.script(
+        call(REMEMBER, {"information_type": "city", "information": "Oslo"}),
+        say("Oslo, noted."),
+        say("Hm."),
+        call("forget_user_info", {"information_type": "city"}),
+        say("I forgot Oslo."),
+        *[say("Hm.")] * 3,
+    )
+    await talk.say("I live in Oslo, remember that")
+    await talk.say("hi", "ana")
+
+    await talk.say("forget my city")
+    await talk.say("where do I live?")
+    assert "Oslo" not in str(talk.asked())
+
+    await talk.tools.remember(ToolContext("you", "dm"), "city", "Rome")
+    await talk.say("hello city")
+    assert "Rome" in str(talk.asked())
+    await talk.tools.forget_everything(ToolContext("you", "dm"))
+    await talk.say("where do I live?")
+    assert "Rome" not in str(talk.asked())
+
+
 # Failure
 
 
