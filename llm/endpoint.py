@@ -103,7 +103,7 @@ class Endpoint:
                 await self._client.with_options(max_retries=0).models.list()
         except TimeoutError as exc:
             raise ModelError(f"{self.settings.base_url} does not answer within {_CHECK_S:g} s") from exc
-        except Exception as exc:
+        except Exception as exc:  # as in `ask`
             error = self._error(exc)
             if getattr(exc, "status_code", None) not in {404, 405, 501}:  # a server may lack the list, and answer
                 raise error from exc
@@ -132,7 +132,7 @@ class Endpoint:
                     came |= bool(getattr(chunk, "choices", None))
                     if not _take(chunk, draft):
                         break
-        except Exception as exc:
+        except Exception as exc:  # whatever a server makes the library raise is one answer less, and no more
             raise self._error(exc) from exc
         if not came:
             raise ModelError(f"the answer of {self.settings.base_url} makes no sense (nothing in it)")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memory.model import Page, UserTombstone, newest
+from memory.model import MemoryEntry, Page, UserTombstone, newest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from memory.model import Position, Record
+    from memory.model import Audience, Position, Record
 
 
 def merge_pages(pages: Sequence[Page], missing: Sequence[str] = (), starting: Sequence[str] = ()) -> Page:
@@ -26,6 +26,19 @@ def merge_pages(pages: Sequence[Page], missing: Sequence[str] = (), starting: Se
     ordered = sorted(newest(records).values(), key=lambda record: record.position)
     young = dict.fromkeys([*starting, *(name for page in pages for name in page.starting)])
     return Page(tuple(ordered), end, tuple(answered), tuple(silent), tuple(young))
+
+
+async def get_in_all(read: Callable[[Audience], Awaitable[Page]], scopes: Audience) -> Page:
+    """Return what *read* finds in *scopes*, or, with None, in every scope that any of several stores knows.
+
+    A deletion is known by its slot alone, so the scopes must be named before it can be seen.
+    """
+    page = await read(scopes)
+    if scopes is None and len(page.answered) > 1:
+        found = frozenset(record.scope for record in page.records if isinstance(record, MemoryEntry))
+        if found:
+            return await read(found)
+    return page
 
 
 def _belongs(record: Record, end: Position | None) -> bool:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from memory.backend import PAGE, MemoryBackend
 from memory.errors import BackendUnavailableError
-from memory.merge import merge_pages
-from memory.model import MemoryEntry, Page
+from memory.merge import get_in_all, merge_pages
+from memory.model import Page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -107,12 +107,10 @@ class FlaggedMemory(MemoryBackend):
             return changed
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
-        page = await self._read("retrieve", lambda store: store.get(user_id, key, scopes))
-        if scopes is None and len(page.answered) > 1:
-            found = frozenset(entry.scope for entry in page.records if isinstance(entry, MemoryEntry))
-            if found:
-                return await self._read("retrieve", lambda store: store.get(user_id, key, found))
-        return page
+        def read(wanted: Audience) -> Awaitable[Page]:
+            return self._read("retrieve", lambda store: store.get(user_id, key, wanted))
+
+        return await get_in_all(read, scopes)
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         return await self._read("scan", lambda store: store.scan(user_id, after, limit))

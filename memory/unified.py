@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memory.backend import PAGE, MemoryBackend
 from memory.errors import BackendUnavailableError, MemoryRejectedError
-from memory.merge import merge_pages
-from memory.model import MemoryEntry, check_record
+from memory.merge import get_in_all, merge_pages
+from memory.model import check_record
 from memory.report import HealthReport, StoreState
 
 if TYPE_CHECKING:
@@ -75,13 +75,10 @@ class UnifiedMemoryBackend(MemoryBackend):
         return max(changed)
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
-        page = await self._read("retrieve", lambda member: member.backend.get(user_id, key, scopes))
-        if scopes is None and len(page.answered) > 1:
-            # A deletion is known by its slot alone, so the scopes must be named before one can be seen.
-            found = frozenset(entry.scope for entry in page.records if isinstance(entry, MemoryEntry))
-            if found:
-                return await self._read("retrieve", lambda member: member.backend.get(user_id, key, found))
-        return page
+        def read(wanted: Audience) -> Awaitable[Page]:
+            return self._read("retrieve", lambda member: member.backend.get(user_id, key, wanted))
+
+        return await get_in_all(read, scopes)
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         return await self._read("scan", lambda member: member.backend.scan(user_id, after, limit))
