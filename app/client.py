@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 for _warning in ("warn_nacl", "warn_dave"):
     setattr(discord.VoiceClient, _warning, False)
 
-EXTENSIONS = ("cogs.errors", "cogs.memory", "cogs.help", "cogs.chat")
+EXTENSIONS = ("cogs.errors", "cogs.memory", "cogs.help")
+CHAT = "cogs.chat"  # what it imports takes its time, so only where there is a model
 
 
 class MemoryBot(commands.Bot):
@@ -47,7 +48,7 @@ class MemoryBot(commands.Bot):
         if not policy.owner_ids:
             policy = replace(policy, owner_ids=frozenset({await self._account_owner()}))
             self.services = replace(self.services, policy=policy)
-        for extension in EXTENSIONS:
+        for extension in (*EXTENSIONS, CHAT) if self.services.assistant is not None else EXTENSIONS:
             await self.load_extension(extension)
 
     async def on_ready(self) -> None:
