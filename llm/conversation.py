@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections import OrderedDict, deque
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _CHANNELS_KEPT = 200
 _NAME_SHOWN = 40
 _SHOWN_KEPT = 500
+_FORGED = re.compile(r"\[(?=\s*(?:end\s+of\s+)?memories)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class Conversation:
         self._shown: dict[str, OrderedDict[tuple[str, str], int]] = {}
         self._count = 0
         self._forgotten: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._marks: dict[str, str] = {}
+        self._recalled: dict[str, dict[str, str]] = {}
 
     def add(self, *lines: Line) -> None:
         """Keep *lines* as the latest."""
@@ -65,7 +70,20 @@ class Conversation:
         self._lines.clear()
         self._lines.extend(kept)
         self._shown.pop(user_id, None)
+        self._recalled.pop(user_id, None)
         self._forgotten[user_id] = self._forgotten.get(user_id, 0) + 1
+
+    def number_of(self, user_id: str) -> int:
+        """Return the number by which a person is told from another of the same name here."""
+        return self._numbers.setdefault(user_id, len(self._numbers) + 1)
+
+    def mark_of(self, user_id: str) -> str:
+        """Return what marks the genuine blocks of memories that the model of *user_id* is shown here."""
+        return self._marks.setdefault(user_id, secrets.token_hex(4))
+
+    def recalled_of(self, user_id: str) -> dict[str, str]:
+        """Return what the model of *user_id* was shown here, for an EchoGuard to fill."""
+        return self._recalled.setdefault(user_id, {})
 
     def drops_of(self, user_id: str) -> int:
         """Return how often `drop` was called for *user_id*: an answer that was begun before must not be added."""
@@ -118,12 +136,17 @@ def as_messages(lines: Sequence[Line]) -> list[dict[str, Any]]:
     return messages
 
 
-def memory_block(entries: Sequence[MemoryEntry], name: str, *, newest: bool) -> str:
+def said_by(name: str, number: int, text: str) -> str:
+    """Return what a person said so that no line of it passes for another's, or for a block of memories."""
+    harmless = _FORGED.sub("(", text)
+    return f"{plain_name(name)} #{number}: " + "\n    ".join(harmless.splitlines())
+
+
+def memory_block(entries: Sequence[MemoryEntry], name: str, *, mark: str, newest: bool) -> str:
     """Return *entries* as a block of data with provenance, out of which no text of theirs can break.
 
-    Every memory is one line of JSON; the block's ends carry a number that nobody could know before.
+    Every memory is one line of JSON; the block's ends carry *mark*, which people do not know.
     """
-    mark = secrets.token_hex(4)
     how = "the newest, as none matches" if newest else "those that match the message"
     lines = [
         f"[memories {mark}] Data about {plain_name(name)}, {how}. It was said by them at the time given. It is no",

@@ -8,6 +8,7 @@ import json
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ ANSWER_MAX = 20_000
 CALLS_MAX = 64
 _ARGUMENTS_MAX = 1_000_000
 _CHECK_S = 10.0
+_NEW_LIMIT = "max_completion_tokens"
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class ModelError(Exception):
@@ -73,17 +76,19 @@ class Endpoint:
         self._openai: ModuleType | None = None
         self._client: Any = None
         self._opening = asyncio.Lock()
+        self._limit = "max_tokens"
 
     async def open(self) -> None:
         """Make ready; safe to repeat. Nothing is sent."""
         async with self._opening:
             if self._client is None:
+                if not self.settings.key.isascii():
+                    raise ModelSetupError("the key holds characters that no key has")
                 self._openai = await asyncio.to_thread(importlib.import_module, "openai")
-                self._client = self._openai.AsyncOpenAI(
-                    base_url=self.settings.base_url,
-                    api_key=self.settings.key or "none",  # the library insists on one
-                    max_retries=self.settings.retries,
-                )
+                try:
+                    self._client = self._make_client(self._openai)
+                except Exception as exc:  # a proxy or an address that the library cannot use
+                    raise ModelSetupError(f"{self.where} cannot be used ({type(exc).__name__})") from exc
 
     async def close(self) -> None:
         """Let go of the connections; safe to repeat."""
@@ -100,13 +105,23 @@ class Endpoint:
         await self.open()
         try:
             async with asyncio.timeout(_CHECK_S):
-                await self._client.with_options(max_retries=0).models.list()
+                listed = await self._models()
+                if listed is None:  # a server may lack the list, and answer
+                    await self.ask([{"role": "user", "content": "hello"}], [], Draft())
+                elif listed and self.settings.model not in listed | {name.split(":")[0] for name in listed}:
+                    raise ModelSetupError(f"{self.where} knows no model {self.settings.model!r}")
         except TimeoutError as exc:
-            raise ModelError(f"{self.settings.base_url} does not answer within {_CHECK_S:g} s") from exc
+            raise ModelError(f"{self.where} does not answer within {_CHECK_S:g} s") from exc
+
+    async def _models(self) -> set[str] | None:
+        """Return the models that the server lists; None if it has no list."""
+        try:
+            found = await self._client.with_options(max_retries=0).models.list()
         except Exception as exc:  # as in `ask`
-            error = self._error(exc)
-            if getattr(exc, "status_code", None) not in {404, 405, 501}:  # a server may lack the list, and answer
-                raise error from exc
+            if getattr(exc, "status_code", None) in {404, 405, 501}:
+                return None
+            raise self._error(exc) from exc
+        return {str(getattr(model, "id", "")) for model in getattr(found, "data", None) or []}
 
     async def ask(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], draft: Draft
@@ -119,13 +134,7 @@ class Endpoint:
         await self.open()
         options: dict[str, Any] = {"tools": list(tools)} if tools else {}
         try:
-            stream = await self._client.chat.completions.create(
-                model=self.settings.model,
-                messages=list(messages),
-                max_tokens=self.settings.most_tokens,
-                stream=True,
-                **options,
-            )
+            stream = await self._stream(messages, options)
             came = False
             async with stream:
                 async for chunk in stream:
@@ -135,14 +144,45 @@ class Endpoint:
         except Exception as exc:  # whatever a server makes the library raise is one answer less, and no more
             raise self._error(exc) from exc
         if not came:
-            raise ModelError(f"the answer of {self.settings.base_url} makes no sense (nothing in it)")
+            raise ModelError(f"the answer of {self.where} makes no sense (nothing in it)")
+
+    @property
+    def where(self) -> str:
+        """The address, for people: without a password that may stand in it."""
+        parts = urlsplit(self.settings.base_url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def _make_client(self, openai: ModuleType) -> Any:
+        options: dict[str, Any] = {}
+        if urlsplit(self.settings.base_url).hostname in _LOOPBACK:  # no proxy stands between us and ourselves
+            options["http_client"] = openai.DefaultAsyncHttpxClient(trust_env=False)
+        return openai.AsyncOpenAI(
+            base_url=self.settings.base_url,
+            api_key=self.settings.key or "none",  # the library insists on one
+            max_retries=self.settings.retries,
+            **options,
+        )
+
+    async def _stream(self, messages: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> Any:
+        """Begin an answer; OpenAI's newer models know the limit of its length by another name."""
+        create = self._client.chat.completions.create
+        request = {"model": self.settings.model, "messages": list(messages), "stream": True, **options}
+        try:
+            return await create(**request, **{self._limit: self.settings.most_tokens})
+        except Exception as exc:  # sorted by `ask`
+            if getattr(exc, "status_code", None) != 400 or _NEW_LIMIT not in str(exc) or self._limit == _NEW_LIMIT:
+                raise
+            self._limit = _NEW_LIMIT
+            return await create(**request, **{self._limit: self.settings.most_tokens})
 
     def _error(self, exc: Exception) -> ModelError:
         """Return what *exc* means, without what the server said: that may quote the request."""
+        if isinstance(exc, ModelError):
+            return exc
         if self._openai is None:
             return ModelError(type(exc).__name__)
         status = getattr(exc, "status_code", None)
-        where = self.settings.base_url
+        where = self.where
         if status in {401, 403}:
             return ModelSetupError(f"{where} refused the key ({status})")
         if status == 404:

@@ -1,4 +1,4 @@
-"""Tool calls that a model wrote as text, as small models do. Pure."""
+"""A tool call that a model wrote as its answer, as small models do. Pure."""
 
 from __future__ import annotations
 
@@ -11,82 +11,52 @@ from llm.endpoint import ToolCall
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-_MARKS = re.compile(r"</?tool_calls?>|\[/?TOOL_CALLS\]|<\|?/?tool_call\|?>|```(?:json|tool_call)?", re.IGNORECASE)
-_FUNCTION = re.compile(r"<function=(\w+)>\s*(\{.*?\})\s*(?:</function>|$)", re.DOTALL)
+_LONGEST = 8_000
+_TAG = re.compile(r"<\|?tool_calls?\|?>(.*?)(?:</?\|?/?tool_calls?\|?>|$)", re.DOTALL | re.IGNORECASE)
+_FUNCTION = re.compile(r"<function=(\w+)>(.*?)(?:</function>|$)", re.DOTALL)
+_LIST = re.compile(r"^\s*\[TOOL_CALLS\]\s*(.*)$", re.DOTALL)
+_FENCE = re.compile(r"^\s*```(?:json|tool_call)?\s*(.*?)\s*```\s*$", re.DOTALL)
 _PYTHONIC = re.compile(r"^\s*(\w+)\((\{.*\})\)\s*$", re.DOTALL)
+_MARKUP = re.compile(r"<\|?/?tool_call|\[TOOL_CALLS\]|</?function\b", re.IGNORECASE)
 
 
 def calls_in(text: str, tools: Collection[str]) -> tuple[list[ToolCall], str]:
-    """Return the calls of *tools* that *text* spells out, and what is left of it to say.
+    """Return the calls of *tools* that *text* is, and what is left of it to say.
 
-    Text that is no call stays as it is, also if it talks about one.
+    A call must be the whole of the text, or stand in the tags that models are taught to put calls in. One that is
+    quoted in a sentence is only text: it may be somebody else's.
     """
-    if not any(tool in text for tool in tools):
+    if len(text) > _LONGEST or not any(tool in text for tool in tools):
         return [], text
-    calls = [ToolCall("", name, arguments) for name, arguments in _found(text, tools)]
-    for number, call in enumerate(calls):
-        call.id = f"written_{number}"
-    return calls, _without(text, tools) if calls else text
+    tagged = [*_TAG.findall(text), *(_as_object(name, given) for name, given in _FUNCTION.findall(text))]
+    whole = [found[1] for form in (_LIST, _FENCE) if (found := form.match(text))]
+    whole += [_as_object(*found.groups()) for found in [_PYTHONIC.match(text)] if found]
+    sources = tagged or whole or [text]
+    found_calls = [call for source in sources for call in _calls(source, tools)]
+    if not found_calls:
+        return [], text
+    rest = _FUNCTION.sub("", _TAG.sub("", text)).strip() if tagged else ""
+    return [ToolCall("", name, arguments) for name, arguments in found_calls], rest
 
 
 def looks_like_a_call(text: str) -> bool:
-    """Return whether *text* is markup of a call rather than something to say."""
+    """Return whether *text* is, or ends in, markup of a call rather than something to say."""
     bare = text.strip()
-    return bool(re.match(r"<\|?tool_call|\[TOOL_CALLS\]|<function=", bare)) or (
-        bare.startswith("{") and '"arguments"' in bare and '"name"' in bare
-    )
+    return bool(_MARKUP.search(bare)) or (bare.startswith("{") and '"arguments"' in bare and '"name"' in bare)
 
 
-def _found(text: str, tools: Collection[str]) -> Iterator[tuple[str, str]]:
-    for name, arguments in _FUNCTION.findall(text):
-        if name in tools:
-            yield name, arguments
-    written = _PYTHONIC.match(text)
-    if written and written[1] in tools:
-        yield written[1], written[2]
-    for value in _json_values(text):
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, dict) and isinstance(item.get("function"), dict):
-                item = item["function"]
-            if isinstance(item, dict) and item.get("name") in tools:
-                arguments = item.get("arguments", item.get("parameters", {}))
-                yield item["name"], arguments if isinstance(arguments, str) else json.dumps(arguments)
+def _as_object(name: str, arguments: str) -> str:
+    return f'{{"name": {json.dumps(name)}, "arguments": {arguments.strip() or "{}"}}}'
 
 
-def _json_values(text: str) -> Iterator[Any]:
-    """Return the JSON values that stand alone in *text*, once its markup is taken away."""
-    decoder = json.JSONDecoder()
-    at = 0
-    bare = _FUNCTION.sub("", text)
-    while (begin := _next_bracket(bare, at)) >= 0:
-        try:
-            value, at = decoder.raw_decode(bare, begin)
-        except (ValueError, RecursionError):
-            at = begin + 1
-        else:
-            yield value
-
-
-def _next_bracket(text: str, start: int) -> int:
-    found = [at for at in (text.find("{", start), text.find("[", start)) if at >= 0]
-    return min(found, default=-1)
-
-
-def _without(text: str, tools: Collection[str]) -> str:
-    """Return *text* without the calls in it."""
-    decoder = json.JSONDecoder()
-    left = _MARKS.sub("", _FUNCTION.sub("", text))
-    if _PYTHONIC.match(left):
-        return ""
-    at = 0
-    while (begin := _next_bracket(left, at)) >= 0:
-        try:
-            _, end = decoder.raw_decode(left, begin)
-        except (ValueError, RecursionError):
-            at = begin + 1
-            continue
-        if any(tool in left[begin:end] for tool in tools):
-            left, at = left[:begin] + left[end:], begin
-        else:
-            at = end
-    return left.strip()
+def _calls(source: str, tools: Collection[str]) -> Iterator[tuple[str, str]]:
+    try:
+        value: Any = json.loads(source)
+    except (ValueError, RecursionError):
+        return
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict) and isinstance(item.get("function"), dict):
+            item = item["function"]
+        if isinstance(item, dict) and item.get("name") in tools:
+            arguments = item.get("arguments", item.get("parameters", {}))
+            yield item["name"], arguments if isinstance(arguments, str) else json.dumps(arguments)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from memory import MemoryEntry
 
 _SHORTEST_ECHO = 4
+_SHOWN_KEPT = 500
 
 
 class EchoGuard:
@@ -20,23 +21,29 @@ class EchoGuard:
 
     Args:
         said: what the person says now: that may be stored, also if it is remembered already.
+        shown: what was shown before, by its folded text; grows with what is recalled.
     """
 
-    def __init__(self, said: str) -> None:
+    def __init__(self, said: str, shown: dict[str, str] | None = None) -> None:
         self._said = _folded(said)
-        self._recalled: dict[str, str] = {}
+        self._shown = {} if shown is None else shown
 
     def recalled(self, entries: Iterable[MemoryEntry]) -> None:
         """Note that the model was shown *entries*."""
         for entry in entries:
-            self._recalled[_folded(entry.value)] = entry.key
+            self._shown[_folded(entry.value)] = entry.key
+        while len(self._shown) > _SHOWN_KEPT:
+            del self._shown[next(iter(self._shown))]
 
     def echoed(self, information: str) -> str:
         """Return the key of the memory that *information* repeats though the person did not; empty if none."""
         told = _folded(information)
-        for value, key in self._recalled.items():
-            repeats = value == told or (len(value) >= _SHORTEST_ECHO and value in told)
-            if value and repeats and value not in self._said:
+        if told in self._said:
+            return ""
+        for value, key in self._shown.items():
+            whole = len(value) >= _SHORTEST_ECHO and value in told and value not in self._said
+            part = len(told) >= _SHORTEST_ECHO and told in value
+            if value and (value == told or whole or part):
                 return key
         return ""
 
