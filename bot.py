@@ -53,7 +53,8 @@ async def _run(settings: Settings, root: Path, options: argparse.Namespace) -> i
     token = os.environ.get(settings.bot.token_env, "").strip()
     try:
         if options.sandbox or options.small_model or not token:
-            why = "--sandbox" if options.sandbox or options.small_model else f"{settings.bot.token_env} is not set"
+            asked = "--small-model" if options.small_model else "--sandbox" if options.sandbox else ""
+            why = asked or f"{settings.bot.token_env} is not set"
             asks_a_model = settings.llm is not None and not options.small_model
             but = " but what the language model is asked" if asks_a_model else ""
             print(f"This is the sandbox ({why}): nothing leaves this machine{but}.", file=sys.stderr)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from app.library import Library
     from cogs.chat import ChatCog
-    from cogs.services import Services
+    from cogs.services import ChatPolicy, Services
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,12 @@ class MemoryBot(commands.Bot):
         if not policy.owner_ids:
             policy = replace(policy, owner_ids=frozenset({await self._account_owner()}))
             self.services = replace(self.services, policy=policy)
+        if self.services.assistant is not None and not self._has_partners(policy):
+            log.warning(
+                "Nobody can talk to the bot: what its own account types is never talk, and no one else may."
+                " Add people to bot.allowed_users in config.toml.",
+                extra={"event": "nobody_to_talk_to"},
+            )
         for extension in (*EXTENSIONS, CHAT) if self.services.assistant is not None else EXTENSIONS:
             await self.load_extension(extension)
 
@@ -77,6 +83,10 @@ class MemoryBot(commands.Bot):
             return False
         # On a user account its human types in other clients, as the same author as the bot.
         return may_command(self.services.policy, message, me_id=None if self._me.bot else self._me.id)
+
+    def _has_partners(self, policy: ChatPolicy) -> bool:
+        """Return whether anybody but the account itself may talk to the bot."""
+        return policy.everyone or not policy.owner_ids | policy.allowed_users <= {self._me.id}
 
     async def _account_owner(self) -> int:
         """Return the account itself, or, for a bot account, the owner of its application."""

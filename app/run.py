@@ -20,6 +20,7 @@ from cogs.speech import Speech
 from memory.assemble import assemble
 from memory.shared import SharedMemory
 from sandbox import LoopbackDiscord, LoopbackModel, Terminal, redirect
+from sandbox.terminal import PATIENCE_S
 from tools.tool_manager import ToolManager
 
 if TYPE_CHECKING:
@@ -71,18 +72,25 @@ async def run_in_sandbox(settings: Settings, root: Path, *, small_model: bool = 
         )
         async with _services(settings, root, policy) as services:
             with redirect(discord.url):
-                terminal = Terminal(discord, input=sys.stdin, output=sys.stdout)
+                terminal = Terminal(discord, input=sys.stdin, output=sys.stdout, patience_s=_patience_s(settings))
                 supervisor = Supervisor(
                     lambda: make_bot(library, services, on_handled=terminal.mark_handled), discord.token
                 )
                 supervisor.stop_at_signals()
                 running = asyncio.ensure_future(supervisor.run())
                 talking = asyncio.ensure_future(terminal.run())
-                await asyncio.wait({running, talking}, return_when=asyncio.FIRST_COMPLETED)
-                supervisor.stop()
-                talking.cancel()
-                await asyncio.wait({talking})
-                await running
+                try:
+                    await asyncio.wait({running, talking}, return_when=asyncio.FIRST_COMPLETED)
+                finally:  # also if this is interrupted: the client ends before what it uses does
+                    supervisor.stop()
+                    talking.cancel()
+                    await asyncio.wait({talking})
+                    await running
+
+
+def _patience_s(settings: Settings) -> float:
+    """Return how long the terminal waits for an answer: longer than a language model may take."""
+    return max(PATIENCE_S, settings.llm.deadline_s + 5.0) if settings.llm is not None else PATIENCE_S
 
 
 def _policy(settings: Settings) -> ChatPolicy:
@@ -106,14 +114,14 @@ async def _services(settings: Settings, root: Path, policy: ChatPolicy) -> Async
     memory = SharedMemory(lambda: assemble(settings.memory, root), deadline_s=settings.memory.deadline_s)
     tools = ToolManager(memory)
     assistant = make_assistant(settings.llm, root, tools)
-    opening = [asyncio.ensure_future(memory.open())]
-    if assistant is not None:
-        opening.append(asyncio.ensure_future(assistant.check()))
+    opening = asyncio.ensure_future(memory.open())
+    checking = asyncio.ensure_future(assistant.check()) if assistant is not None else None
     try:
         yield Services(policy, memory, tools, Speech(policy), assistant)
     finally:
-        if assistant is not None:
-            opening[-1].cancel()
+        if assistant is not None and checking is not None:
+            checking.cancel()
+            await asyncio.wait({checking})
             await assistant.close()
-        await asyncio.wait(opening)
+        await asyncio.wait({opening})
         await memory.close()

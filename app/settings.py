@@ -19,6 +19,10 @@ def _variable_name(text: str) -> str:
     return text
 
 
+def _variable_name_or_nothing(text: str) -> str:
+    return _variable_name(text) if text else text
+
+
 VariableName = Annotated[str, AfterValidator(_variable_name)]
 
 
@@ -45,7 +49,7 @@ class LLMTable(Table):
 
     base_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
     model: Annotated[str, Field(min_length=1)]
-    api_key_env: VariableName | Literal[""] = ""
+    api_key_env: Annotated[str, AfterValidator(_variable_name_or_nothing)] = ""
     persona_file: Path = Path("persona.md")
     deadline_s: Annotated[float, Field(ge=1, le=600)] = 60.0
     retries: Annotated[int, Field(ge=0, le=10)] = 2

@@ -59,9 +59,14 @@ async def is_owner(bot: commands.Bot, user: discord.User | discord.Member) -> bo
 
 
 def context_of(ctx: commands.Context[Any]) -> ToolContext:
+    """Return what whoever gives a command may do with memories."""
+    return context_of_message(ctx.message)
+
+
+def context_of_message(message: discord.Message) -> ToolContext:
     """Return what the author of a message may do with memories: what is said here stays here."""
-    scope = scope_of(ctx.message)
-    return ToolContext(str(ctx.author.id), scope, frozenset({EVERYWHERE, scope}))
+    scope = scope_of(message)
+    return ToolContext(str(message.author.id), scope, frozenset({EVERYWHERE, scope}))
 
 
 def scope_of(message: discord.Message) -> str:

@@ -5,27 +5,116 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+import aiohttp
 import discord
 from discord.ext import commands
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from cogs.access import scope_of
-from llm.assistant import Incoming
-from memory import EVERYWHERE
-from tools.context import ToolContext
+from cogs.access import context_of_message, scope_of
+from llm.assistant import TOO_SLOW, Incoming
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cogs.services import Services
     from llm.assistant import Assistant
 
 log = logging.getLogger(__name__)
 
+TOO_MUCH = "There is too much to answer here right now. Please try again in a moment."
+
 _TYPING_S = 8.0  # Discord shows it for ten
+_WAITING_MAX = 5
+_MINUTE_S = 60.0
+_TOLD_MAX = 2_000
+
+
+class Told:
+    """Who was told why there is no answer, within the last minute. Pure: the clock is handed in."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._moments: OrderedDict[tuple[str, int, int], float] = OrderedDict()
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(self._moments)
+
+    def is_news(self, kind: str, user_id: int, channel_id: int) -> bool:
+        """Return whether this person was not told that here yet, and note that now they are."""
+        now = self._clock()
+        while self._moments and next(iter(self._moments.values())) <= now - _MINUTE_S:
+            self._moments.popitem(last=False)
+        who = (kind, user_id, channel_id)
+        if who in self._moments:
+            return False
+        self._moments[who] = now
+        if len(self._moments) > _TOLD_MAX:
+            self._moments.popitem(last=False)
+        return True
+
+
+class Limits:
+    """How often there is an answer; only what is answered counts."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.storage = MemoryStorage()
+        self._limiter = MovingWindowRateLimiter(self.storage)
+        self._charged: OrderedDict[tuple[RateLimitItemPerMinute, str, str], float] = OrderedDict()
+        self._clock = clock
+
+    def wait_s(self, per_minute: int, kind: str, who: int) -> float | None:
+        """Return None if one more may be answered, else how long to wait for that."""
+        item = RateLimitItemPerMinute(per_minute)
+        if self._limiter.test(item, kind, str(who)):
+            return None
+        return max(1.0, self._limiter.get_window_stats(item, kind, str(who)).reset_time - time.time())
+
+    def charge(self, per_minute: int, kind: str, who: int) -> None:
+        """Count one answer."""
+        item = RateLimitItemPerMinute(per_minute)
+        self._forget_old()
+        self._limiter.hit(item, kind, str(who))
+        self._charged[item, kind, str(who)] = self._clock()
+        self._charged.move_to_end((item, kind, str(who)))
+
+    def _forget_old(self) -> None:
+        """Drop what is empty by now: the storage would keep a key of everybody who ever asked."""
+        while self._charged:
+            (item, *who), moment = next(iter(self._charged.items()))
+            if moment > self._clock() - 2 * _MINUTE_S:
+                return
+            self._charged.popitem(last=False)
+            self._limiter.clear(item, *who)
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class _Turns:
+    """The answers of one channel, one after the other, so that each knows what was said before it."""
+
+    waiting: int = 0
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def wait_until(self, end_s: float) -> bool:
+        """Return whether it is our turn by *end_s* of the loop's time; then `end` must follow."""
+        self.waiting += 1
+        try:
+            async with asyncio.timeout_at(end_s):
+                await self._lock.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting -= 1
+        return True
+
+    def end(self) -> None:
+        self._lock.release()
 
 
 class ChatCog(commands.Cog, name="Chat"):
@@ -39,9 +128,18 @@ class ChatCog(commands.Cog, name="Chat"):
         self._speech = services.speech
         self._policy = services.policy
         self._assistant = assistant
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self._told: set[tuple[str, int]] = set()
-        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._limits = Limits()
+        self._told = Told()
+        self._turns: WeakValueDictionary[int, _Turns] = WeakValueDictionary()
+        self._answering: set[asyncio.Task[Any] | None] = set()
+
+    async def cog_unload(self) -> None:
+        """End the answers in progress: what they are made with is closed after this."""
+        answering = {task for task in self._answering if task is not None and task is not asyncio.current_task()}
+        for task in answering:
+            task.cancel()
+        if answering:
+            await asyncio.wait(answering)
 
     async def handle(self, message: discord.Message) -> None:
         """Answer *message* if it addresses the bot; return when that is said, or at once."""
@@ -50,18 +148,34 @@ class ChatCog(commands.Cog, name="Chat"):
         text = self._without_mention(message)
         if not text:
             return
-        wait_s = self._limited(message)
-        if wait_s is not None:
-            if wait_s:
-                await self._speech.say(message.channel, _slow_down(wait_s), reply_to=message)
-            return
-        async with self._turn_in(message.channel.id):  # so that an answer knows what was said before it
-            typing = asyncio.create_task(_show_typing(message.channel))
-            try:
-                answer = await self._assistant.answer(_incoming(message, text))
-            finally:
+        turns = self._turns_in(message.channel.id)
+        refusal = self._refusal(message, turns)
+        if refusal is None:
+            await self._answer(message, text, turns)
+        elif refusal:
+            await self._speech.say(message.channel, refusal, reply_to=message)
+
+    async def _answer(self, message: discord.Message, text: str, turns: _Turns) -> None:
+        """Answer *message* within the deadline, which runs from now: waiting for others is waiting, too."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._assistant.settings.deadline_s
+        typing = asyncio.create_task(_show_typing(message.channel))
+        answering = asyncio.current_task()
+        self._answering.add(answering)
+        try:
+            if not await turns.wait_until(end_s):
                 typing.cancel()
-            await self._speech.say(message.channel, answer, reply_to=message)
+                await self._speech.say(message.channel, TOO_SLOW, reply_to=message)
+                return
+            try:
+                answer = await self._assistant.answer(_incoming(message, text), within_s=end_s - loop.time())
+                typing.cancel()
+                await self._speech.say(message.channel, answer, reply_to=message)
+            finally:
+                turns.end()
+        finally:
+            typing.cancel()
+            self._answering.discard(answering)
 
     def _is_addressed(self, message: discord.Message) -> bool:
         """Return whether somebody else speaks to the bot: in a DM, by mention, or by a reply to what it said.
@@ -86,34 +200,32 @@ class ChatCog(commands.Cog, name="Chat"):
                 text = text.replace(mention, "")
         return text.strip()
 
-    def _limited(self, message: discord.Message) -> float | None:
-        """Return None if there may be an answer; else how many seconds to wait, or 0 if that was said already."""
+    def _refusal(self, message: discord.Message, turns: _Turns) -> str | None:
+        """Return None if there may be an answer, which then counts; else what to say, or "" if that was said."""
+        user_id, channel_id = message.author.id, message.channel.id
         limits = (
-            ("user", message.author.id, self._policy.answers_per_minute),
-            ("channel", message.channel.id, self._policy.channel_answers_per_minute),
+            (self._policy.answers_per_minute, "user", user_id),
+            (self._policy.channel_answers_per_minute, "channel", channel_id),
         )
-        for kind, who, per_minute in limits:
-            item = RateLimitItemPerMinute(per_minute)
-            if not self._limiter.hit(item, kind, str(who)):
-                if (kind, who) in self._told:
-                    return 0.0
-                self._told.add((kind, who))
-                window = self._limiter.get_window_stats(item, kind, str(who))
-                return max(1.0, window.reset_time - time.time())
-            self._told.discard((kind, who))
+        for limit in limits:
+            wait_s = self._limits.wait_s(*limit)
+            if wait_s is not None:
+                return _slow_down(wait_s) if self._told.is_news(limit[1], user_id, channel_id) else ""
+        if turns.waiting >= _WAITING_MAX:
+            return TOO_MUCH if self._told.is_news("queue", user_id, channel_id) else ""
+        for limit in limits:
+            self._limits.charge(*limit)
         return None
 
-    def _turn_in(self, channel_id: int) -> asyncio.Lock:
-        turn = self._turns.get(channel_id)
-        if turn is None:
-            turn = self._turns[channel_id] = asyncio.Lock()
-        return turn
+    def _turns_in(self, channel_id: int) -> _Turns:
+        turns = self._turns.get(channel_id)
+        if turns is None:
+            turns = self._turns[channel_id] = _Turns()
+        return turns
 
 
 def _incoming(message: discord.Message, text: str) -> Incoming:
-    scope = scope_of(message)
-    context = ToolContext(str(message.author.id), scope, frozenset({EVERYWHERE, scope}))
-    return Incoming(context, str(message.channel.id), message.author.display_name, text)
+    return Incoming(context_of_message(message), str(message.channel.id), message.author.display_name, text)
 
 
 async def _show_typing(channel: discord.abc.Messageable) -> None:
@@ -122,7 +234,7 @@ async def _show_typing(channel: discord.abc.Messageable) -> None:
         while True:
             async with channel.typing():
                 await asyncio.sleep(_TYPING_S)
-    except (discord.DiscordException, OSError) as exc:
+    except (discord.DiscordException, aiohttp.ClientError, OSError) as exc:
         log.debug("Typing cannot be shown: %s", type(exc).__name__, extra={"event": "typing_failed"})
 
 

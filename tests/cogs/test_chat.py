@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import bot
+from app import run
 from app.client import MemoryBot, make_bot
 from app.library import installed_library
+from app.settings import LLMTable, Settings
+from cogs.chat import TOO_MUCH, Limits, Told
 from cogs.services import ChatPolicy, Services
 from cogs.speech import Speech
-from llm.assistant import Assistant, AssistantSettings
+from llm.assistant import TOO_SLOW, Assistant, AssistantSettings
 from llm.endpoint import Endpoint, EndpointSettings
-from sandbox import LoopbackDiscord, LoopbackModel, call, redirect, say, slow, turn
+from memory import SharedMemory
+from memory.config import MemorySettings, load_settings
+from memory.errors import ConfigError
+from sandbox import LoopbackDiscord, LoopbackModel, Terminal, call, hang, redirect, say, slow, turn
 from sandbox import model_hostile as hostile
 from tests.cogs.conftest import IS_OFFICIAL
 from tests.tools.memories import SmallMemory
 from tools.tool_manager import ToolManager
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from typing import TextIO
 
     from sandbox import Message, Person
 
@@ -39,6 +49,8 @@ class Chat:
         )
         self.you = server.you
         self.ana = server.world.person("ana")
+        self.running: MemoryBot | None = None
+        self.assistant: Assistant | None = None
         self._handled: dict[int, asyncio.Event] = {}
 
     def bot(self, services: Services) -> MemoryBot:
@@ -63,20 +75,26 @@ def limits() -> dict[str, Any]:
 
 
 @pytest.fixture
+def deadline_s() -> float:
+    return 60.0
+
+
+@pytest.fixture
 def has_model() -> bool:
     return True
 
 
 @pytest.fixture
-async def chat(tmp_path: Path, limits: dict[str, Any], has_model: bool) -> AsyncIterator[Chat]:
+async def chat(tmp_path: Path, limits: dict[str, Any], has_model: bool, deadline_s: float) -> AsyncIterator[Chat]:
     small = SmallMemory(tmp_path)
     async with LoopbackDiscord(people=["ana"]) as server, LoopbackModel() as model, small.shared:
         chat = Chat(server, model, small)
         chat.policy = replace(chat.policy, **limits)
         tools = ToolManager(small.shared)
-        assistant = Assistant(Endpoint(EndpointSettings(model.url, "loopback")), tools, AssistantSettings("Be kind."))
+        settings = AssistantSettings("Be kind.", deadline_s=deadline_s)
+        assistant = chat.assistant = Assistant(Endpoint(EndpointSettings(model.url, "loopback")), tools, settings)
         with redirect(server.url):
-            bot = chat.bot(
+            bot = chat.running = chat.bot(
                 Services(chat.policy, small.shared, tools, Speech(chat.policy), assistant if has_model else None)
             )
             running = asyncio.create_task(bot.start(server.token))
@@ -220,3 +238,229 @@ async def test_without_a_model_talk_is_not_answered_and_the_status_says_so(chat:
     assert await chat.unanswered(chat.server.say(chat.you, "I live in Oslo, remember that"))
 
     assert "language model: none is configured" in await chat.ask(chat.you, "%memorystatus")
+
+
+async def replies_to(chat: Chat, message: Message) -> list[str]:
+    """Return what the bot said to *message*, once it is done with it."""
+    await chat.unanswered(message)
+    return [said.content for said in chat.server.replies(message) if said.reply_to == message]
+
+
+@pytest.mark.parametrize("deadline_s", [1.0])
+async def test_the_deadline_runs_from_the_arrival_of_a_message(chat: Chat) -> None:
+    chat.model.script(hang(), hang(), hang())
+    began = asyncio.get_running_loop().time()
+
+    asked = [chat.server.say(chat.you, f"question {number}") for number in range(3)]
+    said = [await replies_to(chat, message) for message in asked]
+
+    assert said == [[TOO_SLOW]] * 3
+    assert asyncio.get_running_loop().time() - began < 1.9
+
+
+async def test_five_wait_in_a_channel_and_the_others_hear_at_once_that_it_is_too_much(chat: Chat) -> None:
+    go = asyncio.Event()
+    chat.model.script(slow(say("an answer"), go), *[say("an answer")] * 6)
+    me = chat.server.world.bot
+
+    first = chat.server.say(chat.you, f"<@{me.id}> hello", guild="Home")
+    await chat.model.wait_for_requests(1)
+    waiting = [chat.server.say(chat.you, f"<@{me.id}> hello", guild="Home") for _ in range(5)]
+    assert await chat.ask(chat.ana, f"<@{me.id}> hello", "Home") == TOO_MUCH
+    assert await replies_to(chat, chat.server.say(chat.ana, f"<@{me.id}> hello", guild="Home")) == []
+    assert await chat.ask(chat.you, f"<@{me.id}> hello", "Home") == TOO_MUCH
+    assert await chat.ask(chat.ana, "hello") == "an answer"  # elsewhere nobody waits
+    go.set()
+
+    assert [await replies_to(chat, message) for message in (first, *waiting)] == [["an answer"]] * 6
+    assert await chat.ask(chat.ana, f"<@{me.id}> hello", "Home") != TOO_MUCH
+
+
+async def test_typing_is_shown_while_waiting_and_ends_with_the_answer(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typing = 0
+    both = asyncio.Event()
+
+    async def count(_: object) -> None:
+        nonlocal typing
+        typing += 1
+        if typing == 2:
+            both.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            typing -= 1
+
+    monkeypatch.setattr(sys.modules["cogs.chat"], "_show_typing", count)  # the extension's own copy
+    go = asyncio.Event()
+    chat.model.script(slow(say("first"), go), say("second"))
+    asked = [chat.server.say(chat.you, "hello")]
+    await chat.model.wait_for_requests(1)
+
+    asked.append(chat.server.say(chat.you, "hello again"))
+    async with asyncio.timeout(5):
+        await both.wait()
+    go.set()
+
+    assert [await replies_to(chat, message) for message in asked] == [["first"], ["second"]]
+    assert typing == 0
+
+
+async def test_an_assistant_that_raises_holds_nobody_up(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object, **__: object) -> str:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chat.assistant, "answer", broken)
+        assert await chat.unanswered(chat.server.say(chat.you, "hello"))
+
+    chat.model.script(say("Here."))
+    assert await chat.ask(chat.you, "hello") == "Here."
+
+
+@pytest.mark.parametrize("limits", [{"answers_per_minute": 2, "channel_answers_per_minute": 1}])
+async def test_what_is_refused_costs_nothing_and_everybody_refused_hears_it_once(chat: Chat) -> None:
+    me = chat.server.world.bot
+    chat.model.script(say("one"), say("two"))
+
+    assert await chat.ask(chat.you, f"<@{me.id}> hello", "Home") == "one"
+    for person in (chat.you, chat.ana):
+        assert "Please wait about" in await chat.ask(person, f"<@{me.id}> hello", "Home")
+        assert await chat.unanswered(chat.server.say(person, f"<@{me.id}> hello", guild="Home"))
+
+    assert await chat.ask(chat.you, "hello") == "two"
+
+
+def test_who_was_told_is_forgotten_after_a_minute_and_never_more_than_a_bound() -> None:
+    now = 0.0
+    told = Told(lambda: now)
+
+    assert [told.is_news("channel", 1, 7), told.is_news("channel", 1, 7)] == [True, False]
+    assert told.is_news("channel", 2, 7)
+    assert told.is_news("user", 1, 7)
+    now = 60.0
+    assert told.is_news("channel", 1, 7)
+    assert len(told) == 1
+    for user_id in range(5_000):
+        told.is_news("channel", user_id, 7)
+    assert len(told) == 2_000
+
+
+def test_limits_keep_nothing_of_those_who_asked_long_ago() -> None:
+    now = 0.0
+    limits = Limits(lambda: now)
+
+    for user_id in range(100):
+        limits.charge(5, "user", user_id)
+    now = 121.0
+    limits.charge(5, "user", 7)
+
+    assert len(limits.storage.events) == 1
+
+
+async def test_closing_the_client_ends_the_answers_in_progress(chat: Chat) -> None:
+    chat.model.script(hang())
+    asked = [chat.server.say(chat.you, text) for text in ("hello", "and hello")]
+    await chat.model.wait_for_requests(1)
+    assert chat.running is not None
+
+    await chat.running.close()
+
+    assert [task for task in asyncio.all_tasks() if "on_message" in task.get_name()] == []
+    assert [await chat.unanswered(message) for message in asked] == [True, True]
+
+
+@pytest.mark.skipif(IS_OFFICIAL, reason="nobody types as a bot account")
+@pytest.mark.parametrize(
+    ("limits", "warns"),
+    [
+        ({"everyone": False, "owner_ids": frozenset()}, True),
+        ({"everyone": False, "owner_ids": frozenset(), "allowed_users": frozenset({1})}, False),
+        ({"everyone": False, "owner_ids": frozenset({1})}, False),
+        ({"everyone": True, "owner_ids": frozenset()}, False),
+    ],
+)
+@pytest.mark.usefixtures("chat", "limits")
+async def test_where_nobody_can_talk_to_the_account_one_line_says_so(
+    caplog: pytest.LogCaptureFixture, warns: bool
+) -> None:
+    lines = [record.getMessage() for record in caplog.get_records("setup") if "Nobody can talk" in record.getMessage()]
+
+    assert ["allowed_users" in line for line in lines] == [True] * warns
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[TextIO]:
+    """What is written here is typed into the sandbox."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as stdin, os.fdopen(writing, "w", buffering=1) as typed:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield typed
+
+
+async def test_interrupted_in_mid_answer_the_sandbox_closes_client_model_and_memory_in_this_order(
+    tmp_path: Path, typed: TextIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    patience: list[float] = []
+
+    def noting(kind: type, name: str) -> None:
+        close = kind.close  # type: ignore[attr-defined]
+
+        async def noted(self: object) -> None:
+            await close(self)
+            closed.append(name)
+
+        monkeypatch.setattr(kind, "close", noted)
+
+    def terminal(*args: Any, **options: Any) -> Terminal:
+        patience.append(options["patience_s"])
+        return Terminal(*args, **options)
+
+    for kind, name in ((MemoryBot, "client"), (Assistant, "assistant"), (SharedMemory, "memory")):
+        noting(kind, name)
+    monkeypatch.setattr(run, "Terminal", terminal)
+    (tmp_path / "persona.md").write_text("Be kind.")
+    memory = MemorySettings.model_validate({"backends": {"sqlite": {}}})
+    async with LoopbackModel() as model:
+        model.script(hang())
+        settings = Settings(llm=LLMTable(base_url=model.url, model="loopback", deadline_s=40), memory=memory)
+        running = asyncio.create_task(run.run_in_sandbox(settings, tmp_path))
+        typed.write("hello\n")
+        await model.wait_for_requests(1)
+
+        running.cancel()
+        await asyncio.wait({running}, timeout=5)
+
+        assert running.cancelled()
+        await model.wait_until_idle()
+    assert closed == ["client", "assistant", "memory"]
+    assert patience == [45.0]
+
+
+def test_a_key_in_place_of_its_variables_name_is_one_readable_line(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[llm]\nbase_url = "http://x/v1"\nmodel = "m"\napi_key_env = "sk-123"\n')
+
+    with pytest.raises(ConfigError) as raised:
+        load_settings(Settings, file)
+
+    assert str(raised.value).count("\n") == 0
+    assert "llm.api_key_env: " in str(raised.value)
+    assert "must be the name of an environment variable" in str(raised.value)
+    assert not {"function-after", "literal", "sk-123"} & set(str(raised.value).replace("[", " ").split())
+    file.write_text('[llm]\nbase_url = "http://x/v1"\nmodel = "m"\napi_key_env = ""\n')
+    assert load_settings(Settings, file).llm == LLMTable(base_url="http://x/v1", model="m")
+
+
+async def test_the_sandbox_says_that_it_is_there_for_the_small_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def at_once(*_: object, **__: object) -> None: ...
+
+    monkeypatch.setattr(run, "run_in_sandbox", at_once)
+
+    assert await bot._run(Settings(), Path(), bot._parse(["--small-model"])) == 0
+
+    assert "This is the sandbox (--small-model)" in capsys.readouterr().err
