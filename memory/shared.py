@@ -203,7 +203,8 @@ class SharedMemory(_View):
             return await asyncio.wrap_future(future)
         timeout_s = self.deadline_s + _HOP_S  # the operation ends itself; this is for a loop that is stuck
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
+            async with asyncio.timeout(timeout_s):  # not wait_for, which can swallow a cancellation in Python 3.11
+                return await asyncio.wrap_future(future)
         except TimeoutError as exc:
             raise BackendUnavailableError(self.name, operation, f"no answer within {timeout_s:g} s") from exc
 
