@@ -104,8 +104,10 @@ async def test_a_stuck_memory_loop_does_not_hold_the_caller(tmp_path: Path) -> N
         release.wait(10)
 
     stuck = asyncio.ensure_future(shared.on_loop("block", lambda _: block(), bounded=False))
+    began = time.monotonic()
     with pytest.raises(BackendUnavailableError):
         await shared.get_all("u1")
+    assert time.monotonic() - began < 5  # well before the loop is free again
     release.set()
     await stuck
 
