@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from memory import ranking
 from memory.errors import BackendUnavailableError, MemoryRejectedError
@@ -45,6 +45,8 @@ from memory.revision import HybridLogicalClock, one_above
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from memory.model import StoreIdentity, UserDigest
 
 PAGE = 500
 """Records a page: about 100 kB of ordinary memories."""
@@ -222,8 +224,13 @@ class MemoryBackend(ABC):
         """
 
     @abstractmethod
-    async def probe(self) -> None:
-        """Write a canary, read it back and delete it; raise BackendUnavailableError if any of it fails."""
+    async def probe(self) -> int:
+        """Write a canary of this process, read it back and delete it; raise BackendUnavailableError if any fails.
+
+        Returns:
+            The store's canary counter, which this raised; 0 from what has none. An error's `readable` says whether
+            only the writing failed.
+        """
 
     @abstractmethod
     async def open(self) -> None:
@@ -288,6 +295,60 @@ class MemoryBackend(ABC):
             raise BackendUnavailableError(self.name, operation, f"no answer within {self.deadline_s:g} s") from exc
         finally:
             _deadline.reset(token)
+
+
+class LocalWriter(Protocol):
+    """A second way into a store on this machine: writes from whatever thread calls it, without a hop of its own.
+
+    What it wrote survives a kill of the process at once, and a power cut after the next `StoreBackend.sync`.
+    """
+
+    def apply(self, records: Sequence[Record]) -> int:
+        """Keep *records*, all or none, like `put`; wait for nobody.
+
+        Raises:
+            BackendUnavailableError: the file is locked, full, damaged, or no longer the one that was opened.
+        """
+
+    def close(self) -> None:
+        """Let go of the file, from the thread that called `apply`."""
+
+
+class StoreBackend(MemoryBackend):
+    """A memory that can be one of several: it knows which one it is, and can be compared with others.
+
+    Attributes:
+        is_local: whether it is a file of this machine, so that reading all of a user's memories is cheap.
+    """
+
+    is_local: ClassVar[bool] = False
+
+    @abstractmethod
+    async def identify(self) -> StoreIdentity:
+        """Return which store this is; writes nothing."""
+
+    @abstractmethod
+    async def claim(self, installation_id: str) -> None:
+        """Make the store belong to *installation_id*, whoever it belonged to."""
+
+    @abstractmethod
+    async def buckets(self) -> dict[str, tuple[int, int]]:
+        """Return count and XOR (as in UserDigest) of all records in each bucket that is not empty.
+
+        A bucket is named for the first two hex digits of the hash of its users' ids.
+        """
+
+    @abstractmethod
+    async def digests(self, bucket: str) -> list[UserDigest]:
+        """Return the digest of each user in *bucket*."""
+
+    async def sync(self) -> bool:
+        """Make what a LocalWriter applied survive a power cut; return whether all of it does now."""
+        return True
+
+    def writer(self) -> LocalWriter | None:
+        """Return a way to write from another thread, if the store has one; call after `open`."""
+        return None
 
 
 def remaining_s() -> float | None:

@@ -8,17 +8,39 @@ class MemoryBackendError(Exception):
 
 
 class BackendUnavailableError(MemoryBackendError):
-    """The backend did not answer: the call may or may not have happened; the same call may work later."""
+    """The backend did not answer: the call may or may not have happened; the same call may work later.
 
-    def __init__(self, backend: str, operation: str, reason: str = "no answer") -> None:
+    Attributes:
+        readable: whether the backend could still be read when it failed (its disk is full, its file is locked).
+    """
+
+    def __init__(
+        self, backend: str, operation: str, reason: str = "no answer", *, readable: bool = False
+    ) -> None:
         super().__init__(f"{backend} could not {operation}: {reason}")
         self.backend = backend
         self.operation = operation
         self.reason = reason
+        self.readable = readable
 
 
 class BackendStartingError(BackendUnavailableError):
     """The backend is coming up for the first time since it was opened; it will answer in a moment, or be down."""
+
+
+class WriteConcernError(BackendUnavailableError):
+    """The write is kept durably, but not yet in as many stores as `write_concern` asks for. It will get there.
+
+    Attributes:
+        kept_in: the stores that have it.
+        waiting_for: the stores that do not have it yet.
+    """
+
+    def __init__(self, backend: str, kept_in: tuple[str, ...], waiting_for: tuple[str, ...]) -> None:
+        reason = f"kept in {', '.join(kept_in) or 'the outbox alone'}, still waiting for {', '.join(waiting_for)}"
+        super().__init__(backend, "reach all the stores that were asked for", reason)
+        self.kept_in = kept_in
+        self.waiting_for = waiting_for
 
 
 class MemoryRejectedError(MemoryBackendError, ValueError):

@@ -97,6 +97,39 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreIdentity:
+    """Which store this is, and whose.
+
+    Attributes:
+        installation_id: the installation that it belongs to; empty if nobody has claimed it yet.
+        store_id: made at random with the store's data: a new, empty file has a new one.
+        counter: how many canaries it ever kept. An old copy shows a lower one than was seen before.
+    """
+
+    installation_id: str
+    store_id: str
+    counter: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserDigest:
+    """All records of one user in a store, deletions included, in a few bytes: equal digests, equal records.
+
+    Attributes:
+        user_id: empty where the store no longer knows it, because only the user's tombstone is left.
+        count: how many records there are.
+        xor: the record_hash of all of them, XORed; unsigned, 64 bits.
+        grave: the revision of the user's tombstone; empty if there is none.
+    """
+
+    user_hash: str
+    user_id: str
+    count: int
+    xor: int
+    grave: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """An entry that a search found, how well it matches (more is better), and why."""
 
@@ -157,6 +190,21 @@ def content_hash(record: Record) -> str:
     times = [to_ms(record.created_at), to_ms(record.updated_at)]
     said = json.dumps([record.value, record.metadata, times], sort_keys=True)
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def record_hash(slot: str, revision: str, content: str) -> int:
+    """Return 64 bits over what tells two records of one user apart; digests are the XOR of these.
+
+    Args:
+        slot: empty for a user's tombstone.
+        content: what content_hash says of the record.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{slot}|{revision}|{content}".encode(), digest_size=8).digest(), "big")
+
+
+def owner_hash(record: Record) -> str:
+    """Return the hash of the user whom *record* is about, whichever kind it is."""
+    return record.user_hash if isinstance(record, UserTombstone) else user_hash_of(record.user_id)
 
 
 def supersedes(new: Record, old: Record) -> bool:

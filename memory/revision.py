@@ -48,9 +48,10 @@ class HybridLogicalClock:
             return f"{self._highest:016x}{self._node:016x}"
 
     def observe(self, revision: str) -> None:
-        """Raise the clock to *revision*, so that whatever is stamped next is above it."""
-        with self._lock:
-            self._highest = max(self._highest, int(revision[:16], 16))
+        """Raise the clock to *revision*, so that whatever is stamped next is above it; not to a damaged one."""
+        if not is_damaged(revision):
+            with self._lock:
+                self._highest = max(self._highest, int(revision[:16], 16))
 
     def now_ms(self) -> int:
         """Return the wall clock: for display, recency and retention, never for order."""
@@ -63,6 +64,11 @@ def check_revision(revision: str) -> None:
         raise MemoryRejectedError("revision", "is not a revision", "32 lower-case hex digits")
     if int(revision[:12], 16) >= _YEAR_6000_MS:
         raise MemoryRejectedError("revision", "lies too far in the future", "the year 6000")
+
+
+def is_damaged(revision: str) -> bool:
+    """Return whether no clock can have given *revision*: whatever carries it must not be merged."""
+    return not _SHAPE.fullmatch(revision) or int(revision[:12], 16) >= _YEAR_6000_MS
 
 
 def one_above(revision: str) -> str:
