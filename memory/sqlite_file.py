@@ -7,9 +7,11 @@ transaction, and a caller that stops waiting leaves a transaction done or undone
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
@@ -23,8 +25,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Schema: TypeAlias = "Callable[[sqlite3.Connection], None]"
+FileIdentity: TypeAlias = tuple[int, int]
+"""Device and inode: another file at the same path has another one."""
+
+log = logging.getLogger(__name__)
 
 _CLOSE_S = 1.0
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_REFUSALS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY})
+_MAGIC = b"SQLite format 3\x00"
 
 
 class SQLiteFile:
@@ -36,17 +45,34 @@ class SQLiteFile:
         schema: brings a file that was just opened up to date, on the file's thread.
         wal: whether to switch the file to write-ahead logging, for good; not for files of other programs.
         busy_timeout_s: how long to wait for another process that holds the file locked.
+        keep_damaged_aside: whether a damaged file is renamed, so that `open` makes a new one; it is never deleted.
+            Not for files of other programs: they stay where they are.
     """
 
-    def __init__(self, path: Path, *, name: str, schema: Schema, wal: bool = True, busy_timeout_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        schema: Schema,
+        wal: bool = True,
+        busy_timeout_s: float = 1.0,
+        keep_damaged_aside: bool = True,
+    ) -> None:
         self.path = path
         self._name = name
         self._schema = schema
         self._wal = wal
         self._busy_timeout_s = busy_timeout_s
+        self._keep_damaged_aside = keep_damaged_aside
         self._connection: aiosqlite.Connection | None = None
-        self._identity: tuple[int, int] | None = None
+        self._identity: FileIdentity | None = None
         self._opening = asyncio.Lock()
+
+    @property
+    def identity(self) -> FileIdentity | None:
+        """Which file is open; None if none is. May be asked from any thread."""
+        return self._identity
 
     async def open(self) -> None:
         """Open the file and bring its schema up to date; safe to repeat.
@@ -63,14 +89,16 @@ class SQLiteFile:
                 isolation_level=None,
                 timeout=self._busy_timeout_s,
             )
+            identity: FileIdentity | None = None
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._connection = await connection
-                await self.run("open", self._prepare)
-                self._identity = _identity_of(self.path)
-            except (sqlite3.Error, OSError) as exc:
-                await self._drop()
-                raise BackendUnavailableError(self._name, "open", self._reason(exc)) from exc
+                identity = identity_of(self.path)
+                await self._run(self._connection, identity, self._prepare)
+                self._identity = identity
+            except (sqlite3.Error, OSError, _FileGoneError) as exc:
+                await self._give_up(identity, exc)
+                raise BackendUnavailableError(self._name, "open", reason_of(self.path, exc)) from exc
             except BaseException:
                 await self._drop()
                 raise
@@ -80,74 +108,119 @@ class SQLiteFile:
         async with self._opening:
             await self._drop()
 
-    async def run(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, operation: str, job: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
         """Run *job* on the file's thread and return what it returns.
 
         Raises:
-            BackendUnavailableError: SQLite failed; *operation* says at what.
+            BackendUnavailableError: SQLite failed; *operation* says at what. It is readable if *job* writes and only
+                that was refused: the file is locked, the disk is full.
         """
-        if self._connection is None:
+        connection, identity = self._connection, self._identity
+        if connection is None or identity is None:
             raise BackendUnavailableError(self._name, operation, "not open")
-        outcome: list[T] = []
-
-        def work(db: sqlite3.Connection) -> None:
-            outcome.append(job(db))
-            if self._identity not in (None, _identity_of(self.path)):
-                raise _FileGoneError("the file was removed or replaced while it was in use")
-
         try:
-            # executescript is the one public call that hands its argument through untouched.
-            await self._connection.executescript(cast("str", work))
-        except _FileGoneError as exc:
-            # What was just written is in a file that nobody will find again. `open` makes or takes the one at the path.
-            await self.close()
-            raise BackendUnavailableError(self._name, operation, str(exc)) from exc
-        except (sqlite3.Error, ValueError) as exc:  # ValueError: closed meanwhile
-            raise BackendUnavailableError(self._name, operation, self._reason(exc)) from exc
-        return outcome[0]
+            return await self._run(connection, identity, job)
+        except (sqlite3.Error, OSError, ValueError, _FileGoneError) as exc:  # ValueError: closed meanwhile
+            if isinstance(exc, _FileGoneError | StaleFileError) or is_damage(exc):
+                async with self._opening:
+                    if self._connection is connection:  # else another job was faster, and it may be open again
+                        await self._give_up(identity, exc)
+            readable = writes and self._wal and is_refusal(exc)
+            reason = reason_of(self.path, exc)
+            raise BackendUnavailableError(self._name, operation, reason, readable=readable) from exc
 
     async def write(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run *job* in a transaction: all of it is kept, durably, or none."""
-        return await self.run(operation, lambda db: in_transaction(db, job))
+        return await self.run(operation, lambda db: in_transaction(db, job), writes=True)
+
+    async def _run(
+        self, connection: aiosqlite.Connection, identity: FileIdentity, job: Callable[[sqlite3.Connection], T]
+    ) -> T:
+        outcome: list[T] = []
+
+        def work(db: sqlite3.Connection) -> None:
+            try:
+                outcome.append(job(db))
+            finally:
+                if identity != identity_of(self.path):
+                    # What was just written is in a file that nobody will find again.
+                    raise _FileGoneError("the file was removed or replaced while it was in use")
+
+        # executescript is the one public call that hands its argument through untouched.
+        await connection.executescript(cast("str", work))
+        return outcome[0]
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         if self._wal:
             db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         self._schema(db)
+        if self._wal:
+            with suppress(sqlite3.OperationalError):  # what cannot be written can still be read
+                checkpoint(db)
 
-    def _reason(self, exc: Exception) -> str:
-        """Return what went wrong in words for a status line; SQLite's texts hold no values."""
-        return f"{self.path.name}: {str(exc) or type(exc).__name__}"
+    async def _give_up(self, identity: FileIdentity | None, exc: Exception) -> None:
+        """Close a file that failed for good, so that the next `open` starts afresh; move it aside if it is damaged."""
+        if not self._keep_damaged_aside or identity is None or not is_damage(exc):
+            await self._drop()
+            return
+        # Before it is closed: SQLite leaves the log of a file that has moved alone, and so all of it is kept.
+        kept_as = self._move_aside(identity)
+        await self._drop()
+        kept_as = kept_as or self._move_aside(identity)  # where an open file cannot be renamed
+        if kept_as:
+            extra = {"event": "file_damaged", "backend": self._name, "kept_as": kept_as}
+            why = reason_of(self.path, exc)
+            log.error("%s is damaged, was kept as %s and is made anew (%s)", self._name, kept_as, why, extra=extra)
+
+    def _move_aside(self, identity: FileIdentity) -> str:
+        """Rename the damaged file and its log, never over another file; return the new name, "" if it is not there."""
+        if identity_of(self.path) != identity:
+            return ""  # another process was faster, or somebody put another file in its place
+        at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        names = (f"{self.path.name}.damaged-{at}{more}" for more in ("", *(f"-{n}" for n in range(2, 1000))))
+        aside = next(self.path.with_name(name) for name in names if not self.path.with_name(name).exists())
+        try:
+            self.path.rename(aside)
+        except OSError:
+            return ""
+        for part in ("-wal", "-shm"):
+            with suppress(OSError):
+                self.path.with_name(self.path.name + part).rename(aside.with_name(aside.name + part))
+        return aside.name
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         self._identity = None
         if connection is None:
             return
-        closing = asyncio.ensure_future(connection.close())
-        await asyncio.wait({closing}, timeout=_CLOSE_S)
-        if closing.done():
+        ending = asyncio.ensure_future(connection.close())
+        await asyncio.wait({ending}, timeout=_CLOSE_S)
+        if ending.done():
             with suppress(sqlite3.Error):
-                closing.result()
+                ending.result()
         else:
-            closing.cancel()
+            ending.cancel()
 
 
-def versioned(*scripts: str) -> Schema:
-    """Return a schema in numbered steps: script n (from 1) takes a file from version n - 1 to n.
+class StaleFileError(sqlite3.Error):
+    """What the connection shows is not what is in the file: close it and open it again."""
 
-    A file that is newer than the scripts is refused and left as it is.
+
+def versioned(*steps: str | Schema) -> Schema:
+    """Return a schema in numbered steps: step n (from 1), a script or a function, takes a file from n - 1 to n.
+
+    Each step is kept as a whole or not at all. A file that is newer than the steps is refused and left as it is.
     """
 
     def upgrade(db: sqlite3.Connection) -> None:
         version = _version(db)
-        if version > len(scripts):
+        if version > len(steps):
             raise sqlite3.NotSupportedError(
-                f"the file has schema {version}, this program knows {len(scripts)}: update the program"
+                f"the file has schema {version}, this program knows {len(steps)}: update the program"
             )
-        for number, script in enumerate(scripts[version:], start=version + 1):
-            in_transaction(db, partial(_step, number, script))
+        for number, step in enumerate(steps[version:], start=version + 1):
+            in_transaction(db, partial(_step, number, step))
 
     return upgrade
 
@@ -160,9 +233,67 @@ def in_transaction(db: sqlite3.Connection, job: Callable[[sqlite3.Connection], T
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
-            db.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # a damaged file may refuse it, too; what broke the job is what matters
+                db.execute("ROLLBACK")
         raise
     return result
+
+
+def run_script(db: sqlite3.Connection, script: str) -> None:
+    """Run the statements of *script*, each ended by a semicolon at the end of its line, in the open transaction."""
+    for statement in script.split(";\n"):
+        db.execute(statement)
+
+
+def checkpoint(db: sqlite3.Connection) -> bool:
+    """Bring what is in the log into the file, durably, waiting for nobody; return whether that was all of it."""
+    busy, in_log, done = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return bool(busy == 0 and in_log == done)
+
+
+def read_afresh(path: Path, job: Callable[[sqlite3.Connection], T], *, timeout_s: float) -> T:
+    """Run *job* on a new connection that only reads: what it sees is in the files now, not in a cache.
+
+    Raises:
+        sqlite3.Error: as SQLite has it; SQLITE_NOTADB also if the log alone hides that the file was overwritten.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(_MAGIC))
+    if head != _MAGIC:
+        raise _no_database()
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout_s)) as db:
+        return job(db)
+
+
+def identity_of(path: Path) -> FileIdentity:
+    """Return which file is at *path* now; (-1, -1) if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - two microseconds on the way of every call
+    except OSError:
+        return (-1, -1)
+    return found.st_dev, found.st_ino
+
+
+def is_damage(exc: Exception) -> bool:
+    """Return whether *exc* says that the file is damaged or no database."""
+    return _kind(exc) in _DAMAGE
+
+
+def is_refusal(exc: Exception) -> bool:
+    """Return whether *exc* says that the file takes no writes now, though it may be read."""
+    return isinstance(exc, sqlite3.OperationalError) and _kind(exc) in _REFUSALS
+
+
+def reason_of(path: Path, exc: Exception) -> str:
+    """Return what went wrong in words for a status line. SQLite's texts hold no values, the driver's may."""
+    ours = isinstance(exc, _FileGoneError | StaleFileError | sqlite3.NotSupportedError)
+    if isinstance(exc, OSError):
+        text = exc.strerror
+    elif type(exc) is ValueError:
+        text = "the connection was closed"
+    else:
+        text = str(exc) if ours or _kind(exc) is not None or isinstance(exc, sqlite3.ProgrammingError) else ""
+    return f"{path.name}: {text or type(exc).__name__}"
 
 
 class _FileGoneError(Exception):
@@ -179,11 +310,13 @@ class _JobConnection(sqlite3.Connection):
         return super().executescript(str(job))
 
 
-def _step(number: int, script: str, db: sqlite3.Connection) -> None:
+def _step(number: int, step: str | Schema, db: sqlite3.Connection) -> None:
     if _version(db) >= number:
         return  # another process was faster
-    for statement in script.split(";\n"):
-        db.execute(statement)
+    if callable(step):
+        step(db)
+    else:
+        run_script(db, step)
     db.execute(f"PRAGMA user_version = {number}")
 
 
@@ -191,9 +324,12 @@ def _version(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _identity_of(path: Path) -> tuple[int, int]:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - two microseconds on the way of every call
-    except OSError:
-        return (-1, -1)
-    return found.st_dev, found.st_ino
+def _kind(exc: Exception) -> int | None:
+    code = getattr(exc, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _no_database() -> sqlite3.DatabaseError:
+    exc = sqlite3.DatabaseError("file is not a database")
+    exc.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+    return exc

@@ -1,11 +1,15 @@
-"""What every MemoryBackend promises. Subclass once per backend, and give it a fixture."""
+"""What every MemoryBackend and every StoreBackend promises. Subclass once per backend, and give it its fixtures."""
 
 from __future__ import annotations
 
 import asyncio
+import operator
+import random
 import uuid
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,16 +18,21 @@ from memory.errors import MemoryRejectedError
 from memory.model import (
     MemoryEntry,
     Tombstone,
+    UserDigest,
     UserTombstone,
+    content_hash,
     from_ms,
+    newest,
+    owner_hash,
+    record_hash,
     slot_of,
     user_hash_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterable
 
-    from memory.backend import MemoryBackend
+    from memory.backend import MemoryBackend, StoreBackend
     from memory.model import Position, Record
 
 NOW_MS = 1_790_000_000_000
@@ -514,3 +523,208 @@ class BackendContract(ABC):
         await backend.open()
 
         assert await backend.get_all(user) == {"drink": "tea"}
+
+
+class StoreContract(BackendContract):
+    """What every StoreBackend promises beyond that: which store it is, and in a few bytes what it holds."""
+
+    @pytest.fixture
+    @abstractmethod
+    def backend(self) -> AsyncIterator[StoreBackend]: ...
+
+    @pytest.fixture
+    @abstractmethod
+    def another(self) -> AsyncIterator[StoreBackend]:
+        """Another store of the same kind, with data of its own."""
+
+    # Identity
+
+    async def test_a_store_keeps_its_identity_and_no_other_has_it(
+        self, backend: StoreBackend, another: StoreBackend
+    ) -> None:
+        first = await backend.identify()
+        await reopen(backend)
+
+        assert await backend.identify() == first
+        assert first.store_id
+        assert (await another.identify()).store_id not in {"", first.store_id}
+
+    async def test_a_store_belongs_to_who_claimed_it_last(self, backend: StoreBackend) -> None:
+        before = await backend.identify()
+
+        await backend.claim("first")
+        assert (await backend.identify()).installation_id == "first"
+        await backend.claim("second")
+        await backend.claim("second")
+        await reopen(backend)
+
+        assert await backend.identify() == replace(before, installation_id="second")
+
+    async def test_each_canary_raises_the_counter_for_good(self, backend: StoreBackend) -> None:
+        before = (await backend.identify()).counter
+
+        counters = [await backend.probe() for _ in range(3)]
+        assert (await backend.identify()).counter == counters[-1]
+        await reopen(backend)
+        counters.append(await backend.probe())
+
+        assert counters == [before + n for n in range(1, 5)]
+
+    async def test_probes_at_the_same_time_all_pass_and_all_count(self, backend: StoreBackend) -> None:
+        before = (await backend.identify()).counter
+
+        counters = await asyncio.gather(*(backend.probe() for _ in range(8)))
+
+        assert sorted(counters) == [before + n for n in range(1, 9)]
+
+    # Digests
+
+    async def test_equal_records_have_equal_digests_in_whatever_order_they_came(
+        self, backend: StoreBackend, another: StoreBackend, user: str
+    ) -> None:
+        records: list[Record] = [
+            make_entry(user, "drink", "tea", revision=revision(NOW_MS + 1)),
+            make_entry(user, "drink", "coffee", revision=revision(NOW_MS + 2), scope="dm"),
+            make_entry(user, "team", "Jets", revision=revision(NOW_MS + 3)),
+            make_entry(user, "team", "Eagles", revision=revision(NOW_MS + 4), metadata={"b": 1, "a": [2.5, None]}),
+            make_entry(user, "equal", "one", revision=revision(NOW_MS + 5)),
+            make_entry(user, "equal", "two", revision=revision(NOW_MS + 5)),
+            Tombstone(user, slot_of(user, "", "gone"), revision(NOW_MS + 6)),
+            make_entry(user, "buried", "x", revision=revision(NOW_MS)),
+            UserTombstone(user_hash_of(user), revision(NOW_MS)),
+        ]
+
+        await backend.put(records)
+        for record in reversed(records):
+            await another.put([record])
+        await another.put(records)
+
+        digest = await digest_of(backend, user)
+        assert digest == await digest_of(another, user)
+        assert digest == digest_over(user, (await everything(backend, user)).values())
+        assert (digest.count, digest.user_id, digest.grave) == (6, user, revision(NOW_MS))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda user: make_entry(user, "drink", "coffee"),
+            lambda user: make_entry(user, "drink", "tea", metadata={"a": 1}),
+            lambda user: make_entry(user, "drink", "tea", updated_at=from_ms(NOW_MS + 1)),
+            lambda user: make_entry(user, "drink", "tea", revision=revision(NOW_MS, 1)),
+            lambda user: make_entry(user, "drink", "tea", scope="dm"),
+            lambda user: make_entry(user, "Drink", "tea"),
+            lambda user: Tombstone(user, slot_of(user, "", "drink"), revision(NOW_MS)),
+            lambda user: Tombstone(user, slot_of(user, "", "drink"), revision(NOW_MS + 1)),
+            lambda user: UserTombstone(user_hash_of(user), revision(NOW_MS - 1)),
+            lambda user: UserTombstone(user_hash_of(user), revision(NOW_MS + 1)),
+        ],
+    )
+    async def test_records_that_differ_at_all_have_other_digests(
+        self, backend: StoreBackend, another: StoreBackend, user: str, change: Callable[[str], Record]
+    ) -> None:
+        await backend.put([make_entry(user, "team", "Jets"), make_entry(user, "drink", "tea")])
+        await another.put([make_entry(user, "team", "Jets"), change(user)])
+
+        one, other = await digest_of(backend, user), await digest_of(another, user)
+
+        assert one.xor != other.xor
+        assert other == digest_over(user, (await everything(another, user)).values())
+
+    async def test_of_an_erased_user_only_the_tombstone_counts(self, backend: StoreBackend, user: str) -> None:
+        for n in range(5):
+            await backend.store(user, f"key{n}", "x")
+        await backend.delete(user, "key0")
+
+        await backend.delete(user)
+
+        digest = await digest_of(backend, user)
+        assert (digest.user_id, digest.count) == ("", 1)
+        assert digest.xor == record_hash("", digest.grave, "")
+        await backend.store(user, "again", "x")
+        again = await digest_of(backend, user)
+        assert (again.user_id, again.count, again.grave) == (user, 2, digest.grave)
+
+    async def test_what_was_never_there_has_no_digest(self, backend: StoreBackend, user: str) -> None:
+        hashed = user_hash_of(user)
+
+        assert hashed not in {digest.user_hash for digest in await backend.digests(hashed[:2])}
+
+    async def test_buckets_are_the_sum_of_their_users(self, backend: StoreBackend, user: str) -> None:
+        for n in range(40):
+            await backend.put([make_entry(f"{user}{n}", f"key{i}", "x") for i in range(3)])
+        await backend.delete(f"{user}0")
+
+        buckets = await backend.buckets()
+
+        assert {user_hash_of(f"{user}{n}")[:2] for n in range(40)} <= set(buckets)
+        for bucket, (count, xor) in buckets.items():
+            digests = await backend.digests(bucket)
+            assert digests
+            assert all(digest.user_hash[:2] == bucket for digest in digests)
+            assert count == sum(digest.count for digest in digests)
+            assert xor == reduce(operator.xor, (digest.xor for digest in digests))
+            assert 0 <= xor < 1 << 64
+        empty = next(f"{n:02x}" for n in range(256) if f"{n:02x}" not in buckets)
+        assert await backend.digests(empty) == []
+
+    @pytest.mark.parametrize("bucket", ["", "0", "000", "0G", "AB", "%%", 7, None])
+    async def test_a_bucket_has_a_name_of_two_hex_digits(self, backend: StoreBackend, bucket: Any) -> None:
+        with pytest.raises(MemoryRejectedError, match="bucket"):
+            await backend.digests(bucket)
+
+    async def test_digests_follow_the_records_whatever_happens(self, backend: StoreBackend, user: str) -> None:
+        chance = random.Random(7)
+        users = [f"{user}{n}" for n in range(3)]
+        sent: list[Record] = []
+        for _ in range(60):
+            batch = [any_record(chance, chance.choice(users)) for _ in range(chance.choice((1, 3, 20)))]
+            sent += batch
+            await backend.put(batch + chance.sample(sent, min(2, len(sent))))
+
+        for name in users:
+            kept = (await everything(backend, name)).values()
+            assert await digest_of(backend, name) == digest_over(name, kept)
+            assert {r.position: r for r in kept} == {
+                position: record
+                for position, record in newest(sent).items()
+                if owner_hash(record) == user_hash_of(name)
+            }
+
+
+async def reopen(backend: StoreBackend) -> None:
+    """Close *backend* and open it again, and wait until it is up if it comes up slowly."""
+    await backend.close()
+    await backend.open()
+    wait_ready = getattr(backend, "wait_ready", None)
+    assert wait_ready is None or await wait_ready(20)
+
+
+async def digest_of(backend: StoreBackend, user: str) -> UserDigest:
+    hashed = user_hash_of(user)
+    (found,) = [digest for digest in await backend.digests(hashed[:2]) if digest.user_hash == hashed]
+    return found
+
+
+def digest_over(user: str, records: Iterable[Record]) -> UserDigest:
+    """Return the digest of *user* when these are all the records."""
+    kept = list(records)
+    graves = [record.revision for record in kept if isinstance(record, UserTombstone)]
+    return UserDigest(
+        user_hash=user_hash_of(user),
+        user_id=user if len(kept) > len(graves) else "",
+        count=len(kept),
+        xor=reduce(operator.xor, (record_hash(r.position[1], r.revision, content_hash(r)) for r in kept), 0),
+        grave="".join(graves),
+    )
+
+
+def any_record(chance: random.Random, user: str) -> Record:
+    """Return a record that often meets an older, a newer or an equal one."""
+    stamp = revision(NOW_MS + chance.randrange(200), 0, chance.randrange(2))
+    key = f"key{chance.randrange(12)}"
+    kind = chance.random()
+    if kind < 0.02:
+        return UserTombstone(user_hash_of(user), stamp)
+    if kind < 0.2:
+        return Tombstone(user, slot_of(user, "", key), stamp)
+    return make_entry(user, key, f"v{chance.randrange(3)}", revision=stamp, metadata={"n": chance.randrange(2)})

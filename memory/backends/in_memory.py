@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 from bisect import bisect_right
+from dataclasses import replace
+from functools import reduce
+from operator import xor
 from typing import TYPE_CHECKING
 
-from memory.backend import PAGE, MemoryBackend
+from memory.backend import PAGE, StoreBackend
 from memory.model import (
     Audience,
     MemoryEntry,
     Page,
     Position,
     Record,
+    StoreIdentity,
+    UserDigest,
     UserTombstone,
     check_record,
+    content_hash,
+    owner_hash,
+    record_hash,
     slot_of,
     supersedes,
     user_hash_of,
 )
+from memory.wire import check_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
     from memory.revision import HybridLogicalClock
 
 
-class InMemoryBackend(MemoryBackend):
+class InMemoryBackend(StoreBackend):
     """Keeps records in a dictionary; loses them with the process."""
 
     def __init__(
@@ -33,6 +43,7 @@ class InMemoryBackend(MemoryBackend):
     ) -> None:
         super().__init__(name, clock=clock, deadline_s=deadline_s)
         self._records: dict[Position, Record] = {}
+        self._identity = StoreIdentity("", secrets.token_hex(16), 0)
 
     async def put(self, records: Sequence[Record]) -> int:
         for record in records:
@@ -57,8 +68,28 @@ class InMemoryBackend(MemoryBackend):
             records.insert(0, grave)
         return self._page(records, chosen[-1] if start + limit < len(positions) else None)
 
-    async def probe(self) -> None:
-        """Nothing can be wrong with a dictionary."""
+    async def probe(self) -> int:
+        counter = self._identity.counter + 1  # nothing else can be wrong with a dictionary
+        self._identity = replace(self._identity, counter=counter)
+        return counter
+
+    async def identify(self) -> StoreIdentity:
+        return self._identity
+
+    async def claim(self, installation_id: str) -> None:
+        self._identity = replace(self._identity, installation_id=installation_id)
+
+    async def buckets(self) -> dict[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
+        for user_hash, records in self._by_user("").items():
+            digest = _digest(user_hash, records)
+            count, hashes = found.get(user_hash[:2], (0, 0))
+            found[user_hash[:2]] = (count + digest.count, hashes ^ digest.xor)
+        return found
+
+    async def digests(self, bucket: str) -> list[UserDigest]:
+        check_bucket(bucket)
+        return [_digest(user_hash, records) for user_hash, records in sorted(self._by_user(bucket).items())]
 
     async def open(self) -> None:
         """Nothing to open."""
@@ -82,8 +113,27 @@ class InMemoryBackend(MemoryBackend):
         self._records[new.position] = new
         return True
 
+    def _by_user(self, bucket: str) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        for record in self._records.values():
+            user_hash = owner_hash(record)
+            if user_hash.startswith(bucket):
+                found.setdefault(user_hash, []).append(record)
+        return found
+
     def _of(self, user_id: str) -> list[Record]:
         return [r for (user, slot), r in self._records.items() if user == user_id and slot]
 
     def _page(self, records: list[Record], following: Position | None = None) -> Page:
         return Page(tuple(records), following, (self.name,))
+
+
+def _digest(user_hash: str, records: Sequence[Record]) -> UserDigest:
+    hashes = (record_hash(record.position[1], record.revision, content_hash(record)) for record in records)
+    return UserDigest(
+        user_hash,
+        next((record.user_id for record in records if not isinstance(record, UserTombstone)), ""),
+        len(records),
+        reduce(xor, hashes),
+        next((record.revision for record in records if isinstance(record, UserTombstone)), ""),
+    )

@@ -87,7 +87,9 @@ class LegacyMemoryBackend(MemoryBackend):
         busy_timeout_s: float = 0.8,
     ) -> None:
         super().__init__(name, clock=clock, deadline_s=deadline_s)
-        self._file = SQLiteFile(path, name=name, schema=_prepare, wal=False, busy_timeout_s=busy_timeout_s)
+        self._file = SQLiteFile(
+            path, name=name, schema=_prepare, wal=False, busy_timeout_s=busy_timeout_s, keep_damaged_aside=False
+        )
 
     async def open(self) -> None:
         await self._file.open()
@@ -119,13 +121,14 @@ class LegacyMemoryBackend(MemoryBackend):
         following = records[limit - 1].position if len(records) > limit else None
         return Page(tuple(records[:limit]), following, (self.name,))
 
-    async def probe(self) -> None:
+    async def probe(self) -> int:
         slot = secrets.token_hex(16)
         put = "INSERT INTO memory_sync (user_id, slot, revision, deleted) VALUES ('', ?, ?, 1)"
         await self._file.write("keep a canary", lambda db: db.execute(put, [slot, NEVER]).rowcount)
         delete = "DELETE FROM memory_sync WHERE user_id = '' AND slot = ?"
         if not await self._file.write("forget a canary", lambda db: db.execute(delete, [slot]).rowcount):
             raise BackendUnavailableError(self.name, "find a canary", "what was written is not there")
+        return 0
 
 
 class _Row(NamedTuple):

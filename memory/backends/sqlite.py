@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING
+import sqlite3
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import reduce
+from operator import xor
+from typing import TYPE_CHECKING, ClassVar
 
-from memory.backend import PAGE, MemoryBackend
+from memory.backend import PAGE, StoreBackend
 from memory.errors import BackendUnavailableError
 from memory.model import (
     Audience,
@@ -14,28 +19,49 @@ from memory.model import (
     Page,
     Position,
     Record,
+    StoreIdentity,
     Tombstone,
+    UserDigest,
     UserTombstone,
     check_record,
     content_hash,
     from_ms,
+    owner_hash,
+    record_hash,
     slot_of,
     to_ms,
     user_hash_of,
 )
-from memory.sqlite_file import SQLiteFile, versioned
+from memory.revision import is_damaged
+from memory.sqlite_file import (
+    SQLiteFile,
+    StaleFileError,
+    checkpoint,
+    identity_of,
+    in_transaction,
+    is_damage,
+    is_refusal,
+    read_afresh,
+    reason_of,
+    run_script,
+    versioned,
+)
+from memory.wire import check_bucket
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
+    from typing import Any, TypeAlias
 
+    from memory.backend import LocalWriter
     from memory.revision import HybridLogicalClock
+    from memory.sqlite_file import FileIdentity
+
+    Row: TypeAlias = tuple[Any, ...]
 
 # A row of `memories` is an entry (it has a key), a tombstone (it has none), or, with the hash of a user's id as
-# user_id and no slot, a user's tombstone. `users` finds the rows of a hash. `meta` holds the clock and the canary.
-_SCHEMA = versioned(
-    """CREATE TABLE memories (
+# user_id and no slot, a user's tombstone. `meta` holds the clock and what tells this store from others.
+_VERSION_1 = """CREATE TABLE memories (
     user_id TEXT NOT NULL,
     slot TEXT NOT NULL,
     revision TEXT NOT NULL,
@@ -50,34 +76,86 @@ _SCHEMA = versioned(
 ) WITHOUT ROWID;
 CREATE INDEX memories_by_key ON memories (user_id, key) WHERE key IS NOT NULL;
 CREATE TABLE users (user_hash TEXT PRIMARY KEY, user_id TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
-)
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
+
+# A row of `digests` is a UserDigest, without the user_id when only the user's tombstone is left; xor is signed here.
+# `history` has the newest values that an entry had before, and nothing that was deleted.
+_VERSION_2 = """CREATE TABLE digests (
+    user_hash TEXT PRIMARY KEY,
+    user_id TEXT,
+    count INTEGER NOT NULL,
+    xor INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE history (
+    user_id TEXT NOT NULL,
+    slot TEXT NOT NULL,
+    revision TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    value TEXT,
+    metadata TEXT,
+    created_ms INTEGER,
+    updated_ms INTEGER,
+    PRIMARY KEY (user_id, slot, revision, hash)
+) WITHOUT ROWID;
+DROP TABLE users"""
+
+_HISTORY = 10
+"""Earlier values kept of each entry."""
+
+_CANARY_MAX_AGE_MS = 3_600_000
+"""After this, a canary was left by a process that died."""
+
+_WRITER_BUSY_S = 0.01
+"""A LocalWriter waits for nobody; this only outlasts another's commit."""
 
 _COLUMNS = "user_id, slot, revision, scope, key, value, metadata, created_ms, updated_ms"
 
 _PUT = """
-INSERT INTO memories (user_id, slot, revision, hash, scope, key, value, metadata, created_ms, updated_ms)
+INSERT OR REPLACE INTO memories
+    (user_id, slot, revision, hash, scope, key, value, metadata, created_ms, updated_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (user_id, slot) DO UPDATE SET
-    revision = excluded.revision, hash = excluded.hash, scope = excluded.scope, key = excluded.key,
-    value = excluded.value, metadata = excluded.metadata,
-    created_ms = excluded.created_ms, updated_ms = excluded.updated_ms
-WHERE (excluded.revision, excluded.hash) > (revision, hash)
 """
+
+_KEEP_OLD = """
+INSERT OR IGNORE INTO history (user_id, slot, revision, hash, value, metadata, created_ms, updated_ms)
+SELECT user_id, slot, revision, hash, value, metadata, created_ms, updated_ms
+FROM memories WHERE user_id = ? AND slot = ?
+"""
+
+_FORGET_OLDEST = f"""
+DELETE FROM history WHERE user_id = ?1 AND slot = ?2 AND (revision, hash) <= (
+    SELECT revision, hash FROM history WHERE user_id = ?1 AND slot = ?2
+    ORDER BY revision DESC, hash DESC LIMIT 1 OFFSET {_HISTORY}
+)
+"""
+
+_PUT_DIGEST = "INSERT OR REPLACE INTO digests (user_hash, user_id, count, xor) VALUES (?, ?, ?, ?)"
 
 _RAISE_CLOCK = """
 INSERT INTO meta (name, value) VALUES ('clock', ?)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE excluded.value > value
 """
 
+_RAISE_COUNTER = """
+INSERT INTO meta (name, value) VALUES ('counter', '1')
+ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1
+"""
 
-class SQLiteMemoryBackend(MemoryBackend):
+_PUT_META = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
+
+
+class SQLiteMemoryBackend(StoreBackend):
     """Keeps memories in one file, over one long-lived connection (WAL, fsync at every commit).
+
+    A file that turns out to be damaged is kept aside, never deleted, and the next `open` makes a new one. A row that
+    makes no sense is left out of what is read.
 
     Args:
         path: the database file; made if it is not there.
         busy_timeout_s: how long a write waits for another process that holds the file locked.
     """
+
+    is_local: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -89,7 +167,11 @@ class SQLiteMemoryBackend(MemoryBackend):
         busy_timeout_s: float = 1.0,
     ) -> None:
         super().__init__(name, clock=clock, deadline_s=deadline_s)
-        self._file = SQLiteFile(path, name=name, schema=_SCHEMA, busy_timeout_s=busy_timeout_s)
+        self._file = SQLiteFile(
+            path, name=name, schema=versioned(_VERSION_1, _to_version_2), busy_timeout_s=busy_timeout_s
+        )
+        self._busy_timeout_s = busy_timeout_s
+        self._canary = f"canary:{secrets.token_hex(8)}"
 
     async def open(self) -> None:
         await self._file.open()
@@ -116,78 +198,353 @@ class SQLiteMemoryBackend(MemoryBackend):
             f"UNION ALL SELECT {_COLUMNS} FROM memories WHERE user_id = ? AND slot = ''"
         )
         parameters = [user_id, *values, user_hash_of(user_id)]
-        rows = await self._file.run("retrieve", lambda db: db.execute(sql, parameters).fetchall())
-        return Page(tuple(_record(row) for row in rows), None, (self.name,))
+        rows = await self._file.run("retrieve", lambda db: _fetch(db, sql, parameters))
+        return Page(_records(rows), None, (self.name,))
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         rows, grave = await self._file.run("scan", lambda db: _scan(db, user_id, after, limit + 1))
-        records = [_record(row) for row in rows[:limit]]
-        following = records[-1].position if len(rows) > limit else None
-        if grave is not None:
-            records.insert(0, grave)
-        return Page(tuple(records), following, (self.name,))
+        records = _records(rows[:limit])
+        following = (rows[limit - 1][0], rows[limit - 1][1]) if len(rows) > limit else None
+        return Page((grave, *records) if grave else records, following, (self.name,))
 
-    async def probe(self) -> None:
-        canary = secrets.token_hex(8)
-        put = "INSERT OR REPLACE INTO meta (name, value) VALUES ('canary', ?)"
-        await self._file.write("keep a canary", lambda db: db.execute(put, [canary]).rowcount)
-        found = await self._file.run("find a canary", lambda db: _meta(db, "canary"))
-        delete = "DELETE FROM meta WHERE name = 'canary' AND value = ?"
-        await self._file.write("forget a canary", lambda db: db.execute(delete, [canary]).rowcount)
-        if found is None:
-            raise BackendUnavailableError(self.name, "find a canary", "what was written is not there")
+    async def probe(self) -> int:
+        return await self._file.run("keep a canary", self._probe)
+
+    async def identify(self) -> StoreIdentity:
+        return await self._file.run("identify", _identify)
+
+    async def claim(self, installation_id: str) -> None:
+        await self._file.write("claim", lambda db: db.execute(_PUT_META, ["installation_id", installation_id]).rowcount)
+
+    async def buckets(self) -> dict[str, tuple[int, int]]:
+        rows = await self._file.run("compare", lambda db: db.execute("SELECT * FROM digests").fetchall())
+        found: dict[str, tuple[int, int]] = {}
+        for user_hash, _, count, signed in rows:
+            so_far, hashes = found.get(user_hash[:2], (0, 0))
+            found[user_hash[:2]] = (so_far + count, hashes ^ _unsigned(signed))
+        return found
+
+    async def digests(self, bucket: str) -> list[UserDigest]:
+        check_bucket(bucket)
+        sql = (
+            "SELECT d.user_hash, d.user_id, d.count, d.xor, m.revision FROM digests AS d "
+            "LEFT JOIN memories AS m ON m.user_id = d.user_hash AND m.slot = '' "
+            "WHERE d.user_hash >= ? AND d.user_hash < ? ORDER BY d.user_hash"
+        )
+        rows = await self._file.run("compare", lambda db: db.execute(sql, [bucket, f"{bucket}g"]).fetchall())
+        return [
+            UserDigest(user_hash, user_id or "", count, _unsigned(signed), _sound(grave))
+            for user_hash, user_id, count, signed, grave in rows
+        ]
+
+    async def sync(self) -> bool:
+        return await self._file.run("sync", checkpoint)
+
+    def writer(self) -> LocalWriter:
+        return _Writer(self._file, self.name)
+
+    def _probe(self, db: sqlite3.Connection) -> int:
+        """Do it in one go, so that a caller who stops waiting leaves no canary behind."""
+        value = f"{self.clock.now_ms()}:{secrets.token_hex(8)}"
+
+        def write(db: sqlite3.Connection) -> int:
+            dead = "DELETE FROM meta WHERE name GLOB 'canary:*' AND CAST(value AS INTEGER) < ?"
+            db.execute(dead, [self.clock.now_ms() - _CANARY_MAX_AGE_MS])
+            db.execute(_PUT_META, [self._canary, value])
+            db.execute(_RAISE_COUNTER)
+            return _counter(db)
+
+        def forget(db: sqlite3.Connection) -> int:
+            return db.execute("DELETE FROM meta WHERE name = ? AND value = ?", [self._canary, value]).rowcount
+
+        try:
+            counter = in_transaction(db, write)
+            if self._afresh(self._canary) != value or not in_transaction(db, forget):
+                raise StaleFileError("a canary that was written is not there")
+        except sqlite3.OperationalError as exc:
+            self._afresh("store_id")
+            reason = reason_of(self._file.path, exc)
+            raise BackendUnavailableError(self.name, "keep a canary", reason, readable=True) from exc
+        return counter
+
+    def _afresh(self, name: str) -> str | None:
+        """Read from the file itself: cached pages hide that it was damaged or replaced."""
+        try:
+            return read_afresh(self._file.path, lambda db: _meta(db, name), timeout_s=self._busy_timeout_s)
+        except sqlite3.Error as exc:
+            if is_damage(exc) or is_refusal(exc):
+                raise
+            raise StaleFileError("what was written cannot be read") from exc
+
+
+class _Writer:
+    """Writes from the thread that calls it, over a connection of its own; see LocalWriter.
+
+    It commits without fsync and never checkpoints, which would take long; `SQLiteMemoryBackend.sync` does both.
+    """
+
+    def __init__(self, file: SQLiteFile, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._connection: sqlite3.Connection | None = None
+        self._identity: FileIdentity | None = None
+
+    def apply(self, records: Sequence[Record]) -> int:
+        for record in records:
+            check_record(record)
+        try:
+            db = self._opened()
+            changed = in_transaction(db, lambda db: _put_all(db, records))
+        except sqlite3.Error as exc:
+            self._check_place()
+            readable = is_refusal(exc)
+            if not readable:
+                self.close()
+            reason = reason_of(self._file.path, exc)
+            raise BackendUnavailableError(self._name, "store", reason, readable=readable) from exc
+        self._check_place()
+        return changed
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        """Return the connection to the file that the backend has open, which may be another one than last time."""
+        if self._identity != self._file.identity:
+            self.close()
+            self._identity = self._file.identity
+        self._check_place()
+        if self._connection is None:
+            # mode=rw: a file that was just taken away must not be made again, empty.
+            uri = f"{self._file.path.absolute().as_uri()}?mode=rw"
+            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_WRITER_BUSY_S)
+            self._connection = db
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("PRAGMA wal_autocheckpoint = 0")
+        return self._connection
+
+    def _check_place(self) -> None:
+        if self._identity is None or self._identity != identity_of(self._file.path):
+            closed = self._identity is None
+            self.close()
+            reason = "not open" if closed else "the file was removed or replaced while it was in use"
+            raise BackendUnavailableError(self._name, "store", f"{self._file.path.name}: {reason}")
+
+
+@dataclass(slots=True)
+class _User:
+    """A user's digest and tombstone, as they are within a transaction.
+
+    Attributes:
+        changed: whether the digest must be written.
+        doubtful: whether it must be made from the rows, because one of them was damaged.
+    """
+
+    user_hash: str
+    user_id: str | None
+    count: int
+    xor: int
+    grave: str
+    changed: bool = False
+    doubtful: bool = False
 
 
 def _put_all(db: sqlite3.Connection, records: Sequence[Record]) -> int:
-    changed = sum(_put_one(db, record) for record in records)
+    users: dict[str, _User] = {}
+    changed = sum(_put_one(db, record, users) for record in records)
+    for user in users.values():
+        if user.changed:
+            _put_digest(db, user)
     if records:
         db.execute(_RAISE_CLOCK, [max(record.revision for record in records)])
     return changed
 
 
-def _put_one(db: sqlite3.Connection, record: Record) -> int:
-    if isinstance(record, UserTombstone):
-        return _bury_user(db, record)
-    grave = _grave_of(db, user_hash_of(record.user_id))
-    if grave is not None and record.revision <= grave:
+def _put_one(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> int:
+    user_hash = owner_hash(new)
+    user = users.get(user_hash)
+    if user is None:
+        user = users[user_hash] = _user(db, user_hash)
+    if isinstance(new, UserTombstone):
+        return _bury_user(db, new, user)
+    if new.revision <= user.grave:
         return 0
-    said: tuple[str | int | None, ...] = (None,) * 6
-    if isinstance(record, MemoryEntry):
-        known = "INSERT OR IGNORE INTO users (user_hash, user_id) VALUES (?, ?)"
-        db.execute(known, [user_hash_of(record.user_id), record.user_id])
-        metadata = json.dumps(record.metadata, ensure_ascii=False)
-        times = (to_ms(record.created_at), to_ms(record.updated_at))
-        said = (record.scope, record.key, record.value, metadata, *times)
-    return db.execute(_PUT, [*record.position, record.revision, content_hash(record), *said]).rowcount
+    position = new.position
+    new_hash = content_hash(new)
+    find = "SELECT revision, hash, key IS NOT NULL FROM memories WHERE user_id = ? AND slot = ?"
+    old = db.execute(find, position).fetchone()
+    if old is not None:
+        old_revision, old_hash, was_live = old
+        if not _sound(old_revision):
+            user.doubtful = True
+        elif (new.revision, new_hash) <= (old_revision, old_hash):
+            return 0
+        elif was_live and isinstance(new, MemoryEntry):
+            db.execute(_KEEP_OLD, position)
+            db.execute(_FORGET_OLDEST, position)
+        user.count -= 1
+        user.xor ^= record_hash(position[1], old_revision, old_hash)
+    said: Row = (None,) * 6
+    if isinstance(new, MemoryEntry):
+        metadata = json.dumps(new.metadata, ensure_ascii=False)
+        said = (new.scope, new.key, new.value, metadata, to_ms(new.created_at), to_ms(new.updated_at))
+    elif old is not None:
+        db.execute("DELETE FROM history WHERE user_id = ? AND slot = ?", position)
+    db.execute(_PUT, (*position, new.revision, new_hash, *said))
+    user.user_id = new.user_id
+    user.count += 1
+    user.xor ^= record_hash(position[1], new.revision, new_hash)
+    user.changed = True
+    return 1
 
 
-def _bury_user(db: sqlite3.Connection, grave: UserTombstone) -> int:
-    nothing = (None,) * 6
-    changed = db.execute(_PUT, [*grave.position, grave.revision, "", *nothing]).rowcount
-    if changed:
-        of_user = "user_id IN (SELECT user_id FROM users WHERE user_hash = ?)"
-        buried = f"DELETE FROM memories WHERE {of_user} AND slot <> '' AND revision <= ?"
-        db.execute(buried, [grave.user_hash, grave.revision])
-        left = "EXISTS (SELECT 1 FROM memories AS m WHERE m.user_id = users.user_id)"
-        db.execute(f"DELETE FROM users WHERE user_hash = ? AND NOT {left}", [grave.user_hash])
-    return changed
+def _bury_user(db: sqlite3.Connection, grave: UserTombstone, user: _User) -> int:
+    if grave.revision <= user.grave:
+        return 0
+    db.execute(_PUT, (*grave.position, grave.revision, "", *(None,) * 6))
+    user.grave = grave.revision
+    _forget_buried(db, user.user_id, grave.revision)
+    user.changed = user.doubtful = True
+    return 1
 
 
-def _grave_of(db: sqlite3.Connection, user_hash: str) -> str | None:
-    row = db.execute("SELECT revision FROM memories WHERE user_id = ? AND slot = ''", [user_hash]).fetchone()
-    return row[0] if row else None
+def _forget_buried(db: sqlite3.Connection, user_id: str | None, grave: str) -> None:
+    """Delete what a user's tombstone covers, and what is damaged: nobody could delete that any more."""
+    find = "SELECT slot, revision FROM memories WHERE user_id = ? AND slot <> ''"
+    for slot, revision in db.execute(find, [user_id]).fetchall():
+        if not _sound(revision) or revision <= grave:
+            db.execute("DELETE FROM memories WHERE user_id = ? AND slot = ?", [user_id, slot])
+            db.execute("DELETE FROM history WHERE user_id = ? AND slot = ?", [user_id, slot])
+    db.execute("DELETE FROM history WHERE user_id = ? AND revision <= ?", [user_id, grave])
+
+
+def _user(db: sqlite3.Connection, user_hash: str) -> _User:
+    found = db.execute("SELECT user_id, count, xor FROM digests WHERE user_hash = ?", [user_hash]).fetchone()
+    user_id, count, signed = found or (None, 0, 0)
+    grave = db.execute("SELECT revision FROM memories WHERE user_id = ? AND slot = ''", [user_hash]).fetchone()
+    return _User(user_hash, user_id, count, _unsigned(signed), _sound(grave and grave[0]))
+
+
+def _put_digest(db: sqlite3.Connection, user: _User) -> None:
+    if user.doubtful:
+        own = "SELECT slot, revision, hash FROM memories WHERE user_id = ? AND slot <> ''"
+        rows = db.execute(own, [user.user_id]).fetchall()
+        if not rows:
+            user.user_id = None
+        tombstone = "SELECT slot, revision, hash FROM memories WHERE user_id = ? AND slot = ''"
+        rows += db.execute(tombstone, [user.user_hash]).fetchall()
+        user.count, user.xor = len(rows), reduce(xor, (record_hash(*row) for row in rows), 0)
+    db.execute(_PUT_DIGEST, [user.user_hash, user.user_id, user.count, _signed(user.xor)])
+
+
+def _to_version_2(db: sqlite3.Connection) -> None:
+    run_script(db, _VERSION_2)
+    # Version 1 knew no user by hash of whom it had tombstones alone, and so kept them beside the user's own.
+    find = "SELECT user_id, revision FROM memories WHERE slot = ''"
+    graves = {user_hash: grave for user_hash, grave in db.execute(find) if _sound(grave)}
+    for (user_id,) in db.execute("SELECT DISTINCT user_id FROM memories WHERE slot <> ''").fetchall():
+        grave = graves.get(user_hash_of(user_id))
+        if grave is not None:
+            _forget_buried(db, user_id, grave)
+    rows = [(u.user_hash, u.user_id or None, u.count, _signed(u.xor)) for u in recomputed(db)]
+    db.executemany(_PUT_DIGEST, rows)
+    db.execute(_PUT_META, ["store_id", secrets.token_hex(16)])
+
+
+def recomputed(db: sqlite3.Connection) -> list[UserDigest]:
+    """Return the digests of all users, made from the rows: what the table `digests` must say. For checks."""
+    users: dict[str, _User] = {}
+    for user_id, slot, revision, content in db.execute("SELECT user_id, slot, revision, hash FROM memories"):
+        user_hash = user_hash_of(user_id) if slot else user_id
+        user = users.setdefault(user_hash, _User(user_hash, None, 0, 0, ""))
+        user.count += 1
+        user.xor ^= record_hash(slot, revision, content)
+        if slot:
+            user.user_id = user_id
+        else:
+            user.grave = _sound(revision)
+    return [UserDigest(u.user_hash, u.user_id or "", u.count, u.xor, u.grave) for _, u in sorted(users.items())]
 
 
 def _scan(
     db: sqlite3.Connection, user_id: str | None, after: Position | None, limit: int
-) -> tuple[list[tuple[object, ...]], UserTombstone | None]:
+) -> tuple[list[Row], UserTombstone | None]:
     if user_id is None:
         sql = f"SELECT {_COLUMNS} FROM memories WHERE (user_id, slot) > (?, ?) ORDER BY user_id, slot LIMIT ?"
-        return db.execute(sql, [*(after or ("", "")), limit]).fetchall(), None
-    grave = None if after is not None else _grave_of(db, user_hash_of(user_id))
+        return _fetch(db, sql, [*(after or ("", "")), limit]), None
+    grave = "" if after is not None else _user(db, user_hash_of(user_id)).grave
     sql = f"SELECT {_COLUMNS} FROM memories WHERE user_id = ? AND slot > ? ORDER BY slot LIMIT ?"
-    rows = db.execute(sql, [user_id, after[1] if after else "", limit]).fetchall()
-    return rows, None if grave is None else UserTombstone(user_hash_of(user_id), grave)
+    rows = _fetch(db, sql, [user_id, after[1] if after else "", limit])
+    return rows, UserTombstone(user_hash_of(user_id), grave) if grave else None
+
+
+def _fetch(db: sqlite3.Connection, sql: str, parameters: Sequence[object]) -> list[Row]:
+    try:
+        return db.execute(sql, parameters).fetchall()
+    except sqlite3.OperationalError as exc:
+        if getattr(exc, "sqlite_errorcode", None) is not None:
+            raise
+    # The driver's own failure: a text is no UTF-8. It becomes one that `_records` leaves out.
+    db.text_factory = _text_or_bytes
+    try:
+        return db.execute(sql, parameters).fetchall()
+    finally:
+        db.text_factory = str
+
+
+def _text_or_bytes(raw: bytes) -> str | bytes:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def _records(rows: Iterable[Row]) -> tuple[Record, ...]:
+    """Return the records in *rows*, without those that a damaged row can no longer tell."""
+    return tuple(record for row in rows if (record := _record(row)) is not None)
+
+
+def _record(row: Row) -> Record | None:
+    user_id, slot, revision, scope, key, value, metadata, created_ms, updated_ms = row
+    if not _sound(revision):
+        return None
+    if not slot:
+        return UserTombstone(user_id, revision)
+    if key is None:
+        return Tombstone(user_id, slot, revision)
+    try:
+        said = json.loads(metadata)
+        created_at, updated_at = from_ms(created_ms), from_ms(updated_ms)
+    except (TypeError, ValueError, OverflowError, OSError, RecursionError):
+        return None
+    texts = (user_id, slot, scope, key, value)
+    if not isinstance(said, dict) or not all(isinstance(text, str) for text in texts):
+        return None
+    return MemoryEntry(
+        user_id=user_id,
+        scope=scope,
+        key=key,
+        value=value,
+        metadata=said,
+        created_at=created_at,
+        updated_at=updated_at,
+        revision=revision,
+    )
+
+
+def _identify(db: sqlite3.Connection) -> StoreIdentity:
+    store_id = _meta(db, "store_id")
+    if not store_id:
+        raise StaleFileError("the file does not say which store it is")
+    return StoreIdentity(_meta(db, "installation_id") or "", store_id, _counter(db))
+
+
+def _counter(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'counter'").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _meta(db: sqlite3.Connection, name: str) -> str | None:
@@ -195,19 +552,15 @@ def _meta(db: sqlite3.Connection, name: str) -> str | None:
     return row[0] if row else None
 
 
-def _record(row: tuple[object, ...]) -> Record:
-    user_id, slot, revision, scope, key, value, metadata, created_ms, updated_ms = row
-    if not slot:
-        return UserTombstone(str(user_id), str(revision))
-    if key is None:
-        return Tombstone(str(user_id), str(slot), str(revision))
-    return MemoryEntry(
-        user_id=str(user_id),
-        scope=str(scope),
-        key=str(key),
-        value=str(value),
-        metadata=json.loads(str(metadata)),
-        created_at=from_ms(int(str(created_ms))),
-        updated_at=from_ms(int(str(updated_ms))),
-        revision=str(revision),
-    )
+def _sound(revision: object) -> str:
+    """Return *revision* as the file has it, or "", below all others, if there is none or no clock can have given it."""
+    return revision if isinstance(revision, str) and not is_damaged(revision) else ""
+
+
+def _signed(number: int) -> int:
+    """Return 64 bits as SQLite keeps them."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _unsigned(number: int) -> int:
+    return number & ((1 << 64) - 1)

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memory.backends.in_memory import InMemoryBackend
-from tests.contract import BackendContract
+from tests.contract import StoreContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-class TestInMemoryBackend(BackendContract):
+class TestInMemoryBackend(StoreContract):
     @pytest.fixture
     async def backend(self) -> AsyncIterator[InMemoryBackend]:
         async with InMemoryBackend() as backend:
             yield backend
+
+    @pytest.fixture
+    async def another(self) -> AsyncIterator[InMemoryBackend]:
+        async with InMemoryBackend("another") as another:
+            yield another

@@ -14,18 +14,23 @@ import pytest
 
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError
-from tests.contract import NOW_MS, BackendContract, make_entry, revision
+from tests.contract import NOW_MS, StoreContract, make_entry, revision
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
 
-class TestSQLiteMemoryBackend(BackendContract):
+class TestSQLiteMemoryBackend(StoreContract):
     @pytest.fixture
     async def backend(self, tmp_path: Path) -> AsyncIterator[SQLiteMemoryBackend]:
         async with SQLiteMemoryBackend(tmp_path / "memory.db") as backend:
             yield backend
+
+    @pytest.fixture
+    async def another(self, tmp_path: Path) -> AsyncIterator[SQLiteMemoryBackend]:
+        async with SQLiteMemoryBackend(tmp_path / "another.db") as another:
+            yield another
 
 
 async def test_memories_and_the_clock_survive_a_restart(tmp_path: Path) -> None:
@@ -85,7 +90,9 @@ async def test_a_file_locked_by_another_process_is_unavailable_in_bounded_time(t
         assert await backend.health_check()
 
 
-async def test_a_file_that_is_no_database_is_unavailable_and_untouched(tmp_path: Path) -> None:
+async def test_a_file_that_is_no_database_is_kept_aside_and_a_new_one_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "memory.db"
     path.write_bytes(b"these are not the bytes you are looking for" * 100)
     backend = SQLiteMemoryBackend(path)
@@ -94,8 +101,12 @@ async def test_a_file_that_is_no_database_is_unavailable_and_untouched(tmp_path:
         await backend.open()
     with pytest.raises(BackendUnavailableError, match="not open"):
         await backend.store("u1", "drink", "tea")
+    assert [(r.levelname, vars(r)["event"]) for r in caplog.records] == [("ERROR", "file_damaged")]
+    async with backend:
+        assert await backend.store("u1", "drink", "tea")
 
-    assert path.read_bytes().startswith(b"these are not")
+    (aside,) = tmp_path.glob("memory.db.damaged-*")
+    assert aside.read_bytes() == b"these are not the bytes you are looking for" * 100
 
 
 async def test_a_file_from_a_newer_program_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -106,7 +117,7 @@ async def test_a_file_from_a_newer_program_is_refused_and_untouched(tmp_path: Pa
         db.execute("PRAGMA user_version = 99")
     db.close()
 
-    with pytest.raises(BackendUnavailableError, match="schema 99, this program knows 1"):
+    with pytest.raises(BackendUnavailableError, match="schema 99, this program knows 2"):
         await SQLiteMemoryBackend(path).open()
 
 
