@@ -10,15 +10,18 @@ from memory.backends.legacy import LegacyMemoryBackend
 from memory.backends.mcp import MCPMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
+from memory.folder import Folder
 from memory.health import ProbePlan
 from memory.member import Member
 from memory.migration import FlaggedMemory, MigrationFlag
+from memory.outbox import Outbox
+from memory.replica import Replica
 from memory.revision import HybridLogicalClock
 from memory.shared import MemorySystem, SharedMemory
 from memory.unified import UnifiedMemoryBackend
 
 if TYPE_CHECKING:
-    from memory.backend import MemoryBackend
+    from memory.backend import StoreBackend
     from memory.config import BackendTable, MemorySettings
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -43,9 +46,11 @@ def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
     clock = HybridLogicalClock()
     plan = ProbePlan(interval_s=settings.probe_interval_s)
     longest_s = 0.75 * settings.deadline_s  # so that there is time left for another store
-    members = [
-        Member(
+    outbox = Outbox(root / settings.outbox, clock)
+    replicas = [
+        Replica(
             _build(name, table, clock, root, settings.deadline_s),
+            outbox,
             priority=table.priority,
             timeout_s=min(table.timeout_s, longest_s),
             plan=plan,
@@ -53,7 +58,15 @@ def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
         for name, table in settings.backends.items()
         if table.enabled
     ]
-    unified = UnifiedMemoryBackend(members, clock=clock, deadline_s=settings.deadline_s)
+    unified = UnifiedMemoryBackend(
+        replicas,
+        outbox,
+        write_concern=settings.write_concern,
+        hedge_s=settings.hedge_s,
+        compare_s=settings.compare_interval_s,
+        deadline_s=settings.deadline_s,
+        folder=Folder(root / settings.outbox),
+    )
     legacy_path = root / settings.legacy.path
     legacy = Member(
         LegacyMemoryBackend(legacy_path, clock=clock, deadline_s=settings.deadline_s),
@@ -65,7 +78,7 @@ def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
     return MemorySystem(unified, flagged)
 
 
-def _build(name: str, table: BackendTable, clock: HybridLogicalClock, root: Path, deadline_s: float) -> MemoryBackend:
+def _build(name: str, table: BackendTable, clock: HybridLogicalClock, root: Path, deadline_s: float) -> StoreBackend:
     match table:
         case SQLiteTable():
             return SQLiteMemoryBackend(root / table.path, name=name, clock=clock, deadline_s=deadline_s)

@@ -10,8 +10,9 @@ import asyncio
 import json
 import time
 from abc import ABC, abstractmethod
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -94,19 +95,17 @@ class MemoryBackend(ABC):
         check_scope(scope)
         check_metadata(metadata or {})
         async with self._bounded("store"):
-            old = await self._one(user_id, key, scope)
             now = from_ms(self.clock.now_ms())
-            entry = MemoryEntry(
+            draft = MemoryEntry(
                 user_id=user_id,
                 key=key,
                 value=value,
                 scope=scope,
                 metadata=json.loads(json.dumps(metadata or {})),  # as every store will give it back
-                created_at=old.created_at if old else now,
+                created_at=await self._creation_of(user_id, key, scope) or now,
                 updated_at=now,
-                revision=self.clock.stamp(),
             )
-            await self.put([entry])
+            await self.write([draft])
         return True
 
     async def retrieve(self, user_id: str, key: str, *, audience: Audience = None) -> MemoryEntry | None:
@@ -157,13 +156,12 @@ class MemoryBackend(ABC):
                 self._observe(page)
             existed = bool(visible(page.records, None if key is None else frozenset({scope})))
             if existed or page.missing:  # a store that did not answer may hold it
-                revision = self.clock.stamp()
                 grave: Record = (
-                    UserTombstone(user_hash_of(user_id), revision)
+                    UserTombstone(user_hash_of(user_id))
                     if key is None
-                    else Tombstone(user_id, slot_of(user_id, scope, key), revision)
+                    else Tombstone(user_id, slot_of(user_id, scope, key))
                 )
-                await self.put([grave])
+                await self.write([grave])
         return existed
 
     async def cleanup(self, max_age_days: int) -> int:
@@ -240,6 +238,10 @@ class MemoryBackend(ABC):
     async def close(self) -> None:
         """Let go of everything that was opened. Safe to repeat; `open` may follow."""
 
+    async def write(self, drafts: Sequence[Record]) -> int:
+        """Stamp *drafts*, which have no revision yet, and keep them as `put` does."""
+        return await self.put([replace(draft, revision=self.clock.stamp()) for draft in drafts])
+
     async def pages(self, user_id: str | None = None) -> AsyncIterator[Page]:
         """Scan to the end, page by page."""
         after = None
@@ -256,6 +258,17 @@ class MemoryBackend(ABC):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+    async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
+        """Return when the entry was first made; None if there is none, or if to find out takes too long.
+
+        A time for display is not worth the write that carries it.
+        """
+        with suppress(BackendUnavailableError, TimeoutError):
+            async with asyncio.timeout(self.deadline_s / 4):
+                old = await self._one(user_id, key, scope)
+                return old.created_at if old else None
+        return None
 
     async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
         page = await self.get(user_id, key, frozenset({scope}))

@@ -73,6 +73,10 @@ class MemorySettings(Table):
 
     deadline_s: Annotated[float, Field(ge=0.1, le=60)] = 2.0
     probe_interval_s: Annotated[float, Field(ge=0.5, le=300)] = 5.0
+    compare_interval_s: Annotated[float, Field(ge=1, le=86_400)] = 60.0
+    hedge_s: Annotated[float, Field(ge=0.001, le=60)] = 0.1
+    write_concern: Literal["local", "all"] | Annotated[int, Field(ge=1, le=100)] = "local"
+    outbox: Path = Path("data/outbox.db")
     flag_file: Path = Path(".memory_migration_complete")
     legacy: LegacyTable = LegacyTable()
     backends: dict[str, BackendTable] = {
@@ -95,7 +99,7 @@ class MemorySettings(Table):
     @model_validator(mode="after")
     def _a_file_each(self) -> Self:
         """Two stores over one file would be one copy that claims to be two."""
-        files = [table.path for table in self.backends.values() if table.enabled] + [self.legacy.path]
+        files = [table.path for table in self.backends.values() if table.enabled] + [self.legacy.path, self.outbox]
         twice = [str(file) for file, again in Counter(map(os.path.normpath, files)).items() if again > 1]
         if twice:
             raise ValueError(f"two stores share the file {twice[0]}; each needs one of its own")

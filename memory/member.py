@@ -1,31 +1,28 @@
-"""One store as the composites see it: bounded, guarded by a breaker, with what it missed."""
+"""One store as the composites see it: bounded, guarded by a breaker, and looked at by canaries."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from contextvars import Context
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from memory.backend import remaining_s
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
 from memory.health import CircuitBreaker, ProbePlan
-from memory.outbox import Backlog
 from memory.report import StoreHealth, StoreState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from memory.backend import MemoryBackend
-    from memory.model import Record
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_BATCH = 200
 _STARTING_S = 0.1
 
 
@@ -37,6 +34,7 @@ class Member:
         priority: the lower, the earlier it is asked.
         timeout_s: the longest one call of the store may take.
         plan: when canaries are sent.
+        now: seconds that only go up, for the breaker.
     """
 
     def __init__(
@@ -46,17 +44,20 @@ class Member:
         priority: int,
         timeout_s: float = 1.5,
         plan: ProbePlan | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
         self.priority = priority
+        self.in_flight = 0
+        """How many calls of the store are under way."""
         self._timeout_s = timeout_s
-        self._breaker = CircuitBreaker(plan)
-        self._backlog = Backlog()
-        self._refused = 0
+        self._breaker = CircuitBreaker(plan, now=now)
         self._starting = False
+        self._read_only = False
         self._checked_at: datetime | None = None
         self._latency_ms: float | None = None
         self._checking = asyncio.Lock()
+        self._look_now = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -68,6 +69,11 @@ class Member:
         """Whether the store may be asked; if not, asking would cost 0 ms and fail."""
         return self._breaker.closed
 
+    @property
+    def writable(self) -> bool:
+        """Whether the store may be asked and takes what is written."""
+        return self._breaker.closed and not self._read_only
+
     async def open(self) -> None:
         """Look at the store once, then go on looking in the background."""
         await self.check()
@@ -76,110 +82,120 @@ class Member:
 
     async def close(self) -> None:
         """Stop looking, and close the store."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait({self._watcher})
-            self._watcher = None
+        await stop(self._watcher)
+        self._watcher = None
         await self.backend.close()
-        self._breaker.fail("closed")
+        self._fail(BackendUnavailableError(self.name, "answer", "closed"), quietly=True)
 
     async def call(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         """Ask the store, within its time and the operation's.
 
         Raises:
-            BackendUnavailableError: at once if it is known to be down; else it failed now, and is down from now on.
+            BackendUnavailableError: at once if it is known to be down; else it failed now, and is down from now on,
+                or takes no writes if the error says that it can be read.
             MemoryRejectedError: the store refused the input; it stays up.
         """
         if not self._breaker.closed:
             raise BackendUnavailableError(self.name, operation, self._breaker.reason)
+        self.in_flight += 1
         try:
             return await self._bounded(operation, work)
         except _NotItsFaultError:
             raise
         except BackendUnavailableError as exc:
             self._fail(exc)
+            self._look_now.set()
             raise
-
-    def missed(self, records: Sequence[Record]) -> None:
-        """The store did not confirm *records*, and another one did: hand them over when it is back."""
-        self._backlog.add(records)
-
-    def refused(self, records: Sequence[Record]) -> None:
-        """The store will never take *records*, and another one did."""
-        self._refused += len(records)
-        extra = {"event": "records_refused", "backend": self.name, "records": len(records)}
-        log.error("%s refused %d records that others kept", self.name, len(records), extra=extra)
+        finally:
+            self.in_flight -= 1
 
     async def check(self) -> None:
-        """Send a canary, hand over what the store missed, and open or close the breaker accordingly."""
+        """Send a canary, and open or close the breaker accordingly."""
         async with self._checking:
             began = time.perf_counter()
             try:
                 await self._bounded("open", self.backend.open)
-                await self._bounded("probe", self.backend.probe)
-                self._latency_ms = (time.perf_counter() - began) * 1000
-                await self._catch_up()
+                await self._greet()
+                counter = await self._bounded("probe", self.backend.probe)
             except (BackendUnavailableError, MemoryRejectedError) as exc:
                 self._fail(exc)
             else:
-                was_closed = self._breaker.closed
-                self._breaker.succeed()  # nothing was awaited since the backlog was seen empty
-                if not was_closed:
-                    log.info("%s answers", self.name, extra={"event": "breaker_closed", "backend": self.name})
+                self._latency_ms = (time.perf_counter() - began) * 1000
+                self._pass(counter)
             self._checked_at = datetime.now(UTC)
 
     def give_up(self, reason: str) -> None:
         """Count the store as down until a canary passes."""
         self._fail(BackendUnavailableError(self.name, "answer", reason))
 
+    def look(self) -> None:
+        """Send the next canary now."""
+        self._look_now.set()
+
     def health(self) -> StoreHealth:
         """Return how the store is doing, as of the last canary and the last call."""
-        problems = [self._breaker.reason] if self._breaker.reason else []
-        if self._backlog.dropped:
-            problems.append(f"{self._backlog.dropped} writes that it missed are no longer known")
-        if self._refused:
-            problems.append(f"it refused {self._refused} records")
         return StoreHealth(
             name=self.name,
             state=self._state(),
             priority=self.priority,
             checked_at=self._checked_at,
             latency_ms=self._latency_ms,
-            behind=len(self._backlog),
-            detail="; ".join(problems),
+            detail=self._breaker.reason,
         )
 
     def _state(self) -> StoreState:
         if not self._breaker.closed:
             return StoreState.STARTING if self._starting else StoreState.DOWN
-        if not self._breaker.fresh:
-            return StoreState.DOWN
-        if self._backlog or self._backlog.dropped or self._refused:
-            return StoreState.BEHIND
-        return StoreState.HEALTHY
+        if self._read_only:
+            return StoreState.READ_ONLY
+        return StoreState.HEALTHY if self._breaker.green else StoreState.DOWN
 
-    async def _catch_up(self) -> None:
-        while batch := self._backlog.next_batch(_BATCH):
-            await self._bounded("catch up", partial(self.backend.put, batch))
-            self._backlog.done(batch)
+    async def _greet(self) -> None:
+        """Look whose store it is, before the first byte is written into it."""
+
+    def _pass(self, counter: int) -> None:  # noqa: ARG002 - for those who look at it
+        """A canary passed, and raised the store's counter to *counter*."""
+        was_up = self.writable
+        self._starting = self._read_only = False
+        self._breaker.succeed()
+        if not was_up:
+            log.info("%s answers", self.name, extra={"event": "breaker_closed", "backend": self.name})
 
     async def _watch(self) -> None:
         while True:
             # One that is coming up says so in no time, and is wanted as soon as it is there.
-            await asyncio.sleep(_STARTING_S if self._starting else self._breaker.wait_s())
+            wait_s = _STARTING_S if self._starting else self._breaker.wait_s()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._look_now.wait()
+                    self._look_now.clear()
+                    await asyncio.sleep(self._breaker.wait_s() if not self._breaker.closed else 0)
             await self.check()
 
-    def _fail(self, error: BackendUnavailableError | MemoryRejectedError) -> None:
-        before = self._breaker.reason
+    def _fail(self, error: BackendUnavailableError | MemoryRejectedError, *, quietly: bool = False) -> None:
+        before, was_writable = self._breaker.reason, self.writable
         reason = error.reason if isinstance(error, BackendUnavailableError) else str(error)
         self._starting = isinstance(error, BackendStartingError)
-        if self._breaker.fail(reason):
-            extra = {"event": "breaker_opened", "backend": self.name}
+        extra = {"event": "breaker_opened", "backend": self.name}
+        if isinstance(error, BackendUnavailableError) and error.readable and self._may_be_read():
+            self._read_only = True
+            self._breaker.answer(reason)
+            if was_writable:
+                log.warning("%s takes no writes: %s", self.name, reason, extra=extra | {"event": "store_read_only"})
+            return
+        opened = self._breaker.fail(reason)
+        if quietly:
+            return
+        if opened:
             log.warning("%s stopped answering: %s", self.name, reason, extra=extra)
         elif reason != before and not self._breaker.ever_closed:
-            extra = {"event": "store_not_up", "backend": self.name}
             level = logging.INFO if self._starting else logging.WARNING
+            extra = extra | {"event": "store_not_up"}
             log.log(level, "%s does not answer: %s", self.name, reason, extra=extra)
+
+    def _may_be_read(self) -> bool:
+        """Return whether the store, if it cannot be written, is one that may be read."""
+        return True
 
     async def _bounded(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         left = remaining_s()
@@ -208,6 +224,13 @@ class Member:
 
 class _NotItsFaultError(BackendUnavailableError):
     """The operation had too little time left for this store: nothing is known about it."""
+
+
+async def stop(task: asyncio.Task[None] | None) -> None:
+    """Cancel *task* and wait until it has ended."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def _started(work: Callable[[], Awaitable[T]]) -> T:

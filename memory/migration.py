@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from memory.backend import PAGE, MemoryBackend
-from memory.errors import BackendUnavailableError
+from memory.errors import BackendUnavailableError, WriteConcernError
 from memory.merge import get_in_all, merge_pages
 from memory.model import Page
 
@@ -93,18 +93,24 @@ class FlaggedMemory(MemoryBackend):
             await self._legacy.close()
 
     async def put(self, records: Sequence[Record]) -> int:
-        if not self.flag.is_on():
-            await self._legacy_in_use()
-            return await self._legacy.call("store", lambda: self._legacy.backend.put(records))
-        try:
-            return await self._unified.put(records)
-        except BackendUnavailableError as exc:
-            if not await self._legacy_in_use():
-                raise
-            changed = await self._legacy.call("store", lambda: self._legacy.backend.put(records))
-            extra = {"event": "legacy_fallback", "records": len(records)}
-            log.warning("Kept in the legacy store alone, because %s", exc, extra=extra)
-            return changed
+        return await self._keep(records, lambda store: store.put(records))
+
+    async def write(self, drafts: Sequence[Record]) -> int:
+        return await self._keep(drafts, lambda store: store.write(drafts))
+
+    async def _keep(self, records: Sequence[Record], work: Callable[[MemoryBackend], Awaitable[int]]) -> int:
+        if self.flag.is_on():
+            try:
+                return await work(self._unified)
+            except WriteConcernError:
+                raise  # it is kept
+            except BackendUnavailableError as exc:
+                if not await self._legacy_in_use():
+                    raise
+                extra = {"event": "legacy_fallback", "records": len(records)}
+                log.warning("Kept in the legacy store alone, because %s", exc, extra=extra)
+        await self._legacy_in_use()
+        return await self._legacy.call("store", lambda: work(self._legacy.backend))
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         def read(wanted: Audience) -> Awaitable[Page]:
@@ -115,12 +121,11 @@ class FlaggedMemory(MemoryBackend):
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         return await self._read("scan", lambda store: store.scan(user_id, after, limit))
 
-    async def probe(self) -> None:
+    async def probe(self) -> int:
         if self.flag.is_on():
-            await self._unified.probe()
-        else:
-            await self._legacy_in_use()
-            await self._legacy.call("probe", self._legacy.backend.probe)
+            return await self._unified.probe()
+        await self._legacy_in_use()
+        return await self._legacy.call("probe", self._legacy.backend.probe)
 
     async def legacy_health(self) -> StoreHealth | None:
         """Return how the legacy store is doing, or None if it is not in use. It counts among no stores."""

@@ -60,7 +60,7 @@ class Tombstone:
 
     user_id: str
     slot: str
-    revision: str
+    revision: str = ""
 
     @property
     def position(self) -> Position:
@@ -72,7 +72,7 @@ class UserTombstone:
     """Everything of a user up to *revision* was deleted; *user_hash* is all that is left of the name."""
 
     user_hash: str
-    revision: str
+    revision: str = ""
 
     @property
     def position(self) -> Position:
@@ -253,6 +253,11 @@ def from_ms(ms: int) -> datetime:
 def check_record(record: Record) -> None:
     """Raise MemoryRejectedError when a limit is broken, whoever made *record*."""
     check_revision(record.revision)
+    check_draft(record)
+
+
+def check_draft(record: Record) -> None:
+    """Raise MemoryRejectedError when a limit is broken in *record*, which has yet to get its revision."""
     match record:
         case MemoryEntry():
             check_user_id(record.user_id)

@@ -1,53 +1,533 @@
-"""What a store missed, until it has it.
+"""What this machine has acknowledged: a small durable log that feeds every store and completes every read.
 
-For now in memory, one backlog for each store: a restart forgets it, and reads then take the newest among all
-stores, which is right for as long as a store that has it answers. The durable outbox (log, cursors, overlay)
-takes this place.
+A write is acknowledged when it stands here (fsync). Each store is fed from its own cursor; a row leaves when every
+registered store has it durably. Until then it is an overlay of every read, in every process on the folder. Source:
+the transactional outbox (Richardson, "Microservices Patterns", 2018), with one log instead of one queue a store.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections import deque
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from memory.model import supersedes
+from memory.errors import BackendUnavailableError
+from memory.model import Page, UserTombstone, owner_hash, supersedes, user_hash_of
+from memory.sqlite_file import SQLiteFile, in_transaction, versioned
+from memory.wire import record_from_json, record_to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import sqlite3
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    from memory.backend import LocalWriter
     from memory.model import Position, Record
+    from memory.revision import HybridLogicalClock
 
-BACKLOG_MAX = 100_000
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LAG_MAX = 100_000
+"""Rows that a store may be behind before it no longer holds them back: it is compared in full when it returns."""
+
+_BATCH_BYTES = 256 * 1024
+_GROUP_MAX = 1_000
+_BUSY_S = 0.3
+_RETRY_S = 1.0
+
+# `log` holds the newest record of each slot that some store lacks; `stores` those that count, each with the seq up
+# to which it has everything durably; `parked` what a store refused; `meta` the clock and the ids.
+_SCHEMA = versioned(
+    """CREATE TABLE log (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_hash TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    slot TEXT NOT NULL,
+    record TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    UNIQUE (user_id, slot)
+);
+CREATE INDEX log_by_user ON log (user_hash);
+CREATE TABLE stores (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE parked (
+    store TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    slot TEXT NOT NULL,
+    record TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    PRIMARY KEY (store, user_id, slot)
+) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
+)
+
+_SET_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
-class Backlog:
-    """The newest record of each slot that one store has not confirmed, oldest first."""
+class Row(NamedTuple):
+    """A record of the log, and when it was acknowledged."""
 
-    def __init__(self, most: int = BACKLOG_MAX) -> None:
-        self._waiting: dict[Position, Record] = {}
-        self._most = most
-        self.dropped = 0
-        """How many records were let go because there were too many: the store must be compared in full."""
+    seq: int
+    record: Record
+    at_ms: int
 
-    def __len__(self) -> int:
-        return len(self._waiting)
 
-    def add(self, records: Iterable[Record]) -> None:
-        """Keep *records* for later."""
-        for record in records:
-            old = self._waiting.get(record.position)
-            if old is not None and not supersedes(record, old):
+class Parked(NamedTuple):
+    """A record that *store* refused, and why."""
+
+    store: str
+    record: Record
+    reason: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What `append` did.
+
+    Attributes:
+        records: what was asked for, with the revisions it got; without what the log already had newer.
+        last_seq: the last row; a store that was fed up to it has all of it.
+        changed: how many records changed anything, as far as this machine knows.
+    """
+
+    records: tuple[Record, ...]
+    last_seq: int
+    changed: int
+
+
+@dataclass(slots=True)
+class _Writer:
+    """A store's way in from our thread, and whom to tell which rows went in: those after one seq, up to another."""
+
+    leg: LocalWriter
+    applied: Callable[[int, int], None]
+
+
+class Outbox:
+    """The log of one data folder; several processes may share it.
+
+    Every method may raise BackendUnavailableError: the file is locked, full, damaged or gone. A damaged or missing
+    file is replaced by a new one at the next try, and `on_replaced` is called.
+
+    Args:
+        path: the file; made if it is not there.
+        clock: stamps what is appended, within the transaction, above all that any process ever appended.
+    """
+
+    def __init__(self, path: Path, clock: HybridLogicalClock, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self.clock = clock
+        self.trouble = ""
+        """Why the last append failed; empty if it did not."""
+        self.home = ""
+        """The installation's id, as far as it is known: also while the file cannot be read."""
+        self.on_replaced: Callable[[], None] = lambda: None
+        self._now = now
+        self._writing = SQLiteFile(path, name="outbox", schema=_SCHEMA, busy_timeout_s=_BUSY_S)
+        self._reading = SQLiteFile(path, name="outbox", schema=_SCHEMA, busy_timeout_s=_BUSY_S)
+        self._id = ""
+        self._writers: dict[str, _Writer] = {}
+        self._listeners: list[asyncio.Event] = []
+        self._waiting: deque[tuple[Sequence[Record], asyncio.Future[Kept]]] = deque()
+        self._flushing: asyncio.Task[None] | None = None
+        self._not_before = 0.0
+
+    async def open(self) -> None:
+        """Open the file, or make it; safe to repeat."""
+        await self._writing.open()
+        await self._reading.open()
+        found = await self._reading.run("open", _who_are_you)
+        if not found["outbox_id"]:
+            found = await self._writing.write("open", _know_yourself)
+        self.clock.observe(found["clock"])
+        if self._id and self._id != found["outbox_id"]:
+            extra = {"event": "outbox_replaced"}
+            log.error("%s was replaced: every store is compared with the others", self.path.name, extra=extra)
+            self._id = found["outbox_id"]
+            self.on_replaced()
+        self._id = found["outbox_id"]
+
+    async def close(self) -> None:
+        """Finish what is being appended, and close."""
+        if self._flushing is not None:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({self._flushing}, timeout=1.0)
+            self._flushing = None
+        with suppress(BackendUnavailableError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._writing.run("close", self._close_writers)
+        await self._reading.close()
+        await self._writing.close()
+
+    def listen(self) -> asyncio.Event:
+        """Return an event that is set whenever something was appended here."""
+        event = asyncio.Event()
+        self._listeners.append(event)
+        return event
+
+    # Writing
+
+    def attach(self, name: str, leg: LocalWriter, applied: Callable[[int, int], None]) -> None:
+        """Write to the store *name*, too, in the same call as the log, from now on and until that fails."""
+        self._writers[name] = _Writer(leg, applied)
+
+    def is_attached(self, name: str) -> bool:
+        return name in self._writers
+
+    async def detach(self, name: str) -> None:
+        """Stop writing to the store *name*."""
+        writer = self._writers.pop(name, None)
+        if writer is not None:
+            with suppress(BackendUnavailableError):
+                await self._writing.run("detach", lambda _: writer.leg.close())
+
+    async def append(self, records: Sequence[Record]) -> Kept:
+        """Keep *records* durably, all or none; those without a revision are stamped.
+
+        Calls that come in while another is being written are committed together.
+        """
+        if self.trouble and self._now() < self._not_before:
+            raise BackendUnavailableError("outbox", "store", self.trouble)
+        future: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
+        self._waiting.append((records, future))
+        if self._flushing is None or self._flushing.done():
+            # A context of its own: the deadline of one caller must not follow the others.
+            self._flushing = asyncio.create_task(self._flush(), name="outbox", context=Context())
+        return await future
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            group: list[tuple[Sequence[Record], asyncio.Future[Kept]]] = []
+            size = 0
+            while self._waiting and size < _GROUP_MAX:
+                records, future = self._waiting.popleft()
+                if not future.done():  # the caller did not wait that long
+                    group.append((records, future))
+                    size += len(records)
+            if group:
+                await self._commit(group)
+
+    async def _commit(self, group: list[tuple[Sequence[Record], asyncio.Future[Kept]]]) -> None:
+        batches = [records for records, _ in group]
+        writers = dict(self._writers)
+        try:
+            kept, failed = await self._again(self._writing, "store", lambda db: self._write(db, batches, writers))
+        except BackendUnavailableError as exc:
+            self._not_before = self._now() + _RETRY_S
+            if not self.trouble:
+                log.error("The outbox cannot be written: %s", exc.reason, extra={"event": "outbox_down"})
+            self.trouble = exc.reason
+            outcome: list[Kept | Exception] = [exc] * len(group)
+        except Exception as exc:
+            log.exception("The outbox failed unexpectedly", extra={"event": "outbox_fault"})
+            outcome = [BackendUnavailableError("outbox", "store", type(exc).__name__)] * len(group)
+        else:
+            if self.trouble:
+                self.trouble = ""
+                log.info("The outbox can be written again", extra={"event": "outbox_up"})
+            for name, reason in failed.items():
+                if self._writers.get(name) is writers[name]:
+                    del self._writers[name]
+                log.debug("%s did not take a batch directly: %s", name, reason)
+            _tell([w for name, w in writers.items() if name not in failed], kept)
+            outcome = [*kept]
+        for (_, future), result in zip(group, outcome, strict=True):
+            if future.done():
                 continue
-            if old is None and len(self._waiting) >= self._most:
-                self.dropped += 1
-                continue
-            self._waiting[record.position] = record
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+        for event in self._listeners:
+            event.set()
 
-    def next_batch(self, size: int) -> list[Record]:
-        """Return up to *size* records that still wait."""
-        return [record for record, _ in zip(self._waiting.values(), range(size), strict=False)]
+    def _write(
+        self, db: sqlite3.Connection, batches: Sequence[Sequence[Record]], writers: dict[str, _Writer]
+    ) -> tuple[list[Kept], dict[str, str]]:
+        """Commit the log, then each local store, on one thread, one after the other."""
+        kept = in_transaction(db, lambda db: [self._append(db, records) for records in batches])
+        records = [record for one in kept for record in one.records]
+        failed: dict[str, str] = {}
+        changed: int | None = None
+        for name, writer in writers.items():
+            try:
+                changed = writer.leg.apply(records)
+            except BackendUnavailableError as exc:
+                failed[name] = exc.reason
+                writer.leg.close()
+        if changed is not None and len(kept) == 1:
+            kept = [replace(kept[0], changed=changed)]
+        return kept, failed
 
-    def done(self, records: Sequence[Record]) -> None:
-        """Strike off what the store has now, unless something newer came in meanwhile."""
-        for record in records:
-            if self._waiting.get(record.position) is record:
-                del self._waiting[record.position]
+    def _append(self, db: sqlite3.Connection, records: Sequence[Record]) -> Kept:
+        self.clock.observe(_meta(db, "clock"))
+        kept: list[Record] = []
+        at_ms = self.clock.now_ms()
+        for draft in records:
+            record = draft if draft.revision else replace(draft, revision=self.clock.stamp())
+            if _insert(db, record, at_ms):
+                kept.append(record)
+        if kept:
+            highest = max(_meta(db, "clock"), max(record.revision for record in kept))
+            db.execute(_SET_META, ["clock", highest])
+        head = int(db.execute("SELECT coalesce(max(seq), 0) FROM log").fetchone()[0])
+        return Kept(tuple(kept), head, len(kept))
+
+    def _close_writers(self, _: sqlite3.Connection) -> None:
+        for writer in self._writers.values():
+            writer.leg.close()
+        self._writers.clear()
+
+    # Reading
+
+    async def overlay(self, user_id: str) -> list[Record]:
+        """Return what stands in the log about one user, deletions too."""
+        sql = "SELECT record FROM log WHERE user_hash = ?"
+        rows = await self._read("read", lambda db: db.execute(sql, [user_hash_of(user_id)]).fetchall())
+        return [_parse(text) for (text,) in rows]
+
+    async def overlay_page(self, after: Position | None, limit: int) -> tuple[Page, list[UserTombstone]]:
+        """Return a page of the whole log in the order of positions, and every user's tombstone in it."""
+
+        def job(db: sqlite3.Connection) -> tuple[list[tuple[str]], list[tuple[str]]]:
+            sql = "SELECT record FROM log WHERE (user_id, slot) > (?, ?) ORDER BY user_id, slot LIMIT ?"
+            rows = db.execute(sql, [*(after or ("", "")), limit + 1]).fetchall()
+            return rows, db.execute("SELECT record FROM log WHERE slot = ''").fetchall()
+
+        rows, graves = await self._read("read", job)
+        records = [_parse(text) for (text,) in rows]
+        following = records[limit - 1].position if len(records) > limit else None
+        buried = [grave for (text,) in graves if isinstance(grave := _parse(text), UserTombstone)]
+        return Page(tuple(records[:limit]), following), buried
+
+    async def rows(self, after: int, limit: int) -> list[Row]:
+        """Return what follows row *after*, in order: up to *limit* rows or 256 KiB, whichever is less."""
+
+        def job(db: sqlite3.Connection) -> list[tuple[int, str, int]]:
+            found: list[tuple[int, str, int]] = []
+            size = 0
+            for row in db.execute("SELECT seq, record, at_ms FROM log WHERE seq > ? ORDER BY seq", [after]):
+                size += len(row[1])
+                if found and (size > _BATCH_BYTES or len(found) >= limit):
+                    break
+                found.append(row)
+            return found
+
+        return [Row(seq, _parse(text), at_ms) for seq, text, at_ms in await self._read("feed", job)]
+
+    async def waiting(self, after: int) -> tuple[int, int | None]:
+        """Return how many rows follow row *after*, and when the oldest of them came in (milliseconds)."""
+        sql = "SELECT count(*), min(at_ms) FROM log WHERE seq > ?"
+        count, oldest = await self._read("count", lambda db: db.execute(sql, [after]).fetchone())
+        return int(count), oldest
+
+    # The stores that count
+
+    async def register(self, names: Sequence[str], *, alone: bool) -> None:
+        """Make the stores *names* count; *alone* (no other process uses the folder) strikes off all others."""
+
+        def job(db: sqlite3.Connection) -> list[str]:
+            db.executemany("INSERT OR IGNORE INTO stores (name, cursor) VALUES (?, 0)", [[name] for name in names])
+            known = [name for (name,) in db.execute("SELECT name FROM stores")]
+            return [name for name in known if name not in names]
+
+        for name in await self._change("register", job):
+            if alone:
+                await self.strike_off(name)
+                extra = {"event": "store_struck_off", "backend": name}
+                log.warning("%s is no longer configured: nothing is kept for it any more", name, extra=extra)
+
+    async def registered(self) -> list[str]:
+        """Return the names of the stores that count."""
+        rows = await self._read("read", lambda db: db.execute("SELECT name FROM stores ORDER BY name").fetchall())
+        return [name for (name,) in rows]
+
+    async def strike_off(self, name: str) -> bool:
+        """Let nothing wait for the store *name* any more; return whether it was known."""
+
+        def job(db: sqlite3.Connection) -> bool:
+            db.execute("DELETE FROM parked WHERE store = ?", [name])
+            known = bool(db.execute("DELETE FROM stores WHERE name = ?", [name]).rowcount)
+            _trim(db)
+            return known
+
+        return await self._change("remove", job)
+
+    async def advance(self, name: str, seq: int) -> None:
+        """The store *name* has everything up to row *seq* durably, or parked: let go of what nobody needs."""
+
+        def job(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE stores SET cursor = ? WHERE name = ? AND cursor < ?", [seq, name, seq])
+            _trim(db)
+
+        await self._lazily("advance", job)
+
+    async def rewind(self, name: str) -> None:
+        """Nothing is known of what the store *name* has: feed it from the start of the log."""
+        sql = "UPDATE stores SET cursor = 0 WHERE name = ?"
+        await self._change("rewind", lambda db: db.execute(sql, [name]).rowcount)
+
+    # What stores refused
+
+    async def park(self, name: str, record: Record, reason: str) -> None:
+        """Note that the store *name* refused *record*."""
+        values = [name, *record.position, _text(record), reason, self.clock.now_ms()]
+        sql = "INSERT OR REPLACE INTO parked (store, user_id, slot, record, reason, since_ms) VALUES (?, ?, ?, ?, ?, ?)"
+        await self._change("park", lambda db: db.execute(sql, values).rowcount)
+
+    async def unpark(self, name: str, records: Sequence[Record]) -> None:
+        """Strike off what the store *name* has taken meanwhile, and what a deletion of its user made pointless."""
+
+        def job(db: sqlite3.Connection) -> None:
+            for record in records:
+                db.execute("DELETE FROM parked WHERE store = ? AND (user_id, slot) = (?, ?)", [name, *record.position])
+
+        await self._change("unpark", job)
+
+    async def parked(self) -> list[Parked]:
+        """Return everything that is parked, oldest first."""
+        sql = "SELECT store, record, reason, since_ms FROM parked ORDER BY since_ms, store"
+        rows = await self._read("read", lambda db: db.execute(sql).fetchall())
+        return [Parked(store, _parse(text), reason, since_ms) for store, text, reason, since_ms in rows]
+
+    # Whose folder this is
+
+    async def installation(self) -> str:
+        """Return the id that every store of this installation carries; empty as long as none was chosen."""
+        self.home = await self._read("read", lambda db: _meta(db, "installation_id", "")) or self.home
+        return self.home
+
+    async def former_installations(self) -> frozenset[str]:
+        """Return the ids that were ours before another was adopted: a store that still carries one is ours."""
+        sql = "SELECT value FROM meta WHERE name LIKE 'former:%'"
+        rows = await self._read("read", lambda db: db.execute(sql).fetchall())
+        return frozenset(value for (value,) in rows)
+
+    async def found(self, installation_id: str) -> str:
+        """Take *installation_id* for ours if there is none yet; return ours."""
+
+        def job(db: sqlite3.Connection) -> str:
+            db.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('installation_id', ?)", [installation_id])
+            return _meta(db, "installation_id")
+
+        self.home = await self._change("found", job)
+        return self.home
+
+    async def adopt(self, installation_id: str) -> None:
+        """Take *installation_id* for ours, whatever ours was."""
+
+        def job(db: sqlite3.Connection) -> None:
+            former = _meta(db, "installation_id", "")
+            if former and former != installation_id:
+                db.execute(_SET_META, [f"former:{former}", former])
+            db.execute(_SET_META, ["installation_id", installation_id])
+            db.execute("DELETE FROM meta WHERE name = ?", [f"former:{installation_id}"])
+
+        await self._change("adopt", job)
+        self.home = installation_id
+
+    async def _read(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._again(self._reading, operation, job)
+
+    async def _change(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._again(self._writing, operation, lambda db: in_transaction(db, job))
+
+    async def _again(self, file: SQLiteFile, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await file.run(operation, job)
+        except BackendUnavailableError as exc:
+            if exc.readable:  # locked, or full: a second try would only cost as much again
+                raise
+            await self.open()  # it was removed or damaged: there is a new one now, or there is no hope
+            return await file.run(operation, job)
+
+    async def _lazily(self, operation: str, job: Callable[[sqlite3.Connection], None]) -> None:
+        """Commit without waiting for the disk: what is lost with the power is only done again."""
+
+        def work(db: sqlite3.Connection) -> None:
+            db.execute("PRAGMA synchronous = NORMAL")
+            try:
+                in_transaction(db, job)
+            finally:
+                db.execute("PRAGMA synchronous = FULL")
+
+        await self._writing.run(operation, work)
+
+
+def _tell(writers: Sequence[_Writer], kept: Sequence[Kept]) -> None:
+    rows = [one for one in kept if one.records]
+    if rows:
+        before = rows[0].last_seq - len(rows[0].records)
+        for writer in writers:
+            writer.applied(before, rows[-1].last_seq)
+
+
+def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> bool:
+    """Put *record* at the end of the log in place of an older one; False if the log has a newer one."""
+    owner = owner_hash(record)
+    of_slot = "SELECT record FROM log WHERE (user_id, slot) = (?, ?)"
+    known = db.execute(of_slot, record.position).fetchone()
+    if known is not None and not supersedes(record, _parse(known[0])):
+        return False
+    grave = db.execute(of_slot, [owner, ""]).fetchone()
+    if grave is not None and record.revision <= _parse(grave[0]).revision:
+        return False
+    if isinstance(record, UserTombstone):
+        buried = [
+            [seq]
+            for seq, text in db.execute("SELECT seq, record FROM log WHERE user_hash = ?", [owner])
+            if _parse(text).revision <= record.revision
+        ]
+        db.executemany("DELETE FROM log WHERE seq = ?", buried)
+        _unpark_buried(db, record)
+    sql = "INSERT OR REPLACE INTO log (user_hash, user_id, slot, record, at_ms) VALUES (?, ?, ?, ?, ?)"
+    db.execute(sql, [owner, *record.position, _text(record), at_ms])
+    return True
+
+
+def _unpark_buried(db: sqlite3.Connection, grave: UserTombstone) -> None:
+    for store, user_id, slot in db.execute("SELECT store, user_id, slot FROM parked").fetchall():
+        if slot and user_hash_of(user_id) == grave.user_hash:
+            db.execute("DELETE FROM parked WHERE (store, user_id, slot) = (?, ?, ?)", [store, user_id, slot])
+
+
+def _trim(db: sqlite3.Connection) -> None:
+    """Delete the rows that every store has; one that is too far behind waits no longer, if two others have them."""
+    cursors = [cursor for (cursor,) in db.execute("SELECT cursor FROM stores ORDER BY cursor")]
+    if not cursors:
+        return
+    (head,) = db.execute("SELECT coalesce(max(seq), 0) FROM log").fetchone()
+    near = [cursor for cursor in cursors if head - cursor <= LAG_MAX]
+    everywhere = min(near) if len(near) >= min(2, len(cursors)) else cursors[0]
+    db.execute("DELETE FROM log WHERE seq <= ?", [everywhere])
+
+
+def _know_yourself(db: sqlite3.Connection) -> dict[str, str]:
+    db.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('outbox_id', ?)", [secrets.token_hex(16)])
+    return _who_are_you(db)
+
+
+def _who_are_you(db: sqlite3.Connection) -> dict[str, str]:
+    return {"outbox_id": _meta(db, "outbox_id", ""), "clock": _meta(db, "clock")}
+
+
+def _meta(db: sqlite3.Connection, name: str, default: str = "0" * 32) -> str:
+    row = db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
+    return str(row[0]) if row else default
+
+
+def _text(record: Record) -> str:
+    return json.dumps(record_to_json(record), ensure_ascii=False)
+
+
+def _parse(text: str) -> Record:
+    return record_from_json(json.loads(text))

@@ -15,8 +15,10 @@ class StoreState(StrEnum):
     """How a store is doing. Only HEALTHY is green."""
 
     STARTING = "starting"  # it has not answered yet, and may still be coming up
-    HEALTHY = "healthy"  # the last canary passed, and nothing waits for it
-    BEHIND = "behind"  # it answers, but lacks something: it is being given it, or refused it
+    HEALTHY = "healthy"  # the last canary passed, and it has everything
+    BEHIND = "behind"  # it answers, but lacks something, refused something, or was not compared yet
+    READ_ONLY = "read-only"  # it answers, but takes no writes
+    REFUSED = "refused"  # it belongs to another installation: neither read nor written
     DOWN = "down"  # it does not answer, or the last canary failed
 
 
@@ -28,7 +30,11 @@ class StoreHealth:
         priority: the lower, the earlier it is asked.
         checked_at: when the last canary ended; None before the first.
         latency_ms: what that canary took.
-        behind: how many records wait to be given to it.
+        behind: how many records of the outbox it does not have yet.
+        behind_s: how long the oldest of those has waited, in seconds.
+        differences: how many records the last comparison found missing here and has not put right yet.
+        filled: how many of those it found it has put right.
+        parked: how many records it refused; they wait for `parked --retry`.
         detail: what is wrong, in words for the owner; empty if nothing is.
     """
 
@@ -38,6 +44,10 @@ class StoreHealth:
     checked_at: datetime | None = None
     latency_ms: float | None = None
     behind: int = 0
+    behind_s: float = 0.0
+    differences: int = 0
+    filled: int = 0
+    parked: int = 0
     detail: str = ""
 
     @property
@@ -47,12 +57,17 @@ class StoreHealth:
 
 @dataclass(frozen=True, slots=True)
 class HealthReport(Mapping[str, StoreHealth]):
-    """All stores by name. True only if there is one and every one is healthy."""
+    """All stores by name. True only if there is one, every one is healthy, and nothing else is wrong.
+
+    Attributes:
+        trouble: what is wrong beside the stores, in words for the owner: the outbox cannot be written.
+    """
 
     stores: tuple[StoreHealth, ...]
+    trouble: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.stores) and all(store.healthy for store in self.stores)
+        return bool(self.stores) and not self.trouble and all(store.healthy for store in self.stores)
 
     def __getitem__(self, name: str) -> StoreHealth:
         for store in self.stores:

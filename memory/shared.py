@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from memory.migration import FlaggedMemory, MigrationFlag
     from memory.model import Audience, MemoryEntry, Page, Position, Record, SearchResult
+    from memory.outbox import Parked
     from memory.report import HealthReport
     from memory.unified import UnifiedMemoryBackend
 
@@ -96,8 +97,11 @@ class _View(MemoryBackend):
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         return await self._there("scan", lambda b: b.scan(user_id, after, limit), bounded=False)
 
-    async def probe(self) -> None:
-        await self._there("probe", lambda b: b.probe(), bounded=False)
+    async def write(self, drafts: Sequence[Record]) -> int:
+        return await self._there("store", lambda b: b.write(drafts), bounded=False)
+
+    async def probe(self) -> int:
+        return await self._there("probe", lambda b: b.probe(), bounded=False)
 
     async def open(self) -> None:
         """Start the thread and open every store; a store that is not up yet comes in later."""
@@ -173,19 +177,34 @@ class SharedMemory(_View):
         """Send every store a canary now and return the state of all, as plain data.
 
         Waits up to *settle_s* for stores that are still starting. The keys: `backends` (by name), `legacy` (or
-        None), `healthy_backends`, `total_backends`, `healthy`, `path` ("unified" or "legacy").
+        None), `healthy_backends`, `total_backends`, `healthy`, `trouble` (what is wrong beside the stores), `path`
+        ("unified" or "legacy").
         """
         report, legacy, flag_on = await self.on_loop(
             "health_check", lambda system: _full_report(system, settle_s), bounded=False
         )
-        return {
-            "backends": {name: _as_data(store) for name, store in report.items()},
-            "legacy": legacy and _as_data(legacy),
-            "healthy_backends": report.healthy_count,
-            "total_backends": len(report),
-            "healthy": bool(report),
-            "path": "unified" if flag_on else "legacy",
-        }
+        return _status(report, legacy, flag_on=flag_on)
+
+    async def peek_status(self) -> dict[str, Any]:
+        """Return the same as of the last canaries, without sending any."""
+        report, flag_on = await self.on_loop("read the status", _last_report, bounded=False)
+        return _status(report, None, flag_on=flag_on)
+
+    async def adopt(self, name: str) -> str:
+        """Take over the installation of the store *name*; see UnifiedMemoryBackend.adopt."""
+        return await self.on_loop("adopt", lambda system: system.unified.adopt(name), bounded=False)
+
+    async def remove(self, name: str) -> bool:
+        """Let nothing wait for the store *name* any more; see UnifiedMemoryBackend.remove."""
+        return await self.on_loop("remove", lambda system: system.unified.remove(name), bounded=False)
+
+    async def parked(self) -> list[Parked]:
+        """Return what stores refused."""
+        return await self.on_loop("read what is parked", lambda system: system.unified.parked(), bounded=False)
+
+    async def retry_parked(self) -> int:
+        """Offer every store again what it refused; return how many records were taken."""
+        return await self.on_loop("retry", lambda system: system.unified.retry_parked(), bounded=False)
 
     async def flag(self) -> MigrationFlag:
         """Return the flag that decides between unified and legacy."""
@@ -309,12 +328,28 @@ async def _full_report(system: MemorySystem, settle_s: float) -> tuple[HealthRep
     return report, legacy, system.flagged.flag.is_on()
 
 
+async def _last_report(system: MemorySystem) -> tuple[HealthReport, bool]:
+    return system.unified.report(), system.flagged.flag.is_on()
+
+
 async def _flag_of(system: MemorySystem) -> MigrationFlag:
     return system.flagged.flag
 
 
 async def _started(work: Callable[[MemorySystem], Awaitable[T]], system: MemorySystem) -> T:
     return await work(system)
+
+
+def _status(report: HealthReport, legacy: StoreHealth | None, *, flag_on: bool) -> dict[str, Any]:
+    return {
+        "backends": {name: _as_data(store) for name, store in report.items()},
+        "legacy": legacy and _as_data(legacy),
+        "healthy_backends": report.healthy_count,
+        "total_backends": len(report),
+        "healthy": bool(report),
+        "trouble": report.trouble,
+        "path": "unified" if flag_on else "legacy",
+    }
 
 
 def _as_data(store: StoreHealth) -> dict[str, Any]:
@@ -325,5 +360,9 @@ def _as_data(store: StoreHealth) -> dict[str, Any]:
         "checked_at": store.checked_at and store.checked_at.isoformat(),
         "latency_ms": store.latency_ms and round(store.latency_ms, 2),
         "behind": store.behind,
+        "behind_s": round(store.behind_s, 1),
+        "differences": store.differences,
+        "filled": store.filled,
+        "parked": store.parked,
         "detail": store.detail,
     }

@@ -1,144 +1,540 @@
 """Several stores that act as one.
 
-A write goes to every usable store at once and counts as soon as one has it; what the others missed is handed to
-them when they are back. A read asks every usable store and takes the newest of each slot: no store is known to
-be in step before stores are compared (the place of anti-entropy), so priority only decides between equals.
+A write is acknowledged when the outbox holds it; the stores follow. A read asks one store that is known to be in
+step, with the outbox over it; while any store is not, it asks all of them and takes the newest of each slot.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memory.backend import PAGE, MemoryBackend
-from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.acknowledged import AcknowledgedRevisions
+from memory.antientropy import compare
+from memory.backend import PAGE, MemoryBackend, remaining_s
+from memory.errors import BackendUnavailableError, ConfigError, MemoryRejectedError, WriteConcernError
+from memory.member import stop
 from memory.merge import get_in_all, merge_pages
-from memory.model import check_record
+from memory.model import (
+    MemoryEntry,
+    Page,
+    UserTombstone,
+    check_draft,
+    check_record,
+    newest,
+    slot_of,
+    user_hash_of,
+)
 from memory.report import HealthReport, StoreState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from memory.member import Member
-    from memory.model import Audience, Page, Position, Record
-    from memory.revision import HybridLogicalClock
+    from memory.acknowledged import Asked
+    from memory.folder import Folder
+    from memory.model import Audience, Position, Record
+    from memory.outbox import Kept, Outbox, Parked
+    from memory.replica import Replica
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SETTLE_STEP_S = 0.05
+_FIRST_COMPARISON_S = 0.5
+_RETRY_S = 0.2
+_AGAIN_S = 1.0
+_CONCERN_LEFT_S = 0.1
 
 
 class UnifiedMemoryBackend(MemoryBackend):
     """One memory out of several stores, with failover and automatic recovery.
 
     Args:
-        members: the stores; each must stamp with the same *clock*.
+        replicas: the stores; each must stamp with the clock of *outbox*.
+        outbox: where writes are acknowledged; opened and closed by this object.
+        write_concern: how many stores must have a write before it counts: a number, `"all"`, or `"local"`, which
+            is none but the outbox.
+        hedge_s: how long one store may take over a read before the next is asked, too.
+        compare_s: how often the stores are compared when nothing happens.
+        folder: tells whether another process uses the same outbox; if none does, stores that are no longer
+            configured stop counting.
+        dice: returns what `random.random` returns.
     """
 
     def __init__(
         self,
-        members: Sequence[Member],
+        replicas: Sequence[Replica],
+        outbox: Outbox,
         *,
-        clock: HybridLogicalClock | None = None,
+        write_concern: str | int = "local",
+        hedge_s: float = 0.1,
+        compare_s: float = 60.0,
         deadline_s: float = 2.0,
+        folder: Folder | None = None,
+        dice: Callable[[], float] = random.random,
         name: str = "unified",
     ) -> None:
-        super().__init__(name, clock=clock, deadline_s=deadline_s)
-        self.members = tuple(sorted(members, key=lambda member: member.priority))
+        super().__init__(name, clock=outbox.clock, deadline_s=deadline_s)
+        self.replicas = tuple(sorted(replicas, key=lambda replica: replica.priority))
+        self.outbox = outbox
+        self._concern = _stores_needed(write_concern, len(self.replicas))
+        self._hedge_s = hedge_s
+        self._compare_s = compare_s
+        self._folder = folder
+        self._dice = dice
+        self._acknowledged = AcknowledgedRevisions()
         self._opened = False
+        self._registered = False
+        self._compared = asyncio.Event()
+        self._attention = asyncio.Event()
+        self._tidier: asyncio.Task[None] | None = None
+        founders = [r for r in self.replicas if r.store.is_local] or self.replicas
+        for replica in self.replicas:
+            replica.may_found = replica in founders
+            replica.on_change = self._attention.set
+        outbox.on_replaced = self._outbox_replaced
 
     async def open(self) -> None:
-        """Open every store; one that is not up yet comes in later. Returns within the deadline."""
-        if not self._opened:
-            self._opened = True
-            await asyncio.gather(*(member.open() for member in self.members))
+        """Open the outbox and every store; one that is not up yet comes in later. Returns within the deadline."""
+        if self._opened:
+            return
+        self._opened = True
+        if self._folder is not None:
+            self._folder.enter()
+        await self._register()
+        await asyncio.gather(*(replica.open() for replica in self.replicas))
+        self._attention.set()
+        self._tidier = asyncio.create_task(self._tidy(), name="compare stores", context=Context())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_COMPARISON_S):
+                await self._compared.wait()
 
     async def close(self) -> None:
         if self._opened:
             self._opened = False
-            await asyncio.gather(*(member.close() for member in self.members))
+            await stop(self._tidier)
+            await asyncio.gather(*(replica.close() for replica in self.replicas))
+            await self.outbox.close()
+            if self._folder is not None:
+                self._folder.leave()
+
+    # Writing
 
     async def put(self, records: Sequence[Record]) -> int:
         for record in records:
             check_record(record)
-        up = [member for member in self.members if member.usable]
-        outcomes = await self._ask(up, "store", lambda member: member.backend.put(records))
+        return await self._keep(records)
+
+    async def write(self, drafts: Sequence[Record]) -> int:
+        for draft in drafts:
+            check_draft(draft)
+        return await self._keep(drafts)
+
+    async def _keep(self, records: Sequence[Record]) -> int:
+        try:
+            kept = await self.outbox.append(records)
+        except BackendUnavailableError as exc:
+            return await self._put_everywhere(records, exc)
+        self._acknowledged.note(kept.records)
+        if self._concern:
+            await self._meet_concern(kept)
+        return kept.changed
+
+    async def _put_everywhere(self, records: Sequence[Record], outbox: BackendUnavailableError) -> int:
+        """Without an outbox a write counts only if every store took it: nothing would remember who missed it."""
+        absent = [replica for replica in self.replicas if not replica.writable]
+        if absent:
+            reasons = "; ".join(f"{r.name}: {r.health().detail or 'is not ready'}" for r in absent)
+            raise BackendUnavailableError(self.name, "store", f"{outbox.reason}; {reasons}") from outbox
+        stamped = [record if record.revision else replace(record, revision=self.clock.stamp()) for record in records]
+        outcomes = await self._ask(self.replicas, "store", lambda replica: replica.store.put(stamped))
         changed = [outcome for outcome in outcomes.values() if isinstance(outcome, int)]
-        if not changed:
-            raise self._nobody("store", outcomes)
-        for member in self.members:
-            outcome = outcomes.get(member)
-            if isinstance(outcome, MemoryRejectedError):
-                member.refused(records)
-            elif not isinstance(outcome, int):
-                member.missed(records)
-        return max(changed)
+        if len(changed) < len(self.replicas):
+            raise self._nobody("store", outcomes) from outbox
+        self._acknowledged.note(stamped)
+        return max(changed, default=0)
+
+    async def _meet_concern(self, kept: Kept) -> None:
+        waits = {asyncio.ensure_future(r.confirm(kept.last_seq)): r for r in self.replicas}
+        try:
+            left_s = remaining_s()
+            async with asyncio.timeout(None if left_s is None else left_s - _CONCERN_LEFT_S):
+                for count, done in enumerate(asyncio.as_completed(waits), start=1):
+                    await done
+                    if count >= self._concern:
+                        return
+        except TimeoutError:
+            kept_in = tuple(r.name for wait, r in waits.items() if wait.done())
+            waiting = tuple(r.name for wait, r in waits.items() if not wait.done())
+            raise WriteConcernError(self.name, kept_in, waiting) from None
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    # Reading
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
-        def read(wanted: Audience) -> Awaitable[Page]:
-            return self._read("retrieve", lambda member: member.backend.get(user_id, key, wanted))
-
-        return await get_in_all(read, scopes)
+        return await self._get(user_id, key, scopes)
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
-        return await self._read("scan", lambda member: member.backend.scan(user_id, after, limit))
+        if user_id is None:
+            return await self._scan_all(after, limit)
 
-    async def probe(self) -> None:
+        def asked(slot: str, _: str) -> bool:
+            return (after is None or slot > after[1]) and (page.next is None or slot <= page.next[1])
+
+        over = await self._overlay(user_id)
+        for sure in (False, True):
+            page = await self._ask_for(
+                user_id, "scan", lambda r: r.store.scan(user_id, after, limit), near=True, everyone=sure or over is None
+            )
+            page = merge_pages([page, _overlaid(over or (), after)], page.missing, page.starting)
+            if not self._contradicted(user_id, page, asked):
+                break
+            self._insist(user_id, page, "scan", last=sure)
+        return self._for_all_in_step(user_id, page)
+
+    async def _get(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page:
+        slots = None if scopes is None else frozenset(slot_of(user_id, scope, key) for scope in scopes)
+
+        def asked(slot: str, known_key: str) -> bool:
+            return known_key == key if slots is None else slot in slots
+
+        over = await self._overlay(user_id)
+        for sure in (False, True):
+            everyone = sure or over is None
+
+            def read(wanted: Audience, everyone: bool = everyone) -> Awaitable[Page]:
+                return self._ask_for(
+                    user_id, "retrieve", lambda r: r.store.get(user_id, key, wanted), near=near, everyone=everyone
+                )
+
+            page = await get_in_all(read, scopes)
+            page = _about(key, slots, merge_pages([page, Page(tuple(over or ()))], page.missing, page.starting))
+            if not self._contradicted(user_id, page, asked):
+                break
+            self._insist(user_id, page, "retrieve", last=sure)
+        return self._for_all_in_step(user_id, page)
+
+    async def _scan_all(self, after: Position | None, limit: int) -> Page:
+        try:
+            over, graves = await self.outbox.overlay_page(after, limit)
+        except BackendUnavailableError as exc:
+            log.debug("the outbox was not read: %s", exc)
+            over, graves = Page(()), []
+        page = await self._ask_for("", "scan", lambda r: r.store.scan(None, after, limit), near=True)
+        merged = merge_pages([page, over], page.missing, page.starting)
+        buried = {grave.user_hash: grave.revision for grave in graves}
+        left = [
+            r
+            for r in merged.records
+            if isinstance(r, UserTombstone) or r.revision > buried.get(user_hash_of(r.user_id), "")
+        ]
+        return replace(merged, records=tuple(left)) if buried else merged
+
+    async def _overlay(self, user_id: str) -> list[Record] | None:
+        """Return what the outbox says about a user; None if it cannot be read. Always read before the stores."""
+        try:
+            return await self.outbox.overlay(user_id)
+        except BackendUnavailableError as exc:
+            log.debug("the outbox was not read: %s", exc)
+            return None
+
+    async def _ask_for(
+        self,
+        user_id: str,
+        operation: str,
+        work: Callable[[Replica], Awaitable[Page]],
+        *,
+        near: bool = False,
+        everyone: bool = False,
+    ) -> Page:
+        """Return the page of one store that is in step, or the newest of all if there is no such store.
+
+        Args:
+            near: whether a store on this machine goes first, because there is much to read or time is short.
+            everyone: whether one store's word is not enough.
+        """
+        usable = [replica for replica in self.replicas if replica.usable]
+        user_hash = user_hash_of(user_id) if user_id else ""
+        in_step = [replica for replica in usable if replica.in_step_for(user_hash)]
+        if in_step and not everyone and all(replica.trusted for replica in usable):
+            page = await self._hedged(self._in_order(in_step, near=near), operation, work)
+            if page is not None:
+                silent = [replica for replica in self.replicas if not replica.usable]
+                return merge_pages([page], *_names(silent))
+            usable = [replica for replica in self.replicas if replica.usable and replica not in in_step]
+        outcomes = await self._ask(usable, operation, work)
+        pages = [outcome for outcome in outcomes.values() if not isinstance(outcome, Exception)]
+        if not pages:
+            raise self._nobody(operation, outcomes)
+        spoke = {name for page in pages for name in page.answered}
+        return merge_pages(pages, *_names([replica for replica in self.replicas if replica.name not in spoke]))
+
+    def _for_all_in_step(self, user_id: str, page: Page) -> Page:
+        """Return *page* as the word of every store that is in step, if it is that of one of them."""
+        in_step = [replica.name for replica in self.replicas if replica.in_step_for(user_hash_of(user_id))]
+        return replace(page, answered=tuple(in_step)) if set(page.answered) <= set(in_step) else page
+
+    def _in_order(self, replicas: Sequence[Replica], *, near: bool) -> list[Replica]:
+        """Return who is asked first: by priority, and among equals the less busy of two drawn at random.
+
+        Source: the power of two choices (Mitzenmacher, 1996).
+        """
+        first = [r for r in replicas if r.store.is_local] if near else []
+        first = first or [r for r in replicas if r.priority == replicas[0].priority]
+        if len(first) > 1:
+            one = int(self._dice() * len(first))
+            other = (one + 1 + int(self._dice() * (len(first) - 1))) % len(first)
+            chosen = min(first[one], first[other], key=lambda replica: replica.in_flight)
+        else:
+            chosen = first[0]
+        return [chosen, *(replica for replica in replicas if replica is not chosen)]
+
+    async def _hedged(
+        self, replicas: Sequence[Replica], operation: str, work: Callable[[Replica], Awaitable[Page]]
+    ) -> Page | None:
+        """Return the first answer; a store that takes long is not waited for, nor cut off: its own time judges it.
+
+        Source: hedged requests (Dean and Barroso, "The tail at scale", 2013).
+        """
+        waiting: set[asyncio.Task[Page]] = set()
+        for number, replica in enumerate(replicas, start=1):
+            asked = asyncio.create_task(replica.call(operation, partial(work, replica)))
+            asked.add_done_callback(_forget)
+            waiting.add(asked)
+            last = number == len(replicas)
+            while waiting:
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=None if last else self._hedge_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    if not isinstance(task.exception(), BackendUnavailableError):
+                        return task.result()
+                if not done:
+                    break  # nobody yet: ask the next one, too
+        return None
+
+    def _contradicted(self, user_id: str, page: Page, asked: Asked) -> bool:
+        records = list(newest(page.records).values())
+        self._acknowledged.note(record for record in records if isinstance(record, UserTombstone))
+        return self._acknowledged.contradict(user_id, records, asked)
+
+    def _insist(self, user_id: str, page: Page, operation: str, *, last: bool) -> None:
+        """An answer was older than what this process acknowledged: ask everybody, and compare those who gave it.
+
+        Raises:
+            BackendUnavailableError: nobody who answers knows it, and somebody who does not answer may.
+        """
+        if not last:
+            names = ", ".join(page.answered)
+            log.warning("%s gave an old answer and is compared", names, extra={"event": "stale_answer"})
+            for replica in self.replicas:
+                if replica.name in page.answered:
+                    replica.distrust()
+        elif page.missing:
+            reason = f"what was acknowledged is not in {', '.join(page.answered)}, and others do not answer"
+            raise BackendUnavailableError(self.name, operation, reason)
+        else:
+            log.error("Something that was acknowledged is in no store", extra={"event": "acknowledged_lost"})
+            self._acknowledged.forget(user_id)
+
+    async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
+        page = await self._get(user_id, key, frozenset({scope}), near=True)
+        self._observe(page)
+        return next((r for r in newest(page.records).values() if isinstance(r, MemoryEntry)), None)
+
+    # Health, recovery
+
+    async def probe(self) -> int:
         await self._check_all()
-        if not any(member.usable for member in self.members):
+        if not any(replica.usable for replica in self.replicas):
             raise self._nobody("probe", {})
+        return 0
 
     async def health_check(self, *, settle_s: float = 0.0) -> HealthReport:
         """Send every store a canary now, and report. Waits up to *settle_s* for stores that are starting."""
         await self._check_all()
         await self.settle(settle_s)
-        return HealthReport(tuple(member.health() for member in self.members))
+        with suppress(BackendUnavailableError):
+            await asyncio.gather(*(replica.count_backlog() for replica in self.replicas))
+        return self.report()
+
+    def report(self) -> HealthReport:
+        """Return how all stores are doing, as of the last canaries and calls."""
+        return HealthReport(tuple(replica.health() for replica in self.replicas), self.outbox.trouble)
 
     async def settle(self, most_s: float) -> None:
-        """Wait until no store is starting any more, for *most_s* at the most."""
+        """Wait until no store is starting any more, for *most_s* at the most, and a little for its comparison."""
         loop = asyncio.get_running_loop()
         end = loop.time() + most_s
         # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
-        while loop.time() < end and any(m.health().state is StoreState.STARTING for m in self.members):  # noqa: ASYNC110
+        while loop.time() < end and any(r.health().state is StoreState.STARTING for r in self.replicas):  # noqa: ASYNC110
             await asyncio.sleep(_SETTLE_STEP_S)
+        end = min(loop.time() + _FIRST_COMPARISON_S, end)
+        while loop.time() < end and any(r.usable and not r.trusted for r in self.replicas):  # noqa: ASYNC110
+            await asyncio.sleep(_SETTLE_STEP_S)
+
+    async def compare(self) -> int:
+        """Compare all usable stores now, and give each what it lacks; return how many records that were."""
+        return await compare(self.replicas)
+
+    async def adopt(self, name: str) -> str:
+        """Take over the installation of the store *name*, for this folder and all its other stores.
+
+        Both are merged by revision then, both ways. Returns the id; ConfigError if there is no such store.
+        """
+        store = self._replica(name).store
+        await store.open()
+        theirs = (await store.identify()).installation_id
+        if theirs:
+            await self.outbox.adopt(theirs)
+            for replica in self.replicas:
+                if replica.usable:
+                    await replica.call("claim", partial(replica.store.claim, theirs))
+                replica.distrust()
+            await self._check_all()
+        return theirs
+
+    async def remove(self, name: str) -> bool:
+        """Let nothing wait for the store *name* any more; return whether anything did.
+
+        Raises:
+            ConfigError: it is still configured, so that it would come back at the next start.
+        """
+        if name in (replica.name for replica in self.replicas):
+            raise ConfigError(f"{name} is still configured: take its table out of the settings, or disable it, first")
+        return await self.outbox.strike_off(name)
+
+    async def parked(self) -> list[Parked]:
+        """Return what stores refused."""
+        return await self.outbox.parked()
+
+    async def retry_parked(self) -> int:
+        """Offer every store again what it refused; return how many records were taken."""
+        return sum([await replica.retry_parked() for replica in self.replicas])
+
+    def _replica(self, name: str) -> Replica:
+        for replica in self.replicas:
+            if replica.name == name:
+                return replica
+        known = ", ".join(replica.name for replica in self.replicas)
+        raise ConfigError(f"there is no store called {name}; there are: {known}")
+
+    async def _register(self) -> None:
+        alone = self._folder is not None and self._folder.is_alone
+        try:
+            await self.outbox.open()
+            await self.outbox.register([replica.name for replica in self.replicas], alone=alone)
+            for replica in self.replicas:
+                await replica.look_up_parked()
+        except BackendUnavailableError as exc:
+            self.outbox.trouble = self.outbox.trouble or exc.reason
+            log.error("The outbox cannot be opened: %s", exc.reason, extra={"event": "outbox_down"})
+        else:
+            self._registered = True
+            self.outbox.trouble = ""
+
+    def _outbox_replaced(self) -> None:
+        self._registered = False
+        for replica in self.replicas:
+            replica.distrust()
+            replica.look()
+
+    async def _tidy(self) -> None:
+        """Compare whenever a store came back, and now and then in any case."""
+        while True:
+            hurry = any(replica.usable and not replica.trusted for replica in self.replicas) or not self._registered
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN_S if hurry else self._compare_s):
+                    await self._attention.wait()
+            self._attention.clear()
+            try:
+                if not self._registered:
+                    await self._register()
+                for replica in self.replicas:
+                    if replica.health().parked and replica.writable:
+                        await replica.retry_parked()
+                await compare(self.replicas)
+            except BackendUnavailableError as exc:
+                log.debug("the stores were not compared: %s", exc)
+                self._attention.set()
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self._compared.set()
 
     async def _check_all(self) -> None:
         """Probe every store, for no longer than the deadline: one that takes longer is down."""
-        checks = {asyncio.ensure_future(member.check()): member for member in self.members}
+        checks = {asyncio.ensure_future(replica.check()): replica for replica in self.replicas}
         if checks:
             _, late = await asyncio.wait(checks, timeout=self.deadline_s)
             for check in late:
                 checks[check].give_up(f"no answer within {self.deadline_s:g} s")
 
-    def _nobody(self, operation: str, outcomes: dict[Member, Any]) -> Exception:
+    def _nobody(self, operation: str, outcomes: dict[Replica, Any]) -> Exception:
         """Return the error for an operation that no store did."""
         refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, MemoryRejectedError)]
         if refusals and len(refusals) == len(outcomes):
             return refusals[0]
-        reasons = "; ".join(f"{member.name}: {member.health().detail}" for member in self.members)
+        reasons = "; ".join(f"{replica.name}: {replica.health().detail}" for replica in self.replicas)
         return BackendUnavailableError(self.name, operation, reasons or "no store is configured")
 
-    async def _read(self, operation: str, work: Callable[[Member], Awaitable[Page]]) -> Page:
-        up = [member for member in self.members if member.usable]
-        outcomes = await self._ask(up, operation, work)
-        pages = [outcome for outcome in outcomes.values() if not isinstance(outcome, Exception)]
-        if not pages:
-            raise self._nobody(operation, outcomes)
-        spoke = {name for page in pages for name in page.answered}
-        silent = [member for member in self.members if member.name not in spoke]
-        starting = [member.name for member in silent if member.health().state is StoreState.STARTING]
-        return merge_pages(pages, [member.name for member in silent], starting)
-
     async def _ask(
-        self, members: Sequence[Member], operation: str, work: Callable[[Member], Awaitable[T]]
-    ) -> dict[Member, T | BackendUnavailableError | MemoryRejectedError]:
-        """Ask all *members* at once; return what each said, or why it said nothing, best priority first."""
+        self, replicas: Sequence[Replica], operation: str, work: Callable[[Replica], Awaitable[T]]
+    ) -> dict[Replica, T | BackendUnavailableError | MemoryRejectedError]:
+        """Ask all *replicas* at once; return what each said, or why it said nothing, best priority first."""
 
-        async def one(member: Member) -> T | BackendUnavailableError | MemoryRejectedError:
+        async def one(replica: Replica) -> T | BackendUnavailableError | MemoryRejectedError:
             try:
-                return await member.call(operation, lambda: work(member))
+                return await replica.call(operation, partial(work, replica))
             except (BackendUnavailableError, MemoryRejectedError) as exc:
                 return exc
 
-        answers = await asyncio.gather(*(one(member) for member in members))
-        return dict(zip(members, answers, strict=True))
+        answers = await asyncio.gather(*(one(replica) for replica in replicas))
+        return dict(zip(replicas, answers, strict=True))
+
+
+def _overlaid(records: Sequence[Record], after: Position | None) -> Page:
+    """Return the page of the outbox that belongs over a store's page behind *after*."""
+    if after is None:
+        return Page(tuple(records))
+    return Page(tuple(r for r in records if isinstance(r, UserTombstone) or r.position > after))
+
+
+def _about(key: str, slots: frozenset[str] | None, page: Page) -> Page:
+    """Return *page* without what the outbox knew of the user's other keys."""
+    kept = [
+        record
+        for record in page.records
+        if isinstance(record, UserTombstone)
+        or (record.position[1] in slots if slots is not None else isinstance(record, MemoryEntry) and record.key == key)
+    ]
+    return replace(page, records=tuple(kept))
+
+
+def _stores_needed(write_concern: str | int, stores: int) -> int:
+    """Return how many stores must have a write; ConfigError if there are not so many."""
+    named = {"local": 0, "all": stores}
+    needed = write_concern if isinstance(write_concern, int) else named.get(write_concern, -1)
+    if not 0 <= needed <= stores:
+        raise ConfigError(
+            f'memory.write_concern: {write_concern!r} cannot be met (limit: "local", "all" or 1 to {stores})'
+        )
+    return needed
+
+
+def _names(silent: Sequence[Replica]) -> tuple[list[str], list[str]]:
+    """Return the names of stores that did not answer, and of those of them that are only just coming up."""
+    starting = [replica.name for replica in silent if replica.health().state is StoreState.STARTING]
+    return [replica.name for replica in silent], starting
+
+
+def _forget(task: asyncio.Task[Page]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,80 @@
+"""What this process has acknowledged lately, so that no answer below it is believed. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from memory.model import MemoryEntry, UserTombstone, user_hash_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from memory.model import Record
+
+Asked: TypeAlias = "Callable[[str, str], bool]"
+"""Whether an answer had to hold the live entry with this slot and this key."""
+
+REMEMBERED = 50_000
+"""Positions: some 20 MB at the most."""
+
+
+class _Known(NamedTuple):
+    revision: str
+    key: str | None  # None: a deletion, which an answer need not mention
+
+
+class AcknowledgedRevisions:
+    """The newest revision that this process acknowledged or was shown, of each of the latest positions.
+
+    Source: the session guarantees "read your writes" and "monotonic writes" (Terry et al., 1994).
+    """
+
+    def __init__(self, most: int = REMEMBERED) -> None:
+        self._users: OrderedDict[str, dict[str, _Known]] = OrderedDict()
+        self._graves: OrderedDict[str, str] = OrderedDict()
+        self._count = 0
+        self._most = most
+
+    def note(self, records: Iterable[Record]) -> None:
+        """Remember *records*; of too many, those of the users who were not heard of for longest are let go."""
+        for record in records:
+            if isinstance(record, UserTombstone):
+                self._graves[record.user_hash] = max(record.revision, self._graves.get(record.user_hash, ""))
+                self._graves.move_to_end(record.user_hash)
+                if len(self._graves) > self._most:
+                    self._graves.popitem(last=False)
+                continue
+            user_id, slot = record.position
+            slots = self._users.setdefault(user_id, {})
+            self._users.move_to_end(user_id)
+            known = slots.get(slot)
+            if known is None or record.revision > known.revision:
+                self._count += known is None
+                slots[slot] = _Known(record.revision, record.key if isinstance(record, MemoryEntry) else None)
+        while self._count > self._most and len(self._users) > 1:
+            _, dropped = self._users.popitem(last=False)
+            self._count -= len(dropped)
+
+    def contradict(self, user_id: str, answer: Sequence[Record], asked: Asked) -> bool:
+        """Return whether *answer*, what `model.newest` left of the records found, is older than what is known."""
+        found = {record.position[1]: record.revision for record in answer if not isinstance(record, UserTombstone)}
+        grave = max((r.revision for r in answer if isinstance(r, UserTombstone)), default="")
+        buried = self._graves.get(user_hash_of(user_id), "")
+        if any(revision <= buried for revision in found.values()):
+            return True
+        floor = max(grave, buried)
+        for slot, known in self._users.get(user_id, {}).items():
+            if known.revision <= floor:
+                continue
+            if slot in found:
+                if found[slot] < known.revision:
+                    return True
+            elif known.key is not None and asked(slot, known.key):
+                return True
+        return False
+
+    def forget(self, user_id: str) -> None:
+        """What was acknowledged about *user_id* is lost for good, or was never so: do not insist on it."""
+        self._count -= len(self._users.pop(user_id, {}))
+        self._graves.pop(user_hash_of(user_id), None)

@@ -1,0 +1,151 @@
+"""Stores compared with each other, and each given what it lacks: buckets of users, then users, then records.
+
+Source: anti-entropy by digests (Demers et al., "Epidemic algorithms", 1987); the two levels above the records are a
+Merkle tree of fixed shape, kept by each store as it is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from memory.model import MemoryEntry, UserTombstone, content_hash, newest
+from memory.revision import is_damaged
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from memory.model import Position, Record, UserDigest
+    from memory.replica import Replica
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_PUT_RECORDS = 500
+_PUT_BYTES = 256 * 1024
+
+
+async def compare(replicas: Sequence[Replica]) -> int:
+    """Bring all usable *replicas* to the same records, and trust them; return how many records were handed over.
+
+    What the outbox holds for a store is handed over first. A store that goes away meanwhile is not trusted, nor is
+    one that lacks something and takes no writes.
+
+    Raises:
+        BackendUnavailableError: a store, or the outbox, failed under way; what was handed over stays so.
+    """
+    present = [replica for replica in replicas if replica.usable]
+    epochs = {replica: replica.epoch for replica in present}
+    await asyncio.gather(*(replica.catch_up() for replica in present if replica.writable))
+    run = _Comparison(present)
+    await run.compare()
+    for replica in present:
+        if replica.epoch == epochs[replica] and replica.usable and replica not in run.lacking:
+            if not replica.trusted:
+                log.info("%s is in step", replica.name, extra={"event": "store_in_step", "backend": replica.name})
+            replica.trusted = True
+    return run.handed_over
+
+
+class _Comparison:
+    """One pass over the stores that are there."""
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self.handed_over = 0
+        self.lacking: set[Replica] = set()
+        self._replicas = replicas
+        self._missing: dict[Replica, list[Record]] = {replica: [] for replica in replicas}
+        self._bytes: dict[Replica, int] = dict.fromkeys(replicas, 0)
+
+    async def compare(self) -> None:
+        held = await self._ask_all("compare", lambda replica: replica.store.buckets())
+        for replica in self._replicas:
+            replica.differences = replica.filled = 0
+        differing = [name for name in sorted(set().union(*held.values())) if _differ(held, name)]
+        for name in differing:
+            most = max(buckets.get(name, (0, 0))[0] for buckets in held.values())
+            for replica, buckets in held.items():
+                replica.differences += most - buckets.get(name, (0, 0))[0]
+        for name in differing:
+            await self._compare_bucket(name)
+        for replica in self._replicas:
+            await self._flush(replica)
+            if replica not in self.lacking:
+                replica.differences = 0
+
+    async def _compare_bucket(self, name: str) -> None:
+        found = await self._ask_all("compare", partial(_digests_of, name))
+        by_user = {r: {digest.user_hash: digest for digest in digests} for r, digests in found.items()}
+        for user_hash in sorted(set().union(*by_user.values())):
+            digests = {replica: known.get(user_hash) for replica, known in by_user.items()}
+            if len({digest and (digest.count, digest.xor) for digest in digests.values()}) > 1:
+                await self._compare_user(user_hash, digests)
+
+    async def _compare_user(self, user_hash: str, digests: dict[Replica, UserDigest | None]) -> None:
+        user_id = next((digest.user_id for digest in digests.values() if digest and digest.user_id), "")
+        copies: dict[Replica, dict[Position, Record]] = {}
+        for replica, digest in digests.items():
+            records: list[Record] = []
+            if digest is not None and digest.grave and not is_damaged(digest.grave):
+                records.append(UserTombstone(user_hash, digest.grave))
+            if digest is not None and digest.count > len(records) and user_id:
+                records += await _all_of(replica, user_id)
+            copies[replica] = {record.position: record for record in records if not is_damaged(record.revision)}
+        winners = newest([record for copy in copies.values() for record in copy.values()])
+        for replica, copy in copies.items():
+            for position, record in winners.items():
+                if _says_more(record, copy.get(position)):
+                    await self._give(replica, record)
+
+    async def _give(self, replica: Replica, record: Record) -> None:
+        if not replica.writable:
+            self.lacking.add(replica)
+            return
+        batch = self._missing[replica]
+        batch.append(record)
+        self._bytes[replica] += _size(record)
+        if len(batch) >= _PUT_RECORDS or self._bytes[replica] >= _PUT_BYTES:
+            await self._flush(replica)
+
+    async def _flush(self, replica: Replica) -> None:
+        batch, self._missing[replica], self._bytes[replica] = self._missing[replica], [], 0
+        if batch:
+            await replica.deliver(batch)
+            self.handed_over += len(batch)
+            replica.filled += len(batch)
+            replica.differences = max(0, replica.differences - len(batch))
+
+    async def _ask_all(self, operation: str, work: Callable[[Replica], Awaitable[T]]) -> dict[Replica, T]:
+        answers = await asyncio.gather(*(r.call(operation, partial(work, r)) for r in self._replicas))
+        return dict(zip(self._replicas, answers, strict=True))
+
+
+def _digests_of(bucket: str, replica: Replica) -> Awaitable[list[UserDigest]]:
+    return replica.store.digests(bucket)
+
+
+async def _all_of(replica: Replica, user_id: str) -> list[Record]:
+    records: list[Record] = []
+    after = None
+    while True:
+        page = await replica.call("compare", partial(replica.store.scan, user_id, after))
+        records += page.records
+        if page.next is None:
+            return records
+        after = page.next
+
+
+def _differ(held: dict[Replica, dict[str, tuple[int, int]]], bucket: str) -> bool:
+    return len({buckets.get(bucket, (0, 0)) for buckets in held.values()}) > 1
+
+
+def _says_more(record: Record, copy: Record | None) -> bool:
+    if copy is None:
+        return True
+    return (record.revision, content_hash(record)) > (copy.revision, content_hash(copy))
+
+
+def _size(record: Record) -> int:
+    return len(record.value) if isinstance(record, MemoryEntry) else 0

@@ -1,0 +1,315 @@
+"""One store of the unified memory: fed from the outbox, recognised, and believed once it was compared."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
+from memory.member import Member, stop
+from memory.model import owner_hash
+from memory.report import StoreHealth, StoreState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from memory.backend import StoreBackend
+    from memory.health import ProbePlan
+    from memory.model import Record
+    from memory.outbox import Outbox, Row
+
+log = logging.getLogger(__name__)
+
+_BATCH = 500
+_POLL_S = 0.5  # how soon what another process appended is noticed, for feeding; reads see it at once
+_SYNC_EVERY_S = 1.0
+_LATE_S = 1.0  # what waits no longer than this is on its way, not behind
+_TRIES = 4  # of one record, with a passed canary in between, until it is the record's fault
+
+
+class Replica(Member):
+    """A store among several that hold the same.
+
+    It is trusted, so that its word is enough, once it was compared with the others: after every start, after
+    every absence, and after it turned out to be another copy than it was.
+
+    Args: see Member.
+    """
+
+    def __init__(
+        self,
+        backend: StoreBackend,
+        outbox: Outbox,
+        *,
+        priority: int,
+        timeout_s: float = 1.5,
+        plan: ProbePlan | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(backend, priority=priority, timeout_s=timeout_s, plan=plan, now=now)
+        self.store = backend
+        self.trusted = False
+        self.epoch = 0
+        """Raised whenever trust is lost, so that a comparison that was under way does not restore it."""
+        self.fed = 0
+        """The row of the outbox up to which this process knows the store to have everything."""
+        self.differences = 0
+        self.filled = 0
+        self.may_found = False
+        """Whether the store may say whose folder this is, if the outbox does not know."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when the store should be compared."""
+        self._outbox = outbox
+        self._now = now
+        self._foreign = ""
+        self._seen: tuple[str, int] | None = None
+        self._settled = 0
+        self._synced_at = -_SYNC_EVERY_S
+        self._must_rewind = True
+        self._parked: dict[str, int] = {}
+        self._behind: tuple[int, int | None] = (0, None)
+        self._stuck: tuple[int, int] = (0, 0)
+        self._feeding = asyncio.Lock()
+        self._feeder: asyncio.Task[None] | None = None
+        self._news: asyncio.Event | None = None
+        self._confirmed = asyncio.Condition()
+
+    async def open(self) -> None:
+        await super().open()
+        self._news = self._outbox.listen()
+        self._feeder = asyncio.create_task(self._feed(), name=f"feed {self.name}", context=Context())
+
+    async def close(self) -> None:
+        await stop(self._feeder)
+        self._feeder = None
+        with suppress(BackendUnavailableError):
+            await self._settle(at_once=True)
+        await self._outbox.detach(self.name)
+        await super().close()
+
+    def in_step_for(self, user_hash: str) -> bool:
+        """Return whether the store, with the outbox over it, knows all that is known about a user."""
+        return self.usable and self.trusted and user_hash not in self._parked
+
+    def distrust(self, *, rewind: bool = True) -> None:
+        """Believe the store no longer on its own, until it was compared again."""
+        self.trusted = False
+        self.epoch += 1
+        self._must_rewind = self._must_rewind or rewind
+        self.on_change()
+
+    async def catch_up(self) -> None:
+        """Hand over everything that stands in the outbox and that the store does not have yet.
+
+        Raises:
+            BackendUnavailableError: the store, or the outbox, failed.
+        """
+        async with self._feeding:
+            if self._must_rewind:
+                epoch = self.epoch
+                await self._outbox.rewind(self.name)
+                self.fed = self._settled = 0
+                self._must_rewind = self.epoch != epoch
+            while rows := await self._outbox.rows(self.fed, 1 if self._stuck[1] >= _TRIES - 1 else _BATCH):
+                await self._hand_over(rows)
+                async with self._confirmed:
+                    self.fed = max(self.fed, rows[-1].seq)
+                    self._confirmed.notify_all()
+
+    async def deliver(self, records: Sequence[Record]) -> None:
+        """Put *records*; park those that the store refuses."""
+        try:
+            await self.call("catch up", lambda: self.store.put(records))
+        except MemoryRejectedError as exc:
+            if len(records) == 1:
+                await self._park(records[0], str(exc))
+                return
+            half = len(records) // 2
+            await self.deliver(records[:half])
+            await self.deliver(records[half:])
+        else:
+            if not self._parked.keys().isdisjoint(map(owner_hash, records)):
+                await self._outbox.unpark(self.name, records)
+                await self.look_up_parked()
+
+    async def confirm(self, seq: int) -> None:
+        """Return when the store has everything up to row *seq*."""
+        async with self._confirmed:
+            await self._confirmed.wait_for(lambda: self.fed >= seq)
+
+    async def retry_parked(self) -> int:
+        """Offer the store again what it refused; return how many records it took."""
+        waiting = [parked.record for parked in await self._outbox.parked() if parked.store == self.name]
+        for record in waiting:
+            if self.writable:
+                await self.deliver([record])
+        return len(waiting) - await self.look_up_parked()
+
+    async def look_up_parked(self) -> int:
+        """Read again what is parked for this store; return how many records."""
+        counts: dict[str, int] = {}
+        for parked in await self._outbox.parked():
+            if parked.store == self.name:
+                user = owner_hash(parked.record)
+                counts[user] = counts.get(user, 0) + 1
+        self._parked = counts
+        return sum(counts.values())
+
+    async def count_backlog(self) -> None:
+        """Look up how much of the outbox the store does not have yet."""
+        self._behind = await self._outbox.waiting(0 if self._must_rewind else self.fed)
+
+    def health(self) -> StoreHealth:
+        rows, oldest_ms = self._behind
+        parked = sum(self._parked.values())
+        found = super().health()
+        problems = [found.detail] if found.detail else []
+        if self.usable and not self.trusted:
+            progress = f", {self.filled} of {self.filled + self.differences} put right" if self.differences else ""
+            problems.append(f"being compared with the others{progress}")
+        if parked:
+            problems.append(f"it refused {parked} records (python -m memory parked)")
+        if found.state is StoreState.BEHIND and not problems:
+            problems.append("it has just come back" if rows == 0 else "catching up")
+        return replace(
+            found,
+            behind=rows,
+            behind_s=self._waited_s(oldest_ms),
+            differences=self.differences,
+            filled=self.filled,
+            parked=parked,
+            detail="; ".join(problems),
+        )
+
+    def _state(self) -> StoreState:
+        if self._foreign:
+            return StoreState.REFUSED
+        state = super()._state()
+        if state is StoreState.DOWN and self._breaker.closed and self._breaker.fresh:
+            return StoreState.BEHIND  # one more canary, and it is green
+        late = self._waited_s(self._behind[1]) > _LATE_S
+        if state is StoreState.HEALTHY and (late or not self.trusted or self._parked or self.differences):
+            return StoreState.BEHIND
+        return state
+
+    def _waited_s(self, oldest_ms: int | None) -> float:
+        return 0.0 if oldest_ms is None else max(0.0, (self._outbox.clock.now_ms() - oldest_ms) / 1000)
+
+    async def _greet(self) -> None:
+        identity = await self._bounded("identify", self.store.identify)
+        home = await self._whose_folder(identity.installation_id)
+        theirs = identity.installation_id
+        if theirs != home and theirs and theirs not in await self._outbox.former_installations():
+            self._foreign = theirs
+            raise BackendUnavailableError(
+                self.name,
+                "be used",
+                f"it belongs to another installation; put the right one back, or: python -m memory adopt {self.name}",
+            )
+        self._foreign = ""
+        if theirs != home:
+            await self._bounded("claim", partial(self.store.claim, home))
+        if self._seen is not None and (identity.store_id != self._seen[0] or identity.counter < self._seen[1]):
+            extra = {"event": "store_changed", "backend": self.name}
+            log.warning("%s is another copy than it was: it is compared first", self.name, extra=extra)
+            self.distrust()
+        self._seen = (identity.store_id, identity.counter)
+
+    async def _whose_folder(self, claimed: str) -> str:
+        """Return the installation's id; a store of this machine may say it where the outbox does not know it."""
+        home = ""
+        with suppress(BackendUnavailableError):
+            home = await self._outbox.installation()
+            if not home and self.may_found:
+                home = await self._outbox.found(claimed or secrets.token_hex(16))
+        if not home and self.may_found:
+            self._outbox.home = self._outbox.home or claimed
+        home = home or self._outbox.home
+        if not home:
+            raise BackendStartingError(self.name, "be used", "it is not known yet whose folder this is")
+        return home
+
+    def _pass(self, counter: int) -> None:
+        was_up = self.writable
+        super()._pass(counter)
+        if self._seen is not None:
+            self._seen = (self._seen[0], max(counter, self._seen[1]))
+        if not self._outbox.is_attached(self.name):
+            leg = self.store.writer()
+            if leg is not None:
+                self._outbox.attach(self.name, leg, self._applied)
+        if not was_up:
+            self.on_change()
+            if self._news is not None:
+                self._news.set()
+
+    def _fail(self, error: BackendUnavailableError | MemoryRejectedError, *, quietly: bool = False) -> None:
+        super()._fail(error, quietly=quietly)
+        if not self._breaker.closed and self.trusted:
+            self.distrust()
+
+    def _may_be_read(self) -> bool:
+        return self._seen is not None and not self._foreign
+
+    def _applied(self, before: int, last: int) -> None:
+        """Rows after *before*, up to *last*, went in directly; anything earlier that did not is a gap to be fed."""
+        if not self._must_rewind and self.fed >= before:
+            self.fed = max(self.fed, last)
+
+    async def _feed(self) -> None:
+        assert self._news is not None  # noqa: S101 - made before this task
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_S):
+                    await self._news.wait()
+            self._news.clear()
+            try:
+                if self.writable:
+                    await self.catch_up()
+                    await self._settle()
+                await self.count_backlog()
+            except BackendUnavailableError as exc:
+                # Whoever failed says so in the status, and is tried again at the next news or the next look.
+                log.debug("%s was not fed: %s", self.name, exc)
+                with suppress(BackendUnavailableError):
+                    await self.count_backlog()
+            async with self._confirmed:
+                self._confirmed.notify_all()
+
+    async def _hand_over(self, rows: Sequence[Row]) -> None:
+        first = rows[0].seq
+        try:
+            await self.deliver([row.record for row in rows])
+        except BackendUnavailableError as exc:
+            tries = self._stuck[1] + 1 if self._stuck[0] == first else 1
+            self._stuck = (first, tries)
+            if len(rows) > 1 or tries < _TRIES or exc.readable:
+                raise
+            await self._park(rows[0].record, f"failed {tries} times, while everything else worked: {exc.reason}")
+        self._stuck = (0, 0)
+
+    async def _park(self, record: Record, reason: str) -> None:
+        await self._outbox.park(self.name, record, reason)
+        extra = {"event": "record_parked", "backend": self.name}
+        log.error("%s refused a record, which is parked: python -m memory parked", self.name, extra=extra)
+        await self.look_up_parked()
+
+    async def _settle(self, *, at_once: bool = False) -> None:
+        """Tell the outbox how far the store has everything durably, at most once a second where that costs a sync."""
+        fed = self.fed
+        costly = self._outbox.is_attached(self.name)
+        if fed <= self._settled or self._must_rewind or not self.writable:
+            return
+        if costly and not at_once and self._now() - self._synced_at < _SYNC_EVERY_S:
+            return
+        self._synced_at = self._now()
+        if await self.call("sync", self.store.sync):
+            await self._outbox.advance(self.name, fed)
+            self._settled = fed
