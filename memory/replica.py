@@ -82,6 +82,8 @@ class Replica(Member):
         self._confirmed = asyncio.Condition()
 
     async def open(self) -> None:
+        if self._feeder is not None:
+            return
         await super().open()
         self._news = self._outbox.listen()
         self._feeder = asyncio.create_task(self._feed(), name=f"feed {self.name}", context=Context())

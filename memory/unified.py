@@ -108,6 +108,8 @@ class UnifiedMemoryBackend(MemoryBackend):
         if self._folder is not None:
             self._folder.enter()
         await self._register()
+        if not self.outbox.home:  # at the first start the local store says whose folder this is, before others are asked
+            await asyncio.gather(*(replica.open() for replica in self.replicas if replica.may_found))
         await asyncio.gather(*(replica.open() for replica in self.replicas))
         self._attention.set()
         self._tidier = asyncio.create_task(self._tidy(), name="compare stores", context=Context())
@@ -137,6 +139,8 @@ class UnifiedMemoryBackend(MemoryBackend):
         return await self._keep(drafts)
 
     async def _keep(self, records: Sequence[Record]) -> int:
+        if not self.replicas:
+            raise self._nobody("store", {})
         try:
             kept = await self.outbox.append(records)
         except BackendUnavailableError as exc:
@@ -215,7 +219,12 @@ class UnifiedMemoryBackend(MemoryBackend):
                     user_id, "retrieve", lambda r: r.store.get(user_id, key, wanted), near=near, everyone=everyone
                 )
 
-            page = await get_in_all(read, scopes)
+            try:
+                page = await get_in_all(read, scopes)
+            except BackendUnavailableError:
+                page = Page((), None, (), *map(tuple, _names(self.replicas)))
+                if not _about(key, slots, Page(tuple(over or ()))).records:
+                    raise
             page = _about(key, slots, merge_pages([page, Page(tuple(over or ()))], page.missing, page.starting))
             if not self._contradicted(user_id, page, asked):
                 break
@@ -432,6 +441,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         try:
             await self.outbox.open()
             await self.outbox.register([replica.name for replica in self.replicas], alone=alone)
+            await self.outbox.installation()
             for replica in self.replicas:
                 await replica.look_up_parked()
         except BackendUnavailableError as exc:

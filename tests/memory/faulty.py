@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from memory.backend import PAGE, MemoryBackend
+from memory.backend import PAGE, StoreBackend
 from memory.backends.in_memory import InMemoryBackend
 from memory.errors import BackendStartingError, BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from memory.model import Audience, Page, Position, Record
+    from memory.model import Audience, Page, Position, Record, StoreIdentity, UserDigest
     from memory.revision import HybridLogicalClock
 
 
-class FaultyBackend(MemoryBackend):
+class FaultyBackend(StoreBackend):
     """An in-memory store with a switch.
 
     Attributes:
@@ -33,8 +33,7 @@ class FaultyBackend(MemoryBackend):
         self.calls = 0
 
     async def put(self, records: Sequence[Record]) -> int:
-        if self.fault == "refuse writes":
-            raise BackendUnavailableError(self.name, "store", "read-only")
+        self._refuse("store")
         if self.fault == "late":
             await self.inner.put(records)
         await self._suffer()
@@ -48,16 +47,37 @@ class FaultyBackend(MemoryBackend):
         await self._suffer()
         return await self.inner.scan(user_id, after, limit)
 
-    async def probe(self) -> None:
-        if self.fault == "refuse writes":
-            raise BackendUnavailableError(self.name, "probe", "read-only")
+    async def probe(self) -> int:
+        self._refuse("probe")
         await self._suffer()
+        return await self.inner.probe()
+
+    async def identify(self) -> StoreIdentity:
+        await self._suffer()
+        return await self.inner.identify()
+
+    async def claim(self, installation_id: str) -> None:
+        self._refuse("claim")
+        await self._suffer()
+        await self.inner.claim(installation_id)
+
+    async def buckets(self) -> dict[str, tuple[int, int]]:
+        await self._suffer()
+        return await self.inner.buckets()
+
+    async def digests(self, bucket: str) -> list[UserDigest]:
+        await self._suffer()
+        return await self.inner.digests(bucket)
 
     async def open(self) -> None:
         """Nothing to open."""
 
     async def close(self) -> None:
         """Nothing to close."""
+
+    def _refuse(self, operation: str) -> None:
+        if self.fault == "refuse writes":
+            raise BackendUnavailableError(self.name, operation, "read-only", readable=True)
 
     async def _suffer(self) -> None:
         self.calls += 1

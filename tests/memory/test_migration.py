@@ -11,20 +11,16 @@ import pytest
 
 from memory.backends.legacy import LegacyMemoryBackend
 from memory.errors import BackendUnavailableError
-from memory.health import ProbePlan
 from memory.member import Member
 from memory.migration import FlaggedMemory, MigrationFlag
 from memory.revision import HybridLogicalClock
-from memory.unified import UnifiedMemoryBackend
 from tests.contract import BackendContract
 from tests.memory.faulty import FaultyBackend
+from tests.memory.unify import BY_HAND, unify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-BY_HAND = ProbePlan(interval_s=300, retry_s=300, retry_max_s=300)
-
 
 @pytest.fixture
 def flag(tmp_path: Path) -> MigrationFlag:
@@ -42,8 +38,8 @@ def jakey(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def memory(store: FaultyBackend, flag: MigrationFlag, jakey: Path) -> AsyncIterator[FlaggedMemory]:
-    unified = UnifiedMemoryBackend([Member(store, priority=1, timeout_s=0.1, plan=BY_HAND)], clock=store.clock)
+async def memory(store: FaultyBackend, flag: MigrationFlag, jakey: Path, tmp_path: Path) -> AsyncIterator[FlaggedMemory]:
+    unified = unify(tmp_path, store, plan=BY_HAND, timeout_s=0.1)
     legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99, plan=BY_HAND)
     async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
         yield memory
@@ -82,7 +78,7 @@ async def test_flag_on_writes_to_the_stores_and_makes_no_legacy_file(store: Faul
     flag = MigrationFlag(tmp_path / ".on")
     flag.enable({"fresh": True})
     legacy = Member(LegacyMemoryBackend(fresh, clock=store.clock), priority=99)
-    unified = UnifiedMemoryBackend([Member(store, priority=1)], clock=store.clock)
+    unified = unify(tmp_path, store)
     async with unified, FlaggedMemory(unified, legacy, fresh, flag) as fresh_memory:
         await fresh_memory.store("u1", "color", "blue")
         assert await fresh_memory.get_all("u1") == {"color": "blue"}
@@ -131,7 +127,7 @@ async def test_with_every_store_failing_and_no_legacy_file_the_caller_hears_so(
 ) -> None:
     flag.enable({})
     store.fault = "down"
-    unified = UnifiedMemoryBackend([Member(store, priority=1, plan=BY_HAND)], clock=store.clock)
+    unified = unify(tmp_path, store, plan=BY_HAND)
     legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99)
     async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
         with pytest.raises(BackendUnavailableError):
@@ -147,7 +143,7 @@ async def test_a_broken_legacy_file_does_not_break_the_unified_path(
 ) -> None:
     flag.enable({})
     jakey.write_bytes(b"not a database" * 100)
-    unified = UnifiedMemoryBackend([Member(store, priority=1, plan=BY_HAND)], clock=store.clock)
+    unified = unify(tmp_path, store, plan=BY_HAND)
     legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99, plan=BY_HAND)
     async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
         await memory.store("u1", "color", "blue")

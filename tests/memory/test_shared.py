@@ -19,8 +19,8 @@ from memory.member import Member
 from memory.migration import FlaggedMemory, MigrationFlag
 from memory.revision import HybridLogicalClock
 from memory.shared import MemorySystem, SharedMemory
-from memory.unified import UnifiedMemoryBackend
 from tests.contract import BackendContract
+from tests.memory.unify import unify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,9 +33,8 @@ def shared_in(folder: Path) -> SharedMemory:
 
     def build() -> MemorySystem:
         clock = HybridLogicalClock()
-        local = Member(SQLiteMemoryBackend(folder / "memory.db", clock=clock), priority=20)
-        other = Member(InMemoryBackend("other", clock=clock), priority=10)
-        unified = UnifiedMemoryBackend([local, other], clock=clock)
+        local = SQLiteMemoryBackend(folder / "memory.db", clock=clock)
+        unified = unify(folder, InMemoryBackend("other", clock=clock), local)
         legacy = Member(InMemoryBackend("legacy", clock=clock), priority=99)
         return MemorySystem(
             unified, FlaggedMemory(unified, legacy, folder / "jakey.db", MigrationFlag(folder / ".flag"))

@@ -13,32 +13,29 @@ import memory.backend
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, MemoryRejectedError
-from memory.health import ProbePlan
-from memory.member import Member
 from memory.model import Tombstone, UserTombstone, slot_of, user_hash_of
+from memory.outbox import Outbox
 from memory.report import StoreState
 from memory.revision import HybridLogicalClock
 from memory.unified import UnifiedMemoryBackend
 from tests.contract import NOW_MS, BackendContract, make_entry, revision
 from tests.memory.faulty import FaultyBackend
+from tests.memory.unify import BY_HAND, QUICK, unify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from memory.backend import MemoryBackend
-
-QUICK = ProbePlan(interval_s=0.05, retry_s=0.01, retry_max_s=0.02)
-BY_HAND = ProbePlan(interval_s=300, retry_s=300, retry_max_s=300)
+    from memory.replica import Replica
 
 
 class TestUnifiedOfTwo(BackendContract):
     @pytest.fixture
     async def backend(self, tmp_path: Path) -> AsyncIterator[UnifiedMemoryBackend]:
         clock = HybridLogicalClock()
-        local = Member(SQLiteMemoryBackend(tmp_path / "memory.db", clock=clock), priority=20)
-        other = Member(InMemoryBackend("other", clock=clock), priority=10)
-        async with UnifiedMemoryBackend([local, other], clock=clock) as backend:
+        local = SQLiteMemoryBackend(tmp_path / "memory.db", clock=clock)
+        async with unify(tmp_path, InMemoryBackend("other", clock=clock), local) as backend:
             yield backend
 
 
@@ -50,8 +47,7 @@ class TestUnifiedWithOneStoreDown(BackendContract):
         clock = HybridLogicalClock()
         down = FaultyBackend("down", clock=clock)
         down.fault = "down"
-        local = Member(SQLiteMemoryBackend(tmp_path / "memory.db", clock=clock), priority=20)
-        async with UnifiedMemoryBackend([local, Member(down, priority=10)], clock=clock) as backend:
+        async with unify(tmp_path, down, SQLiteMemoryBackend(tmp_path / "memory.db", clock=clock)) as backend:
             yield backend
 
     async def test_search_says_why_what_was_cut_and_who_answered(self, backend: MemoryBackend, user: str) -> None:
@@ -86,15 +82,9 @@ def second(clock: HybridLogicalClock) -> FaultyBackend:
 
 
 @pytest.fixture
-async def unified(
-    clock: HybridLogicalClock, first: FaultyBackend, second: FaultyBackend
-) -> AsyncIterator[UnifiedMemoryBackend]:
+async def unified(tmp_path: Path, first: FaultyBackend, second: FaultyBackend) -> AsyncIterator[UnifiedMemoryBackend]:
     """Two stores; canaries only when a test sends them."""
-    members = [
-        Member(first, priority=10, timeout_s=0.1, plan=BY_HAND),
-        Member(second, priority=20, timeout_s=0.1, plan=BY_HAND),
-    ]
-    async with UnifiedMemoryBackend(members, clock=clock, deadline_s=0.3) as unified:
+    async with unify(tmp_path, first, second, timeout_s=0.1, plan=BY_HAND, deadline_s=0.3) as unified:
         yield unified
 
 
@@ -104,10 +94,18 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_write_is_in_every_store(
+async def in_step(unified: UnifiedMemoryBackend) -> None:
+    """Wait until every store has everything."""
+    async with asyncio.timeout(5):
+        while (await unified.outbox.waiting(min(r.fed for r in unified.replicas)))[0]:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_a_write_is_soon_in_every_store(
     unified: UnifiedMemoryBackend, first: FaultyBackend, second: FaultyBackend
 ) -> None:
     await unified.store("u1", "drink", "tea")
+    await in_step(unified)
 
     assert await first.inner.get_all("u1") == await second.inner.get_all("u1") == {"drink": "tea"}
     assert (await first.inner.retrieve("u1", "drink")) == (await second.inner.retrieve("u1", "drink"))
@@ -134,6 +132,7 @@ async def test_a_store_known_to_be_down_is_not_asked_again(
 ) -> None:
     first.fault = fault
     await unified.store("u1", "drink", "tea")
+    await eventually(lambda: not unified.replicas[0].usable)
     calls = first.calls
 
     for _ in range(10):
@@ -143,16 +142,27 @@ async def test_a_store_known_to_be_down_is_not_asked_again(
     assert first.calls == calls
 
 
-async def test_when_every_store_fails_the_caller_hears_so(
+async def test_with_every_store_down_a_write_is_kept_and_read_again_and_nobody_is_told_that_all_is_well(
     unified: UnifiedMemoryBackend, first: FaultyBackend, second: FaultyBackend
 ) -> None:
     first.fault, second.fault = "down", "hang"
 
-    with pytest.raises(BackendUnavailableError, match="first: down"):
-        await unified.store("u1", "drink", "tea")
+    assert await unified.store("u1", "drink", "tea")
+
+    entry = await unified.retrieve("u1", "drink")
+    assert entry is not None
+    assert entry.value == "tea"
+    with pytest.raises(BackendUnavailableError):
+        await unified.retrieve("u1", "team")  # nobody who answers can know
     with pytest.raises(BackendUnavailableError):
         await unified.get_all("u1")
     assert not await unified.health_check()
+
+    first.fault = second.fault = ""
+    await unified.health_check()
+    assert await unified.get_all("u1") == {"drink": "tea"}
+    await in_step(unified)
+    assert await first.inner.get_all("u1") == await second.inner.get_all("u1") == {"drink": "tea"}
 
 
 async def test_what_a_store_missed_it_is_given_when_it_is_back(
@@ -161,6 +171,7 @@ async def test_what_a_store_missed_it_is_given_when_it_is_back(
     await unified.store("u1", "drink", "tea")
     await unified.store("u1", "team", "Eagles")
     await unified.store("u2", "team", "Jets")
+    await in_step(unified)
     first.fault = "down"
     await unified.store("u1", "drink", "coffee")
     await unified.store("u1", "pet", "Rex")
@@ -169,12 +180,13 @@ async def test_what_a_store_missed_it_is_given_when_it_is_back(
     assert (await unified.health_check())["first"].behind == 4
 
     first.fault = ""
-    report = await unified.health_check()
+    await unified.health_check()
+    await in_step(unified)
 
-    assert report
-    assert report["first"].behind == 0
     assert await first.inner.get_all("u1") == await second.inner.get_all("u1") == {"drink": "coffee", "pet": "Rex"}
     assert await first.inner.get_all("u2") == {}
+    await unified.compare()
+    assert (await unified.health_check())["first"].behind == 0
 
 
 async def test_a_store_that_comes_back_old_does_not_show_old_or_deleted_memories(
@@ -210,9 +222,9 @@ async def test_one_memory_in_two_stores_is_found_once(unified: UnifiedMemoryBack
     assert result.answered == ("first", "second")
 
 
-async def test_stores_are_asked_in_the_order_of_their_priority(clock: HybridLogicalClock) -> None:
-    members = [Member(InMemoryBackend(name), priority=priority) for name, priority in (("a", 30), ("b", 10), ("c", 20))]
-    async with UnifiedMemoryBackend(members, clock=clock) as unified:
+async def test_stores_are_asked_in_the_order_of_their_priority(tmp_path: Path, clock: HybridLogicalClock) -> None:
+    stores = [InMemoryBackend(name, clock=clock) for name in "abc"]
+    async with unify(tmp_path, *stores, priorities=(30, 10, 20)) as unified:
         assert (await unified.scan("u1")).answered == ("b", "c", "a")
 
 
@@ -224,6 +236,8 @@ async def test_pages_of_different_length_merge_without_gap_or_repetition(
         await target.inner.put([make_entry(f"u{n:02}", "key", str(n))])
     await second.inner.put([Tombstone("u01", slot_of("u01", "", "key"), revision(NOW_MS + 1))])
     await second.inner.put([UserTombstone(user_hash_of("nobody"), revision(NOW_MS))])
+    for replica in unified.replicas:
+        replica.distrust()
 
     seen = []
     after = None
@@ -238,27 +252,44 @@ async def test_pages_of_different_length_merge_without_gap_or_repetition(
     assert seen == sorted(set(seen))
 
 
-async def test_health_turns_red_at_the_first_failed_canary_and_green_by_itself(clock: HybridLogicalClock) -> None:
+@pytest.mark.parametrize(("fault", "state"), [("down", StoreState.DOWN), ("refuse writes", StoreState.READ_ONLY)])
+async def test_health_turns_red_at_the_first_failed_canary_and_green_by_itself(
+    tmp_path: Path, clock: HybridLogicalClock, fault: str, state: StoreState
+) -> None:
     store = FaultyBackend("store", clock=clock)
-    member = Member(store, priority=1, timeout_s=0.05, plan=QUICK)
-    async with UnifiedMemoryBackend([member], clock=clock):
-        assert member.health().state is StoreState.HEALTHY
+    async with unify(tmp_path, store, timeout_s=0.05, plan=QUICK) as unified:
+        (replica,) = unified.replicas
+        assert replica.health().state is StoreState.HEALTHY
 
-        store.fault = "refuse writes"
-        await eventually(lambda: member.health().state is StoreState.DOWN)
-        assert "read-only" in member.health().detail
+        store.fault = fault
+        await eventually(lambda: replica.health().state is state)
+        assert replica.health().detail
 
         store.fault = ""
-        await eventually(lambda: member.health().state is StoreState.HEALTHY)
+        await eventually(lambda: replica.health().state is StoreState.HEALTHY)
+
+
+async def test_a_store_that_takes_no_writes_is_still_read(
+    unified: UnifiedMemoryBackend, first: FaultyBackend, second: FaultyBackend
+) -> None:
+    await unified.store("u1", "drink", "tea")
+    await in_step(unified)
+    first.fault, second.fault = "refuse writes", "down"
+
+    await unified.store("u1", "pet", "Rex")
+
+    assert await unified.get_all("u1") == {"drink": "tea", "pet": "Rex"}
+    assert (await unified.health_check())["first"].state is StoreState.READ_ONLY
+    assert await unified.get_all("u1") == {"drink": "tea", "pet": "Rex"}
 
 
 async def test_a_store_that_is_starting_is_waited_for_and_a_store_that_is_down_is_not(
-    clock: HybridLogicalClock,
+    tmp_path: Path, clock: HybridLogicalClock
 ) -> None:
     store = FaultyBackend("store", clock=clock)
     store.fault = "starting"
-    member = Member(store, priority=1, plan=QUICK)
-    async with UnifiedMemoryBackend([member], clock=clock) as unified:
+    async with unify(tmp_path, store, plan=QUICK) as unified:
+        (member,) = unified.replicas
         assert member.health().state is StoreState.STARTING
         asyncio.get_running_loop().call_later(0.03, setattr, store, "fault", "")
         assert await unified.health_check(settle_s=5)
@@ -270,8 +301,8 @@ async def test_a_store_that_is_starting_is_waited_for_and_a_store_that_is_down_i
         assert time.monotonic() - began < 1
 
 
-async def test_no_store_at_all_is_never_healthy() -> None:
-    async with UnifiedMemoryBackend([]) as unified:
+async def test_no_store_at_all_is_never_healthy(tmp_path: Path, clock: HybridLogicalClock) -> None:
+    async with UnifiedMemoryBackend([], Outbox(tmp_path / "outbox.db", clock)) as unified:
         assert not await unified.health_check()
         with pytest.raises(BackendUnavailableError, match="no store is configured"):
             await unified.store("u1", "drink", "tea")
@@ -286,10 +317,20 @@ async def test_a_store_that_refuses_what_another_kept_is_not_green(
     monkeypatch.setattr(first, "put", refuse)
 
     assert await unified.store("u1", "drink", "tea")
+    await eventually(lambda: unified.replicas[0].health().parked == 1)
 
     report = await unified.health_check()
     assert report["first"].state is StoreState.BEHIND
     assert "refused 1" in report["first"].detail
+    assert [(parked.store, parked.reason) for parked in await unified.parked()] == [
+        ("first", "value is too long for this store (limit: 10 bytes)")
+    ]
+    assert await unified.get_all("u1") == {"drink": "tea"}
+
+    monkeypatch.undo()
+    assert await unified.retry_parked() == 1
+    assert await unified.parked() == []
+    assert await first.inner.get_all("u1") == {"drink": "tea"}
 
 
 async def test_the_loop_stays_free_while_a_store_hangs(unified: UnifiedMemoryBackend, first: FaultyBackend) -> None:
@@ -314,6 +355,7 @@ async def test_logs_name_the_store_and_nothing_of_a_memory(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     first.fault = "crash"
+    await unified.health_check()
     await unified.store("marker-user", "marker-key", "marker-value", {"m": "marker-meta"}, scope="marker-scope")
     await unified.search("marker-user", "marker-query")
     await unified.delete("marker-user", "marker-key", scope="marker-scope")
@@ -324,11 +366,12 @@ async def test_logs_name_the_store_and_nothing_of_a_memory(
     assert {"breaker_opened", "store_fault"} <= {getattr(record, "event", "") for record in caplog.records}
 
 
-async def test_a_search_tells_a_store_that_is_starting_from_one_that_is_down(clock: HybridLogicalClock) -> None:
+async def test_a_search_tells_a_store_that_is_starting_from_one_that_is_down(
+    tmp_path: Path, clock: HybridLogicalClock
+) -> None:
     young, down = FaultyBackend("young", clock=clock), FaultyBackend("down", clock=clock)
     young.fault, down.fault = "starting", "down"
-    members = [Member(store, priority=1, plan=BY_HAND) for store in (young, down, InMemoryBackend("up", clock=clock))]
-    async with UnifiedMemoryBackend(members, clock=clock) as unified:
+    async with unify(tmp_path, young, down, InMemoryBackend("up", clock=clock), plan=BY_HAND) as unified:
         result = await unified.search("u1", "x")
 
     assert (result.answered, result.missing, result.starting) == (("up",), ("young", "down"), ("young",))
@@ -340,13 +383,13 @@ async def test_a_store_is_not_blamed_for_time_that_others_used_up(
     first.fault = second.fault = "hang"
     with pytest.raises(BackendUnavailableError):
         async with asyncio.timeout(1):
-            await asyncio.gather(*(_with_little_time(member) for member in unified.members))
+            await asyncio.gather(*(_with_little_time(member) for member in unified.replicas))
 
     first.fault = second.fault = ""
     assert await unified.store("u1", "drink", "tea")
 
 
-async def _with_little_time(member: Member) -> None:
+async def _with_little_time(member: Replica) -> None:
     token = memory.backend._deadline.set(asyncio.get_running_loop().time() + 0.01)
     try:
         await member.call("retrieve", lambda: member.backend.get("u1", "k", None))

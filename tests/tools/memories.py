@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memory.health import ProbePlan
 from memory.member import Member
 from memory.migration import FlaggedMemory, MigrationFlag
 from memory.revision import HybridLogicalClock
 from memory.shared import MemorySystem, SharedMemory
-from memory.unified import UnifiedMemoryBackend
 from tests.memory.faulty import FaultyBackend
+from tests.memory.unify import BY_HAND, unify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +19,7 @@ class SmallMemory:
     """`shared` is what the tools get; the stores outlive its closing, and `flag` is on at first."""
 
     def __init__(self, folder: Path, *, deadline_s: float = 2.0) -> None:
+        self._folder = folder
         self._clock = HybridLogicalClock()
         self._deadline_s = deadline_s
         self.mcp, self.sqlite, self.legacy = (
@@ -34,15 +34,10 @@ class SmallMemory:
         self.mcp.fault = self.sqlite.fault = self.legacy.fault = fault
 
     def _build(self) -> MemorySystem:
-        unified = UnifiedMemoryBackend(
-            [self._member(self.sqlite, 20), self._member(self.mcp, 10)],
-            clock=self._clock,
-            deadline_s=self._deadline_s,
-        )
-        legacy = self._member(self.legacy, 30)
-        return MemorySystem(unified, FlaggedMemory(unified, legacy, self.legacy_path, self.flag))
-
-    def _member(self, backend: FaultyBackend, priority: int) -> Member:
         # Nobody looks by himself: a store stays as a test has left it until it is asked.
-        plan = ProbePlan(interval_s=60.0, retry_s=60.0, retry_max_s=60.0)
-        return Member(backend, priority=priority, timeout_s=self._deadline_s * 0.75, plan=plan)
+        timeout_s = self._deadline_s * 0.75
+        unified = unify(
+            self._folder, self.mcp, self.sqlite, plan=BY_HAND, timeout_s=timeout_s, deadline_s=self._deadline_s
+        )
+        legacy = Member(self.legacy, priority=30, timeout_s=timeout_s, plan=BY_HAND)
+        return MemorySystem(unified, FlaggedMemory(unified, legacy, self.legacy_path, self.flag))
