@@ -92,4 +92,4 @@ class FaultyBackend(StoreBackend):
                 try:
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
-                    await asyncio.sleep(30)  # the rudest store there is
+                    await asyncio.sleep(3)  # the rudest store there is
