@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 _CLOSE_S = 1.0
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _REFUSALS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY})
-_MAGIC = b"SQLite format 3\x00"
 
 
 class SQLiteFile:
@@ -255,13 +254,19 @@ def read_afresh(path: Path, job: Callable[[sqlite3.Connection], T], *, timeout_s
     """Run *job* on a new connection that only reads: what it sees is in the files now, not in a cache.
 
     Raises:
-        sqlite3.Error: as SQLite has it; SQLITE_NOTADB also if the log alone hides that the file was overwritten.
+        sqlite3.Error: as SQLite has it; SQLITE_NOTADB also if only the log hides that the file was overwritten.
     """
-    with path.open("rb") as file:
-        head = file.read(len(_MAGIC))
-    if head != _MAGIC:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    # By SQLite: to close a file that we had opened ourselves would take the locks of every connection in this process.
+    with closing(sqlite3.connect(f"{uri}&immutable=1", uri=True)) as without_log:
+        try:
+            without_log.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.DatabaseError as exc:
+            if _kind(exc) == sqlite3.SQLITE_NOTADB:  # anything else may be a checkpoint that is under way
+                raise
+    if path.stat().st_size == 0:
         raise _no_database()
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout_s)) as db:
+    with closing(sqlite3.connect(uri, uri=True, timeout=timeout_s)) as db:
         return job(db)
 
 

@@ -20,6 +20,7 @@ import mcp_types as types
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
+from memory import wire
 from memory.backend import PAGE
 from memory.backends.mcp import protocol
 from memory.backends.sqlite import SQLiteMemoryBackend
@@ -38,10 +39,10 @@ if TYPE_CHECKING:
 
     from mcp.server import ServerRequestContext
 
-    from memory.backend import MemoryBackend
+    from memory.backend import StoreBackend
     from memory.model import Position, Record
 
-    Tool = Callable[[MemoryBackend, dict[str, Any]], Awaitable[tuple[str, dict[str, Any]]]]
+    Tool = Callable[[StoreBackend, dict[str, Any]], Awaitable[tuple[str, dict[str, Any]]]]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ _BUSY_S = 0.3
 _CLOSE_WITHIN_S = 0.5
 
 
-async def memory_put(store: MemoryBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def memory_put(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     records = arguments.get("records")
     if not isinstance(records, list) or len(records) > LIMIT_MAX:
         raise MemoryRejectedError("records", "is not a list of records", f"up to {LIMIT_MAX} records")
@@ -65,7 +66,7 @@ async def memory_put(store: MemoryBackend, arguments: dict[str, Any]) -> tuple[s
     return f"{changed} of {len(records)} records changed something", {"changed": changed}
 
 
-async def memory_get(store: MemoryBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def memory_get(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     user_id, key, scopes = arguments.get("user_id"), arguments.get("key"), arguments.get("scopes")
     check_user_id(user_id)  # type: ignore[arg-type]
     check_key(key)  # type: ignore[arg-type]
@@ -83,7 +84,7 @@ async def memory_get(store: MemoryBackend, arguments: dict[str, Any]) -> tuple[s
     return message.page(None if whole else message.last)
 
 
-async def memory_scan(store: MemoryBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def memory_scan(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     user_id, limit = arguments.get("user_id"), arguments.get("limit", PAGE)
     if user_id is not None:
         check_user_id(user_id)
@@ -99,10 +100,47 @@ async def memory_scan(store: MemoryBackend, arguments: dict[str, Any]) -> tuple[
             return message.page(after)
 
 
-async def memory_probe(store: MemoryBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    await store.open()  # again, should the file have been removed under us
-    await store.probe()
-    return "a canary was written, read back and deleted", {"healthy": True}
+async def memory_probe(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    await store.open()  # again, should the file have been removed or damaged under us
+    counter = await store.probe()
+    return "a canary was written, read back and deleted", {"counter": counter}
+
+
+async def memory_identify(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    await store.open()
+    identity = wire.identity_to_json(await store.identify())
+    return f"store {identity['store_id']}", identity
+
+
+async def memory_claim(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    installation_id = arguments.get("installation_id")
+    wire.check_installation_id(installation_id)
+    await store.claim(str(installation_id))
+    return "claimed", {"installation_id": installation_id}
+
+
+async def memory_buckets(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    found = await store.buckets()
+    buckets = {name: {"count": count, "xor": wire.xor_to_json(xor)} for name, (count, xor) in found.items()}
+    return f"{len(buckets)} buckets", {"buckets": buckets}
+
+
+async def memory_digests(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    bucket, after = arguments.get("bucket"), arguments.get("after")
+    if after is not None and not isinstance(after, str):
+        raise MemoryRejectedError("after", "is not a user's hash", "the `next` of an answer")
+    wire.check_bucket(bucket)
+    digests: list[dict[str, Any]] = []
+    size = 0
+    for digest in sorted(await store.digests(str(bucket)), key=lambda digest: digest.user_hash):
+        if after is not None and digest.user_hash <= after:
+            continue
+        item = wire.digest_to_json(digest)
+        size += protocol.size_of(item)
+        if size > protocol.BATCH_BYTES and digests:
+            return f"{len(digests)} digests; more behind `next`", {"digests": digests, "next": digests[-1]["user_hash"]}
+        digests.append(item)
+    return f"{len(digests)} digests", {"digests": digests, "next": None}
 
 
 class _Message:
@@ -152,6 +190,9 @@ _RECORD = {
     "required": ["revision"],
 }
 _RECORDS = {"type": "array", "items": _RECORD}
+_COUNT = {"type": "integer", "minimum": 0}
+_BUCKET = {**_TEXT, "pattern": "^[0-9a-f]{2}$"}
+_XOR = {**_TEXT, "pattern": "^[0-9a-f]{16}$"}
 _USER = {**_TEXT, "minLength": 1, "maxLength": 128}
 
 
@@ -221,19 +262,82 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
                 name=protocol.PROBE,
                 title="Test the store",
                 description="Write a canary into the server's file, read it back and delete it; an error if any of "
-                "it fails.",
+                "it fails. Answers how often that succeeded in this file.",
                 input_schema=_object(),
-                output_schema=_object(healthy={"type": "boolean"}),
+                output_schema=_object(counter=_COUNT),
                 annotations=types.ToolAnnotations(
                     read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
                 ),
+            ),
+        ),
+        (
+            memory_identify,
+            types.Tool(
+                name=protocol.IDENTIFY,
+                title="Say which store this is",
+                description="Return the id that was made at random with the server's file, the id of the installation "
+                "it belongs to (empty: nobody's yet), and its canary counter, which an old copy of the file has lower.",
+                input_schema=_object(),
+                output_schema=_object(installation_id=_TEXT, store_id=_TEXT, counter=_COUNT),
+                annotations=types.ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            ),
+        ),
+        (
+            memory_claim,
+            types.Tool(
+                name=protocol.CLAIM,
+                title="Take the store over",
+                description="Make the store belong to an installation, whoever it belonged to.",
+                input_schema=_object(installation_id=_USER),
+                output_schema=_object(installation_id=_TEXT),
+                annotations=types.ToolAnnotations(
+                    read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
+                ),
+            ),
+        ),
+        (
+            memory_buckets,
+            types.Tool(
+                name=protocol.BUCKETS,
+                title="Compare the whole store",
+                description="Return, for each bucket of users that is not empty, how many records it has, deletions "
+                "included, and the XOR of their 64-bit hashes. A bucket is named for the first two hex digits of the "
+                "SHA-256 of its users' ids.",
+                input_schema=_object(),
+                output_schema=_object(
+                    buckets={
+                        "type": "object",
+                        "propertyNames": _BUCKET,
+                        "additionalProperties": _object(count=_COUNT, xor=_XOR),
+                    }
+                ),
+                annotations=types.ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            ),
+        ),
+        (
+            memory_digests,
+            types.Tool(
+                name=protocol.DIGESTS,
+                title="Compare the users of a bucket",
+                description="Return the same for each user of a bucket, in the order of their hashes. user_id is empty "
+                "where only the user's deletion is left; `grave` is the revision of that deletion, or empty. If `next` "
+                "is not null, ask again with it as `after`.",
+                input_schema=_object(bucket=_BUCKET, after={"type": ["string", "null"]}),
+                output_schema=_object(
+                    digests={
+                        "type": "array",
+                        "items": _object(user_hash=_TEXT, user_id=_TEXT, count=_COUNT, xor=_XOR, grave=_TEXT),
+                    },
+                    next={"type": ["string", "null"]},
+                ),
+                annotations=types.ToolAnnotations(read_only_hint=True, open_world_hint=False),
             ),
         ),
     )
 }
 
 
-def build_server(store: MemoryBackend) -> Server[Any]:
+def build_server(store: StoreBackend) -> Server[Any]:
     """Return a server whose tools work on *store*, which the caller opens and closes.
 
     On the SDK's low-level class: MCPServer would read a user called "null" or "[1]" as JSON, and answer each page
@@ -251,7 +355,7 @@ def build_server(store: MemoryBackend) -> Server[Any]:
     return Server("jakeyselfbot-memory", on_list_tools=list_tools, on_call_tool=call_tool)
 
 
-async def answer(store: MemoryBackend, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+async def answer(store: StoreBackend, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
     """Run a tool within its time. Every failure is an answer; what was not foreseen is told without its text."""
     if name not in TOOLS:
         return _error(f"There is no tool of that name; there are {', '.join(TOOLS)}", {})
@@ -262,7 +366,7 @@ async def answer(store: MemoryBackend, name: str, arguments: dict[str, Any]) -> 
     except MemoryRejectedError as exc:
         return _error(str(exc), protocol.rejection(exc))
     except BackendUnavailableError as exc:
-        return _unavailable(exc.reason)
+        return _unavailable(exc.reason, readable=exc.readable)
     except TimeoutError:
         return _unavailable(f"the file gave no answer within {ANSWER_WITHIN_S:g} s")
     except Exception as exc:  # noqa: BLE001 - one call must not end the others
@@ -277,8 +381,8 @@ async def answer(store: MemoryBackend, name: str, arguments: dict[str, Any]) -> 
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], structured_content=data)
 
 
-def _unavailable(reason: str) -> types.CallToolResult:
-    return _error(f"The store is unavailable: {reason}", {protocol.UNAVAILABLE: {"reason": reason}})
+def _unavailable(reason: str, *, readable: bool = False) -> types.CallToolResult:
+    return _error(f"The store is unavailable: {reason}", protocol.unavailability(reason, readable=readable))
 
 
 def _error(text: str, meta: dict[str, Any]) -> types.CallToolResult:
@@ -294,7 +398,9 @@ async def serve(path: Path) -> int:
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     store = SQLiteMemoryBackend(path, busy_timeout_s=_BUSY_S)
     try:
-        await store.open()
+        with suppress(BackendUnavailableError):
+            await store.open()
+        await store.open()  # again: the first moves a damaged file out of the way
     except MemoryBackendError as exc:
         log.error("the database cannot be opened: %s", exc)
         return 1

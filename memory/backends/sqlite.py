@@ -79,7 +79,8 @@ CREATE TABLE users (user_hash TEXT PRIMARY KEY, user_id TEXT NOT NULL) WITHOUT R
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"""
 
 # A row of `digests` is a UserDigest, without the user_id when only the user's tombstone is left; xor is signed here.
-# `history` has the newest values that an entry had before, and nothing that was deleted.
+# `history` has the values that an entry had before, in as many places as are kept, taken in turn by the entry's
+# `changes`: to count and delete what is too old would take longer than the write itself. It has nothing deleted.
 _VERSION_2 = """CREATE TABLE digests (
     user_hash TEXT PRIMARY KEY,
     user_id TEXT,
@@ -89,14 +90,15 @@ _VERSION_2 = """CREATE TABLE digests (
 CREATE TABLE history (
     user_id TEXT NOT NULL,
     slot TEXT NOT NULL,
+    place INTEGER NOT NULL,
     revision TEXT NOT NULL,
-    hash TEXT NOT NULL,
     value TEXT,
     metadata TEXT,
     created_ms INTEGER,
     updated_ms INTEGER,
-    PRIMARY KEY (user_id, slot, revision, hash)
+    PRIMARY KEY (user_id, slot, place)
 ) WITHOUT ROWID;
+ALTER TABLE memories ADD COLUMN changes INTEGER NOT NULL DEFAULT 0;
 DROP TABLE users"""
 
 _HISTORY = 10
@@ -108,6 +110,8 @@ _CANARY_MAX_AGE_MS = 3_600_000
 _WRITER_BUSY_S = 0.01
 """A LocalWriter waits for nobody; this only outlasts another's commit."""
 
+_as_text = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each
+
 _COLUMNS = "user_id, slot, revision, scope, key, value, metadata, created_ms, updated_ms"
 
 _PUT = """
@@ -116,17 +120,18 @@ INSERT OR REPLACE INTO memories
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_KEEP_OLD = """
-INSERT OR IGNORE INTO history (user_id, slot, revision, hash, value, metadata, created_ms, updated_ms)
-SELECT user_id, slot, revision, hash, value, metadata, created_ms, updated_ms
-FROM memories WHERE user_id = ? AND slot = ?
+_FIND_OLD = "SELECT revision, hash, key IS NOT NULL FROM memories WHERE user_id = ? AND slot = ?"
+
+_CHANGE = """
+UPDATE memories
+SET changes = changes + 1, revision = ?, hash = ?, value = ?, metadata = ?, created_ms = ?, updated_ms = ?
+WHERE user_id = ? AND slot = ?
 """
 
-_FORGET_OLDEST = f"""
-DELETE FROM history WHERE user_id = ?1 AND slot = ?2 AND (revision, hash) <= (
-    SELECT revision, hash FROM history WHERE user_id = ?1 AND slot = ?2
-    ORDER BY revision DESC, hash DESC LIMIT 1 OFFSET {_HISTORY}
-)
+_KEEP_OLD = f"""
+INSERT OR REPLACE INTO history (user_id, slot, place, revision, value, metadata, created_ms, updated_ms)
+SELECT user_id, slot, changes % {_HISTORY}, revision, value, metadata, created_ms, updated_ms
+FROM memories WHERE user_id = ? AND slot = ?
 """
 
 _PUT_DIGEST = "INSERT OR REPLACE INTO digests (user_hash, user_id, count, xor) VALUES (?, ?, ?, ?)"
@@ -374,26 +379,27 @@ def _put_one(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> in
         return 0
     position = new.position
     new_hash = content_hash(new)
-    find = "SELECT revision, hash, key IS NOT NULL FROM memories WHERE user_id = ? AND slot = ?"
-    old = db.execute(find, position).fetchone()
+    old = db.execute(_FIND_OLD, position).fetchone()
+    was_live = False
     if old is not None:
         old_revision, old_hash, was_live = old
         if not _sound(old_revision):
-            user.doubtful = True
+            user.doubtful, was_live = True, False
         elif (new.revision, new_hash) <= (old_revision, old_hash):
             return 0
         elif was_live and isinstance(new, MemoryEntry):
             db.execute(_KEEP_OLD, position)
-            db.execute(_FORGET_OLDEST, position)
         user.count -= 1
         user.xor ^= record_hash(position[1], old_revision, old_hash)
-    said: Row = (None,) * 6
     if isinstance(new, MemoryEntry):
-        metadata = json.dumps(new.metadata, ensure_ascii=False)
-        said = (new.scope, new.key, new.value, metadata, to_ms(new.created_at), to_ms(new.updated_at))
-    elif old is not None:
+        said = (new.value, _as_text(new.metadata), to_ms(new.created_at), to_ms(new.updated_at))
+        if was_live:  # in one slot is always the same key
+            db.execute(_CHANGE, (new.revision, new_hash, *said, *position))
+        else:
+            db.execute(_PUT, (*position, new.revision, new_hash, new.scope, new.key, *said))
+    else:
         db.execute("DELETE FROM history WHERE user_id = ? AND slot = ?", position)
-    db.execute(_PUT, (*position, new.revision, new_hash, *said))
+        db.execute(_PUT, (*position, new.revision, new_hash, *(None,) * 6))
     user.user_id = new.user_id
     user.count += 1
     user.xor ^= record_hash(position[1], new.revision, new_hash)

@@ -27,7 +27,7 @@ from memory.backends.mcp import backend as mcp_backend
 from memory.backends.mcp import process as mcp_process
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import MemoryEntry, Tombstone, UserTombstone, slot_of, user_hash_of
-from tests.contract import NOW_MS, BackendContract, everything, make_entry, revision
+from tests.contract import NOW_MS, StoreContract, everything, make_entry, revision
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -129,17 +129,28 @@ async def server(database: Path) -> AsyncIterator[MCPMemoryBackend]:
         yield backend
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def second(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MCPMemoryBackend]:
+    async with up(real(tmp_path_factory.mktemp("mcp") / "another.db")) as backend:
+        yield backend
+
+
 @pytest.fixture
 def user(request: pytest.FixtureRequest) -> str:
     return f"user of {request.node.name}"[:128]
 
 
-class TestMCPMemoryBackend(BackendContract):
+class TestMCPMemoryBackend(StoreContract):
     @pytest_asyncio.fixture(loop_scope="module")
     async def backend(self, server: MCPMemoryBackend) -> MCPMemoryBackend:  # type: ignore[override]
         assert await server.wait_ready(UP_WITHIN_S)
         await server.cleanup(0)  # the tests share one server
         return server
+
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def another(self, second: MCPMemoryBackend) -> MCPMemoryBackend:  # type: ignore[override]
+        assert await second.wait_ready(UP_WITHIN_S)
+        return second
 
 
 # What the way there might spoil
@@ -246,7 +257,7 @@ async def test_after_kill_9_it_is_unavailable_at_once_and_soon_back_with_its_dat
     killed_at = time.monotonic()
 
     results = await asyncio.gather(*calls, return_exceptions=True)
-    assert {type(result) for result in results} <= {type(None), BackendUnavailableError}
+    assert {type(result) for result in results} <= {int, BackendUnavailableError}
     assert "server process ended" in await reason_of(server.probe())
     assert time.monotonic() - killed_at < 0.5
     await until_reason(server, "signal 9")
@@ -301,7 +312,7 @@ async def test_a_stopped_server_is_replaced_when_no_caller_waits_long_enough_to_
 
 async def test_a_server_that_answers_others_is_not_replaced_for_a_call_that_is_not_answered() -> None:
     tools = json.dumps([*TOOLS, "no ping"])
-    async with up(script(FAKE, tools, json.dumps(said({"healthy": True})), call_timeout_s=0.2)) as backend:
+    async with up(script(FAKE, tools, json.dumps(said({"counter": 1})), call_timeout_s=0.2)) as backend:
         pid = pid_of(backend)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
@@ -478,7 +489,7 @@ async def test_attempts_grow_rarer_up_to_a_limit_and_frequent_again_after_a_succ
     assert delays == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30])
 
     delays.clear()
-    async with up(fake(said({"healthy": True}), sleep=sleep, jitter=lambda: 1.0)) as backend:
+    async with up(fake(said({"counter": 1}), sleep=sleep, jitter=lambda: 1.0)) as backend:
         for _ in range(3):
             assert await backend.wait_ready(UP_WITHIN_S)
             await backend.probe()
@@ -547,8 +558,8 @@ WIRED = protocol.to_wire(OURS)
         said([]),
         said({}),
         said({"records": None, "next": None}),
-        said({"records": [None], "changed": True, "healthy": 1}),
-        said({"records": [{}], "changed": "1", "healthy": "yes"}),
+        said({"records": [None], "changed": True, "counter": True}),
+        said({"records": [{}], "changed": "1", "counter": "yes"}),
         said({"records": [WIRED | {"revision": 7}], "changed": -1}),
         said({"records": [WIRED | {"revision": "7"}], "changed": 2}),
         said({"records": [WIRED | {"metadata": "{"}]}),
@@ -714,12 +725,12 @@ async def test_what_our_server_complains_of_is_the_reason_and_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     db = tmp_path / "memory.db"
-    db.write_bytes(b"not a database" * 100)
+    db.mkdir()
     async with real(db, is_ours=True) as backend:
         async with asyncio.timeout(UP_WITHIN_S):
             while "exit code 1" not in backend._link.reason:  # noqa: ASYNC110 - the link tells nobody
                 await asyncio.sleep(0.01)
-        with pytest.raises(BackendUnavailableError, match=r"exit code 1\): .*memory\.db: file is not a database"):
+        with pytest.raises(BackendUnavailableError, match=r"exit code 1\): .*memory\.db: unable to open database file"):
             await backend.probe()
 
     assert "mcp_said" in {getattr(record, "event", "") for record in caplog.records}
@@ -733,7 +744,7 @@ async def test_a_file_that_is_taken_away_turns_the_server_red_and_is_made_anew(t
             file.unlink()
 
         with pytest.raises(BackendUnavailableError, match="removed or replaced"):
-            await backend.store("u1", "team", "Eagles")
+            await backend.put([make_entry("u1", "team", "Eagles")])
         await backend.probe()
 
         assert await backend.store("u1", "team", "Jets")

@@ -158,7 +158,7 @@ async def test_a_file_that_is_taken_away_is_noticed_before_anything_is_acknowled
                 await other.store("u1", "drink", "milk")
 
         with pytest.raises(BackendUnavailableError, match="removed or replaced"):
-            await backend.store("u1", "team", "Eagles")
+            await backend.put([make_entry("u1", "team", "Eagles")])
         assert not await backend.health_check()
         await backend.open()
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mcp.types import CallToolResult
 
-    from memory.backend import MemoryBackend
+    from memory.backend import StoreBackend
     from memory.model import Record
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ async def child(db: Path, errors: Path) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def in_process(store: MemoryBackend) -> AsyncIterator[Client]:
+async def in_process(store: StoreBackend) -> AsyncIterator[Client]:
     async with Client(mcp_server.build_server(store)) as client:
         yield client
 
@@ -75,6 +75,13 @@ async def started(db: Path) -> AsyncIterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+
+
+async def run_to_the_end(db: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *COMMAND, str(db)]
+    return await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, input="", capture_output=True, text=True, check=False
+    )
 
 
 def ask(stdin: IO[bytes], number: int, method: str, params: dict[str, Any]) -> None:
@@ -110,7 +117,7 @@ async def test_what_is_kept_is_there_after_a_restart_of_the_process_and_the_tool
     async with child(db, errors) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert await put(client, entry) == 1
-        assert data_of(await client.call_tool(protocol.PROBE)) == {"healthy": True}
+        assert data_of(await client.call_tool(protocol.PROBE)) == {"counter": 1}
         bad = ENTRY | {"value": MARKER * 5_000}
         refused = await client.call_tool(protocol.PUT, {"records": [bad]})
         unknown = await client.call_tool(MARKER, {MARKER: MARKER})
@@ -163,21 +170,29 @@ async def test_a_reader_that_went_away_ends_it_without_a_traceback(tmp_path: Pat
         assert b"Traceback" not in process.stderr.read()
 
 
-@pytest.mark.parametrize("obstacle", ["a folder", "no database"])
-async def test_a_file_that_cannot_be_used_is_one_readable_line_and_exit_code_1(tmp_path: Path, obstacle: str) -> None:
+async def test_a_file_that_cannot_be_used_is_one_readable_line_and_exit_code_1(tmp_path: Path) -> None:
     db = tmp_path / "memory.db"
-    if obstacle == "a folder":
-        db.mkdir()
-    else:
-        db.write_bytes(b"this is no database" * 1_000)
+    db.mkdir()
 
-    process = await asyncio.to_thread(
-        subprocess.run, [sys.executable, *COMMAND, str(db)], cwd=ROOT, input="", capture_output=True, text=True
-    )
+    process = await run_to_the_end(db)
 
     assert process.returncode == 1
     assert len(process.stderr.splitlines()) == 1
     assert "could not open" in process.stderr
+
+
+async def test_a_damaged_file_is_kept_aside_with_one_readable_line_and_made_anew(tmp_path: Path) -> None:
+    db = tmp_path / "memory.db"
+    db.write_bytes(b"this is no database" * 1_000)
+
+    process = await run_to_the_end(db)
+
+    assert process.returncode == 0
+    assert len(process.stderr.splitlines()) == 1
+    assert "is damaged, was kept as memory.db.damaged-" in process.stderr
+    (aside,) = tmp_path.glob("memory.db.damaged-*")
+    assert aside.read_bytes() == b"this is no database" * 1_000
+    assert db.exists()
 
 
 # The tools
@@ -290,14 +305,16 @@ async def test_the_probe_fails_when_the_file_takes_no_write(tmp_path: Path) -> N
         free = await client.call_tool(protocol.PROBE)
 
     assert locked.is_error
-    assert "locked" in protocol.unavailable(locked.meta or {})
+    reason, readable = protocol.unavailable(locked.meta or {})
+    assert "locked" in reason
+    assert readable
     assert not free.is_error
 
 
 class Broken(InMemoryBackend):
     """Fails in a way that nobody foresaw."""
 
-    async def probe(self) -> None:
+    async def probe(self) -> int:
         raise RuntimeError(MARKER)
 
     async def put(self, records: Any) -> int:  # noqa: ARG002
@@ -313,7 +330,7 @@ async def test_what_nobody_foresaw_is_told_without_its_text_and_spares_the_other
         other = await client.call_tool(protocol.SCAN, {})
 
     assert failed.is_error
-    assert protocol.unavailable(failed.meta or {}) == "internal error"
+    assert protocol.unavailable(failed.meta or {}) == ("internal error", False)
     assert [vars(record)["event"] for record in caplog.records] == ["tool_failed"]
     assert "RuntimeError at test_mcp_server.py" in caplog.text
     assert MARKER not in caplog.text + text_of(failed)
@@ -325,4 +342,4 @@ async def test_a_store_that_hangs_is_an_answer_in_time(monkeypatch: pytest.Monke
     async with in_process(Broken()) as client:
         result = await client.call_tool(protocol.PUT, {"records": [ENTRY]})
 
-    assert "no answer within 0.05 s" in protocol.unavailable(result.meta or {})
+    assert "no answer within 0.05 s" in protocol.unavailable(result.meta or {})[0]

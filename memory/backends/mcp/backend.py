@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from memory.backend import PAGE, MemoryBackend, remaining_s
+from memory.backend import PAGE, StoreBackend, remaining_s
 from memory.backends.mcp import protocol
 from memory.backends.mcp.link import LinkDownError, LinkStartingError, MCPLink
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
@@ -18,6 +18,8 @@ from memory.model import (
     Page,
     Position,
     Record,
+    StoreIdentity,
+    UserDigest,
     UserTombstone,
     check_key,
     check_record,
@@ -25,6 +27,14 @@ from memory.model import (
     check_user_id,
     slot_of,
     user_hash_of,
+)
+from memory.wire import (
+    check_bucket,
+    check_installation_id,
+    count_from_json,
+    digest_from_json,
+    identity_from_json,
+    xor_from_json,
 )
 
 if TYPE_CHECKING:
@@ -35,8 +45,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-class MCPMemoryBackend(MemoryBackend):
+
+class MCPMemoryBackend(StoreBackend):
     """Keeps memories in an MCP server, which it runs as a child process and keeps running.
 
     `open` returns before the server is up. Until it is, and whenever it is not, everything raises
@@ -154,10 +166,56 @@ class MCPMemoryBackend(MemoryBackend):
                 raise self._nonsense("scan")
         return page
 
-    async def probe(self) -> None:
-        answer = await self._ask("probe", protocol.PROBE, {})
-        if answer.get("healthy") is not True:
-            raise self._nonsense("probe")
+    async def probe(self) -> int:
+        return await self._checked("probe", protocol.PROBE, {}, lambda answer: count_from_json(answer.get("counter")))
+
+    async def identify(self) -> StoreIdentity:
+        return await self._checked("identify", protocol.IDENTIFY, {}, identity_from_json)
+
+    async def claim(self, installation_id: str) -> None:
+        check_installation_id(installation_id)
+
+        def check(answer: Mapping[str, Any]) -> None:
+            if answer.get("installation_id") != installation_id:
+                raise MemoryRejectedError("installation_id", "is another one")
+
+        await self._checked("claim", protocol.CLAIM, {"installation_id": installation_id}, check)
+
+    async def buckets(self) -> dict[str, tuple[int, int]]:
+        def parse(answer: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+            found: dict[str, tuple[int, int]] = {}
+            for name, said in answer["buckets"].items():
+                check_bucket(name)
+                count = count_from_json(said["count"])
+                if count == 0:
+                    raise MemoryRejectedError("bucket", "is empty")
+                found[name] = count, xor_from_json(said["xor"])
+            return found
+
+        return await self._checked("compare", protocol.BUCKETS, {}, parse)
+
+    async def digests(self, bucket: str) -> list[UserDigest]:
+        check_bucket(bucket)
+        found: list[UserDigest] = []
+
+        def parse(answer: Mapping[str, Any]) -> str | None:
+            """Add the digests of a part, which must lie behind all before; return where to go on."""
+            for item in answer["digests"]:
+                digest = digest_from_json(item, bucket)
+                if found and digest.user_hash <= found[-1].user_hash:
+                    raise MemoryRejectedError("user_hash", "is out of order")
+                found.append(digest)
+            following = answer.get("next")
+            if following is not None and (not answer["digests"] or following != found[-1].user_hash):
+                raise MemoryRejectedError("next", "is not where the answer ends")
+            return None if following is None else str(following)
+
+        after: str | None = None
+        while True:
+            asked = {"bucket": bucket, "after": after}
+            after = await self._checked("compare", protocol.DIGESTS, asked, parse)
+            if after is None:
+                return found
 
     async def _page(self, operation: str, tool: str, asked: dict[str, Any], answers: Callable[[Record], bool]) -> Page:
         """Ask for a page, of which every record must be one that *answers* the question."""
@@ -175,6 +233,16 @@ class MCPMemoryBackend(MemoryBackend):
         self._distrusted = False
         return Page(records, following, (self.name,))
 
+    async def _checked(
+        self, operation: str, tool: str, asked: dict[str, Any], parse: Callable[[Mapping[str, Any]], T]
+    ) -> T:
+        """Ask, and return what *parse* makes of the answer; what it cannot make sense of is no answer."""
+        answer = await self._ask(operation, tool, asked)
+        try:
+            return parse(answer)
+        except (MemoryRejectedError, AttributeError, LookupError, TypeError, ValueError) as exc:
+            raise self._nonsense(operation) from exc
+
     async def _ask(self, operation: str, tool: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
         left_s = remaining_s()
         timeout_s = self._call_timeout_s if left_s is None else min(self._call_timeout_s, left_s)
@@ -189,7 +257,8 @@ class MCPMemoryBackend(MemoryBackend):
         rejected = protocol.rejected(answer.meta)
         if rejected is not None:
             raise rejected
-        raise BackendUnavailableError(self.name, operation, protocol.unavailable(answer.meta))
+        reason, readable = protocol.unavailable(answer.meta)
+        raise BackendUnavailableError(self.name, operation, reason, readable=readable)
 
     def _nonsense(self, operation: str, reason: str = "the server's answer makes no sense") -> BackendUnavailableError:
         if not self._distrusted:

@@ -17,7 +17,11 @@ PUT = "memory_put"
 GET = "memory_get"
 SCAN = "memory_scan"
 PROBE = "memory_probe"
-TOOLS = frozenset({PUT, GET, SCAN, PROBE})
+IDENTIFY = "memory_identify"
+CLAIM = "memory_claim"
+BUCKETS = "memory_buckets"
+DIGESTS = "memory_digests"
+TOOLS = frozenset({PUT, GET, SCAN, PROBE, IDENTIFY, CLAIM, BUCKETS, DIGESTS})
 
 BATCH_BYTES = 256 * 1024
 """A message carries this much, or one record more: below 1 MiB, since stdio clients read lines in O(n^2)."""
@@ -26,7 +30,7 @@ REJECTED = "memory_rejected"
 """In the `_meta` of a tool's error: `{field, problem, limit}` of a MemoryRejectedError."""
 
 UNAVAILABLE = "memory_unavailable"
-"""In the `_meta` of a tool's error: `{reason}`; the same call may work later."""
+"""In the `_meta` of a tool's error: `{reason, readable}` of a BackendUnavailableError; it may work later."""
 
 
 def to_wire(record: Record) -> dict[str, Any]:
@@ -67,8 +71,19 @@ def rejected(meta: Mapping[str, Any]) -> MemoryRejectedError | None:
     return MemoryRejectedError(*(str(said.get(part, ""))[:200] for part in ("field", "problem", "limit")))
 
 
-def unavailable(meta: Mapping[str, Any]) -> str:
-    """Return why the server could not do it, in its own words if it is ours; others may quote memories."""
+def unavailability(reason: str, *, readable: bool = False) -> dict[str, Any]:
+    """Return a failure of the store as the `_meta` of a tool's error."""
+    return {UNAVAILABLE: {"reason": reason, "readable": readable}}
+
+
+def unavailable(meta: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return why the server could not do it, and whether it could still be read.
+
+    In its own words if it is ours; others may quote memories.
+    """
     said = meta.get(UNAVAILABLE)
-    reason = said.get("reason") if isinstance(said, dict) else None
-    return reason[:200] if isinstance(reason, str) and reason else "the server reported an error"
+    if not isinstance(said, dict):
+        said = {}
+    reason = said.get("reason")
+    known = isinstance(reason, str) and bool(reason)
+    return str(reason)[:200] if known else "the server reported an error", said.get("readable") is True
