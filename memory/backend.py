@@ -131,10 +131,15 @@ class MemoryBackend(ABC):
         return SearchResult(hits, cut, page.answered, page.missing, page.starting)
 
     async def get_all(self, user_id: str, *, audience: Audience = None) -> dict[str, str]:
-        """Return every visible key with its value. Where several visible scopes hold a key, the newest."""
+        """Return every visible key with its value. Where several visible scopes hold a key, the newest.
+
+        Unavailable where `search` would return what was written lately and name every store as missing.
+        """
         check_user_id(user_id)
         async with self._bounded("get_all"):
             page = await self._all_of(user_id)
+        if page.missing and not page.answered:  # a dictionary cannot say how much is missing from it
+            raise BackendUnavailableError(self.name, "get_all", f"no answer from {', '.join(page.missing)}")
         entries = sorted(visible(page.records, audience), key=lambda entry: entry.revision)
         return {entry.key: entry.value for entry in entries}
 

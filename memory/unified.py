@@ -108,7 +108,9 @@ class UnifiedMemoryBackend(MemoryBackend):
         if self._folder is not None:
             self._folder.enter()
         await self._register()
-        if not self.outbox.home:  # at the first start the local store says whose folder this is, before others are asked
+        if (
+            not self.outbox.home
+        ):  # at the first start the local store says whose folder this is, before others are asked
             await asyncio.gather(*(replica.open() for replica in self.replicas if replica.may_found))
         await asyncio.gather(*(replica.open() for replica in self.replicas))
         self._attention.set()
@@ -195,9 +197,18 @@ class UnifiedMemoryBackend(MemoryBackend):
 
         over = await self._overlay(user_id)
         for sure in (False, True):
-            page = await self._ask_for(
-                user_id, "scan", lambda r: r.store.scan(user_id, after, limit), near=True, everyone=sure or over is None
-            )
+            try:
+                page = await self._ask_for(
+                    user_id,
+                    "scan",
+                    lambda r: r.store.scan(user_id, after, limit),
+                    near=True,
+                    everyone=sure or over is None,
+                )
+            except BackendUnavailableError:
+                page = self._nobodys_page()
+                if not over:
+                    raise
             page = merge_pages([page, _overlaid(over or (), after)], page.missing, page.starting)
             if not self._contradicted(user_id, page, asked):
                 break
@@ -222,7 +233,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             try:
                 page = await get_in_all(read, scopes)
             except BackendUnavailableError:
-                page = Page((), None, (), *map(tuple, _names(self.replicas)))
+                page = self._nobodys_page()
                 if not _about(key, slots, Page(tuple(over or ()))).records:
                     raise
             page = _about(key, slots, merge_pages([page, Page(tuple(over or ()))], page.missing, page.starting))
@@ -285,6 +296,10 @@ class UnifiedMemoryBackend(MemoryBackend):
             raise self._nobody(operation, outcomes)
         spoke = {name for page in pages for name in page.answered}
         return merge_pages(pages, *_names([replica for replica in self.replicas if replica.name not in spoke]))
+
+    def _nobodys_page(self) -> Page:
+        missing, starting = _names(self.replicas)
+        return Page((), None, (), tuple(missing), tuple(starting))
 
     def _for_all_in_step(self, user_id: str, page: Page) -> Page:
         """Return *page* as the word of every store that is in step, if it is that of one of them."""

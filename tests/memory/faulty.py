@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from memory.backend import PAGE, StoreBackend
 from memory.backends.in_memory import InMemoryBackend
 from memory.errors import BackendStartingError, BackendUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
+    from memory.backend import LocalWriter
     from memory.model import Audience, Page, Position, Record, StoreIdentity, UserDigest
     from memory.revision import HybridLogicalClock
+
+T = TypeVar("T")
 
 
 class FaultyBackend(StoreBackend):
@@ -24,28 +28,37 @@ class FaultyBackend(StoreBackend):
             "crash" raises what no store may raise; "refuse writes" reads well; "late" does the work and answers
             too late.
         calls: how often any primitive was called.
+
+    Args:
+        direct: whether the outbox writes to it in the same call, as to a SQLite file, so that a store has everything
+            as soon as a write was acknowledged.
     """
 
-    def __init__(self, name: str, *, clock: HybridLogicalClock | None = None) -> None:
+    def __init__(self, name: str, *, clock: HybridLogicalClock | None = None, direct: bool = False) -> None:
         super().__init__(name, clock=clock)
         self.inner = InMemoryBackend(name, clock=clock)
         self.fault = ""
         self.calls = 0
+        self._direct = direct
+        self._lock = threading.Lock()
 
     async def put(self, records: Sequence[Record]) -> int:
         self._refuse("store")
         if self.fault == "late":
             await self.inner.put(records)
         await self._suffer()
-        return await self.inner.put(records)
+        with self._lock:
+            return await self.inner.put(records)
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         await self._suffer()
-        return await self.inner.get(user_id, key, scopes)
+        with self._lock:
+            return await self.inner.get(user_id, key, scopes)
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         await self._suffer()
-        return await self.inner.scan(user_id, after, limit)
+        with self._lock:
+            return await self.inner.scan(user_id, after, limit)
 
     async def probe(self) -> int:
         self._refuse("probe")
@@ -63,17 +76,30 @@ class FaultyBackend(StoreBackend):
 
     async def buckets(self) -> dict[str, tuple[int, int]]:
         await self._suffer()
-        return await self.inner.buckets()
+        with self._lock:
+            return await self.inner.buckets()
 
     async def digests(self, bucket: str) -> list[UserDigest]:
         await self._suffer()
-        return await self.inner.digests(bucket)
+        with self._lock:
+            return await self.inner.digests(bucket)
 
     async def open(self) -> None:
         """Nothing to open."""
 
     async def close(self) -> None:
         """Nothing to close."""
+
+    def writer(self) -> LocalWriter | None:
+        return _Writer(self) if self._direct else None
+
+    def apply(self, records: Sequence[Record]) -> int:
+        """Keep *records* at once, from any thread."""
+        self._refuse("store")
+        if self.fault:
+            raise BackendUnavailableError(self.name, "store", self.fault)
+        with self._lock:
+            return run_now(self.inner.put(records))
 
     def _refuse(self, operation: str) -> None:
         if self.fault == "refuse writes":
@@ -93,3 +119,23 @@ class FaultyBackend(StoreBackend):
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
                     await asyncio.sleep(3)  # the rudest store there is
+
+
+class _Writer:
+    def __init__(self, store: FaultyBackend) -> None:
+        self._store = store
+
+    def apply(self, records: Sequence[Record]) -> int:
+        return self._store.apply(records)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def run_now(work: Coroutine[Any, Any, T]) -> T:
+    """Return what *work*, which waits for nothing, returns."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        return cast("T", done.value)
+    raise AssertionError("it waited for something")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,8 +19,9 @@ from tests.memory.faulty import FaultyBackend
 from tests.memory.unify import BY_HAND, unify
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
 
 @pytest.fixture
 def flag(tmp_path: Path) -> MigrationFlag:
@@ -38,7 +39,9 @@ def jakey(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def memory(store: FaultyBackend, flag: MigrationFlag, jakey: Path, tmp_path: Path) -> AsyncIterator[FlaggedMemory]:
+async def memory(
+    store: FaultyBackend, flag: MigrationFlag, jakey: Path, tmp_path: Path
+) -> AsyncIterator[FlaggedMemory]:
     unified = unify(tmp_path, store, plan=BY_HAND, timeout_s=0.1)
     legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99, plan=BY_HAND)
     async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
@@ -56,6 +59,14 @@ class TestFlagOff(BackendContract):
     @pytest.fixture
     async def backend(self, memory: FlaggedMemory) -> FlaggedMemory:
         return memory
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let another process hold *path*, so that nobody else can write it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        yield
 
 
 def rows(jakey: Path) -> list[tuple[object, ...]]:
@@ -109,12 +120,13 @@ async def test_the_flag_is_seen_at_the_next_call_and_neither_path_misses_the_oth
 
 
 async def test_with_every_store_failing_legacy_takes_over_if_it_is_there(
-    memory: FlaggedMemory, flag: MigrationFlag, store: FaultyBackend, jakey: Path
+    memory: FlaggedMemory, flag: MigrationFlag, store: FaultyBackend, jakey: Path, tmp_path: Path
 ) -> None:
     flag.enable({})
     store.fault = "down"
 
-    assert await memory.store("u1", "color", "blue")  # jakey.db is there: the flag was off when it was opened
+    with locked(tmp_path / "outbox.db"):
+        assert await memory.store("u1", "color", "blue")  # jakey.db is there: the flag was off when it was opened
 
     found = await memory.search("u1", "color")
     assert [entry.value for entry in found] == ["blue"]
@@ -123,14 +135,14 @@ async def test_with_every_store_failing_legacy_takes_over_if_it_is_there(
 
 
 async def test_with_every_store_failing_and_no_legacy_file_the_caller_hears_so(
-    store: FaultyBackend, flag: MigrationFlag, jakey: Path
+    store: FaultyBackend, flag: MigrationFlag, jakey: Path, tmp_path: Path
 ) -> None:
     flag.enable({})
     store.fault = "down"
     unified = unify(tmp_path, store, plan=BY_HAND)
     legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99)
     async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
-        with pytest.raises(BackendUnavailableError):
+        with locked(tmp_path / "outbox.db"), pytest.raises(BackendUnavailableError):
             await memory.store("u1", "color", "blue")
         with pytest.raises(BackendUnavailableError):
             await memory.get_all("u1")
@@ -139,7 +151,7 @@ async def test_with_every_store_failing_and_no_legacy_file_the_caller_hears_so(
 
 
 async def test_a_broken_legacy_file_does_not_break_the_unified_path(
-    store: FaultyBackend, flag: MigrationFlag, jakey: Path
+    store: FaultyBackend, flag: MigrationFlag, jakey: Path, tmp_path: Path
 ) -> None:
     flag.enable({})
     jakey.write_bytes(b"not a database" * 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
 from memory.member import Member
@@ -20,10 +21,11 @@ class SmallMemory:
 
     def __init__(self, folder: Path, *, deadline_s: float = 2.0) -> None:
         self._folder = folder
+        self._lock: sqlite3.Connection | None = None
         self._clock = HybridLogicalClock()
         self._deadline_s = deadline_s
         self.mcp, self.sqlite, self.legacy = (
-            FaultyBackend(name, clock=self._clock) for name in ("mcp", "sqlite", "legacy")
+            FaultyBackend(name, clock=self._clock, direct=True) for name in ("mcp", "sqlite", "legacy")
         )
         self.legacy_path = folder / "jakey.db"
         self.flag = MigrationFlag(folder / ".memory_migration_complete")
@@ -31,7 +33,14 @@ class SmallMemory:
         self.shared = SharedMemory(self._build, deadline_s=deadline_s)
 
     def break_all(self, fault: str = "down") -> None:
+        """Make all of it fail, the outbox, too, which another process holds locked; or, with "", mend it all."""
         self.mcp.fault = self.sqlite.fault = self.legacy.fault = fault
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        if fault:
+            self._lock = sqlite3.connect(self._folder / "outbox.db", isolation_level=None, check_same_thread=False)
+            self._lock.execute("BEGIN EXCLUSIVE")
 
     def _build(self) -> MemorySystem:
         # Nobody looks by himself: a store stays as a test has left it until it is asked.
