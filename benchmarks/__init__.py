@@ -1,0 +1,1 @@
+"""What is measured: each part is `python -m benchmarks.NAME --json`."""

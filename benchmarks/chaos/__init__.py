@@ -1,0 +1,1 @@
+"""Random faults against real stores and real processes, judged by a model of what was acknowledged."""

@@ -1,0 +1,117 @@
+"""The stores' files seen from outside: copied, exchanged, cut off from power, compared."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.chaos.model import Slot
+
+_BACKFILL = slice(96, 100)
+_BACKFILL_ATTEMPTED = slice(128, 132)
+_SHM_HEADER = 136
+
+Rows: TypeAlias = frozenset[tuple[str, ...]]
+
+
+def copy(source: Path, target: Path) -> bool:
+    """Copy a database that may be in use, by SQLite's backup; return whether that worked."""
+    target.unlink(missing_ok=True)
+    try:
+        with closing(_connect(source)) as here, closing(sqlite3.connect(target)) as there:
+            here.backup(there)
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def put_back(copied: Path, path: Path, *, in_place: bool = False) -> None:
+    """Put *copied* where *path* is; nobody may be running who has it open.
+
+    Args:
+        in_place: keep the inode, so that only what is inside tells that it is another.
+    """
+    if in_place and path.exists():
+        shutil.copyfile(copied, path)
+    else:
+        draft = path.with_name(f"{path.name}.draft")
+        shutil.copyfile(copied, draft)
+        draft.replace(path)
+    drop_journal(path)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange two databases, their journals too; nobody may be running who has one open."""
+    for suffix in ("", "-wal", "-shm"):
+        a, b, aside = (p.with_name(p.name + suffix) for p in (one, other, one.with_name(f"{one.name}.aside")))
+        for source, target in ((a, aside), (b, a), (aside, b)):
+            with suppress(FileNotFoundError):
+                shutil.move(source, target)
+
+
+def remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    drop_journal(path)
+
+
+def drop_journal(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def settle(path: Path) -> None:
+    """Bring what is in the log into the file, durably: what the stores agreed on is not what a power cut takes."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=1.0)) as db:
+        db.execute("PRAGMA wal_checkpoint(FULL)")
+
+
+def can_lose_log(path: Path) -> bool:
+    """Return whether the file without its log is what a power cut could have left.
+
+    Not in the middle of a checkpoint: what was copied by then would survive in reality, because the log is synced
+    first.
+    """
+    shm = path.with_name(f"{path.name}-shm")
+    with suppress(FileNotFoundError):
+        head = shm.read_bytes()[:_SHM_HEADER]
+        if len(head) == _SHM_HEADER and head[_BACKFILL] != head[_BACKFILL_ATTEMPTED]:
+            return False
+    alone = path.with_name(f"{path.name}.alone")
+    try:
+        shutil.copyfile(path, alone)
+        with closing(sqlite3.connect(alone)) as db:
+            return bool(db.execute("PRAGMA integrity_check").fetchone()[0] == "ok")
+    except (sqlite3.Error, FileNotFoundError):
+        return False
+    finally:
+        remove(alone)
+
+
+def rows(path: Path) -> Rows | None:
+    """Return position, revision and hash of everything in a store, to compare; None if it cannot be read."""
+    try:
+        with closing(_connect(path)) as db:
+            return frozenset(db.execute("SELECT user_id, slot, revision, hash FROM memories").fetchall())
+    except sqlite3.Error:
+        return None
+
+
+def live(path: Path) -> dict[str, dict[Slot, str]]:
+    """Return the entries of a store, by user and slot."""
+    found: dict[str, dict[Slot, str]] = {}
+    with closing(_connect(path)) as db:
+        for user, scope, key, value in db.execute(
+            "SELECT user_id, scope, key, value FROM memories WHERE key IS NOT NULL"
+        ):
+            found.setdefault(user, {})[scope, key] = value
+    return found
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open to read only: a connection that writes would, as the last one, tidy up the log when it closes."""
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0.2)

@@ -1,0 +1,250 @@
+"""What happens in one schedule: who does what, and which faults come when. Pure: a seed gives a schedule."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+Action: TypeAlias = Literal["store", "burst", "delete", "forget", "retrieve", "search", "get_all"]
+
+LOSSES = ("old_copy", "swap", "swap_foreign", "empty", "power_cut", "power_cut_and_loss", "outbox_gone")
+"""After one of these the data of a store is gone or old: no other may follow before the stores agree again."""
+
+HINDRANCES = ("kill_mcp", "kill_bot", "stop_mcp", "stop_bot", "refuse", "lock", "two_bots", "disk_full")
+
+SCRIPTED = tuple(
+    f"scripted_{what}"
+    for what in (
+        "clock_jump",
+        "crash",
+        "disk_full",
+        "empty",
+        "garbage",
+        "hang",
+        "late",
+        "lock",
+        "old_copy",
+        "refuse",
+        "restart",
+    )
+)
+
+SCOPES = ("", "dm", "guild:1", "guild:10")
+_KEYS = ("colour", "Colour", "a|b", "a", "b|", "naïve 'key'; --", "\u202ertl", "nul\x00", "🫖", "%_")
+_USERS = ("1", "10", "u'1", 'u"|', "U", "u", "\x00", "ü")
+
+_LASTING = ("stop_mcp", "stop_bot", "refuse", "lock", "two_bots", "disk_full", "swap_foreign")
+
+_ACTIONS: tuple[tuple[Action, int], ...] = (
+    ("store", 30),
+    ("burst", 6),
+    ("delete", 12),
+    ("forget", 3),
+    ("retrieve", 22),
+    ("search", 12),
+    ("get_all", 15),
+)
+_AUDIENCES: tuple[tuple[str, ...] | None, ...] = (None, None, SCOPES, ("",), ("", "dm"), ("guild:1",))
+
+# Where a fault strikes, and in which ways; the first way is what an option without one means.
+_TARGETS: dict[str, tuple[str, ...]] = {
+    "refuse": ("mcp", "bot"),
+    "lock": ("mcp", "sqlite", "outbox"),
+    "disk_full": ("mcp", "bot"),
+    "old_copy": ("mcp", "sqlite"),
+    "swap": ("mcp", "sqlite", "both"),
+    "swap_foreign": ("mcp", "sqlite"),
+    "empty": ("mcp", "sqlite"),
+    "scripted_lock": ("second", "sqlite", "outbox"),
+    "scripted_empty": ("second", "sqlite"),
+    "scripted_old_copy": ("second", "sqlite"),
+    "scripted_clock_jump": ("forth", "back"),
+}
+_WAYS: dict[str, tuple[str, ...]] = {
+    "old_copy": ("killed", "stopped", "in place"),
+    "swap_foreign": ("put right", "adopted"),
+    "lock": ("IMMEDIATE", "EXCLUSIVE"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call of a client.
+
+    Attributes:
+        key: of a burst, the number of keys stored at once.
+        elsewhere: asked of the second bot, while there is one, whoever writes for this user.
+    """
+
+    action: Action
+    user: str
+    scope: str = ""
+    key: str = ""
+    audience: tuple[str, ...] | None = None
+    elsewhere: bool = False
+
+    def text(self) -> str:
+        """Return the operation as a person reads it."""
+        match self.action:
+            case "forget":
+                where = ""
+            case "get_all" | "search" | "retrieve":
+                where = f" {self.key!r} for {self.audience}" + " elsewhere" * self.elsewhere
+            case _:
+                where = f" {self.scope!r} {self.key!r}"
+        return f"{self.action} {self.user!r}{where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault.
+
+    Attributes:
+        target: where it strikes; empty where there is only one place.
+        way: how, where there are several.
+        wait_s: how long after the fault before it.
+        hold_s: how long what it does is left so, if it is something that lasts.
+        overlaps: whether the next fault comes while this one lasts.
+    """
+
+    kind: str
+    target: str = ""
+    way: str = ""
+    wait_s: float = 0.3
+    hold_s: float = 0.5
+    overlaps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Everything that is decided beforehand; only the timing of processes is not.
+
+    Attributes:
+        clients: what each client does, again and again until the last fault is over; the first owns the first
+            users, and so on, and nobody else writes for these.
+        gap_s: how long each client rests between two operations.
+    """
+
+    seed: str
+    real: bool
+    deadline_s: float
+    probe_interval_s: float
+    clients: tuple[tuple[Operation, ...], ...]
+    gap_s: tuple[float, ...]
+    faults: tuple[Fault, ...]
+
+    def text(self) -> str:
+        """Return the schedule as a person reads it."""
+        kind = "real processes" if self.real else "scripted"
+        lines = [f"schedule {self.seed}: {kind}, deadline {self.deadline_s:g} s, canary {self.probe_interval_s:g} s"]
+        lines += [
+            f"  client {number} ({self.gap_s[number]:g} s apart): " + ", ".join(op.text() for op in operations)
+            for number, operations in enumerate(self.clients)
+        ]
+        lines += [
+            f"  {fault.kind} {fault.target} {fault.way}".rstrip()
+            + f" after {fault.wait_s:.2f} s for {fault.hold_s:.2f} s"
+            + (", during which:" if fault.overlaps else "")
+            for fault in self.faults
+        ]
+        return "\n".join(lines)
+
+
+def schedule_for(seed: int, index: int, chosen: str = "") -> Schedule:
+    """Return schedule *index* of the run with *seed*.
+
+    Three in seven run real processes. Each kind of fault comes as often as any other of its group: they are dealt
+    like cards from shuffled packs, so that no kind depends on luck.
+
+    Args:
+        chosen: the faults instead of dealt ones, such as "stop_mcp+empty:sqlite,kill_bot"; a plus makes a fault
+            last during the next.
+    """
+    dice = random.Random(f"chaos {seed} {index} {chosen}")
+    if chosen:
+        faults = _chosen(chosen, dice)
+        real = not faults[0].kind.startswith("scripted_")
+    else:
+        real = index % 7 < 3
+        faults = _dealt(seed, index, real, dice)
+    clients = 4 if real else 3
+    users = [_USERS[i::clients] for i in range(clients)]
+    per_client = 24 if real else 16
+    longest_s = dice.choice((1.0, 2.0)) if real else 0.4
+    return Schedule(
+        seed=f"{seed}:{index}",
+        real=real,
+        deadline_s=longest_s,
+        probe_interval_s=0.5 if real else 0.1,
+        clients=tuple(tuple(_operation(owned, dice) for _ in range(per_client)) for owned in users),
+        gap_s=tuple(dice.choice((0.005, 0.01, 0.03) if real else (0.0, 0.002)) for _ in users),
+        faults=faults,
+    )
+
+
+def _dealt(seed: int, index: int, real: bool, dice: random.Random) -> tuple[Fault, ...]:
+    if real:
+        rank = index // 7 * 3 + index % 7
+        kinds = _from_pack(seed, LOSSES, rank, 2) + _from_pack(seed, HINDRANCES, rank, 2)
+    else:
+        kinds = _from_pack(seed, SCRIPTED, index // 7 * 4 + index % 7 - 3, 5)
+    dice.shuffle(kinds)
+    faults = [_made(kind, dice) for kind in kinds]
+    # What lasts may go on while the next one comes: a loss while a store hangs is where acknowledgements die.
+    for number, fault in enumerate(faults[:-1]):
+        if fault.kind in ("stop_mcp", "refuse", "lock", "two_bots") or not real:
+            faults[number] = replace(fault, overlaps=dice.random() < 0.5)
+    return tuple(faults)
+
+
+def _from_pack(seed: int, kinds: tuple[str, ...], rank: int, each: int) -> list[str]:
+    """Return the *each* kinds that schedule number *rank* is dealt from packs of *each* copies of *kinds*."""
+    pack_number, place = divmod(rank, len(kinds))
+    pack = list(kinds * each)
+    random.Random(f"pack {seed} {kinds[0]} {pack_number}").shuffle(pack)
+    return pack[place * each : (place + 1) * each]
+
+
+def _chosen(text: str, dice: random.Random) -> tuple[Fault, ...]:
+    faults = []
+    for group in text.split(","):
+        parts = group.split("+")
+        for number, part in enumerate(parts):
+            kind, target, way, *_ = [*part.split(":"), "", ""]
+            if kind not in LOSSES + HINDRANCES + SCRIPTED:
+                raise ValueError(f"{kind!r} is no fault; there are {', '.join(LOSSES + HINDRANCES + SCRIPTED)}")
+            fault = _made(kind, dice)
+            fault = replace(fault, target=target or _TARGETS.get(kind, ("",))[0], way=way or fault.way)
+            faults.append(replace(fault, overlaps=number < len(parts) - 1))
+    return tuple(faults)
+
+
+def _made(kind: str, dice: random.Random) -> Fault:
+    target = dice.choice(_TARGETS.get(kind, ("",)))
+    way = dice.choice(_WAYS.get(kind, ("",)))
+    if kind == "old_copy" and target == "mcp":
+        way = "killed"  # its server is frozen while the file is exchanged, then killed
+    if kind.startswith("scripted_"):
+        return Fault(kind, target, way, wait_s=dice.uniform(0, 0.1), hold_s=dice.choice((0.05, 0.2, 0.9)))
+    # Some hold for longer than the time in which a broken store must no longer be green.
+    if kind not in _LASTING:
+        return Fault(kind, target, way, wait_s=dice.uniform(0.1, 0.6), hold_s=0.2)
+    hold_s = dice.uniform(0.2, 0.8) if dice.random() < 0.6 or kind == "stop_bot" else dice.uniform(2.2, 3.2)
+    return Fault(kind, target, way, wait_s=dice.uniform(0.1, 0.6), hold_s=hold_s)
+
+
+def _operation(owned: tuple[str, ...], dice: random.Random) -> Operation:
+    action = dice.choices([a for a, _ in _ACTIONS], [weight for _, weight in _ACTIONS])[0]
+    scope = dice.choice(SCOPES)
+    key = dice.choice(_KEYS[:6])
+    if action in ("retrieve", "search", "get_all"):
+        user = dice.choice(_USERS)
+        return Operation(action, user, "", key, dice.choice(_AUDIENCES), elsewhere=dice.random() < 0.5)
+    if action == "forget":
+        return Operation(action, dice.choice(owned))
+    return Operation(action, dice.choice(owned), scope, str(dice.randint(3, 8)) if action == "burst" else key)
+
+
+def burst_keys(count: int) -> tuple[str, ...]:
+    return _KEYS[:count]

@@ -1,0 +1,125 @@
+"""A bot's memory as a process of its own: calls come in as JSON lines over a socket, answers go back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.chaos import mutants
+from memory.assemble import shared_memory
+from memory.errors import BackendUnavailableError, MemoryRejectedError
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from memory.shared import MemorySystem, SharedMemory
+    from memory.unified import UnifiedMemoryBackend
+
+log = logging.getLogger(__name__)
+
+
+def main(sock: socket.socket, config: Path, mutant: str) -> None:
+    """Serve until the socket ends."""
+    logging.raiseExceptions = False  # the log is on the disk that is made full
+    form = f"%(asctime)s {os.getpid()} %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(filename=config.parent / "bot.log", level=logging.INFO, format=form)
+    mutants.apply(mutant)
+    asyncio.run(_serve(sock, config))
+
+
+async def _serve(sock: socket.socket, config: Path) -> None:
+    reader, writer = await asyncio.open_connection(sock=sock)
+    memory = shared_memory(config)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def send(answer: dict[str, Any]) -> None:
+        writer.write(json.dumps(answer).encode() + b"\n")
+
+    try:
+        await memory.open()
+    except Exception as exc:
+        log.exception("the memory does not open")
+        send({"id": 0, "ok": False, "error": repr(exc)})
+    else:
+        send({"id": 0, "ok": True})
+    while line := await reader.readline():
+        asked = json.loads(line)
+        if asked["what"] == "close":
+            await memory.close()
+            break
+        task = asyncio.create_task(_answer(memory, asked, send))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    # Our owner has gone: nothing is to be tidied up, and nothing must keep us.
+    logging.shutdown()
+    os._exit(0)
+
+
+async def _answer(memory: SharedMemory, asked: dict[str, Any], send: Any) -> None:
+    began = time.perf_counter()
+    answer: dict[str, Any] = {"id": asked["id"]}
+    try:
+        answer |= {"ok": True, "result": await _do(memory, asked["what"], asked["with"])}
+    except BackendUnavailableError as exc:
+        answer |= {"ok": False, "error": "unavailable", "reason": str(exc)}
+    except MemoryRejectedError as exc:
+        answer |= {"ok": False, "error": "rejected", "reason": str(exc)}
+    except Exception as exc:
+        log.exception("%s raised what it may not", asked["what"])
+        answer |= {"ok": False, "error": "unexpected", "reason": repr(exc)}
+    answer["took_s"] = time.perf_counter() - began
+    send(answer)
+
+
+async def _do(memory: SharedMemory, what: str, given: dict[str, Any]) -> Any:
+    match what:
+        case "peek":
+            return await _peek(memory)
+        case "adopt":
+            await memory.adopt(given["name"])
+            return None
+    return await call(memory, what, given)
+
+
+async def call(memory: Any, what: str, given: dict[str, Any]) -> Any:
+    """Make one call of the published API; return what it gave as plain data."""
+    user, scope, key = given["user"], given.get("scope", ""), given.get("key", "")
+    audience = None if given.get("audience") is None else frozenset(given["audience"])
+    match what:
+        case "store":
+            return await memory.store(user, key, given["value"], {"n": 1}, scope=scope)
+        case "delete":
+            return await memory.delete(user, key, scope=scope)
+        case "forget":
+            return await memory.delete(user)
+        case "retrieve":
+            entry = await memory.retrieve(user, key, audience=audience)
+            return entry and [entry.scope, entry.key, entry.value]
+        case "search":
+            found = await memory.search(user, given.get("query"), given["limit"], audience=audience)
+            return [[entry.scope, entry.key, entry.value] for entry in found]
+        case "get_all":
+            return await memory.get_all(user, audience=audience)
+    raise ValueError(what)
+
+
+async def _peek(memory: SharedMemory) -> dict[str, Any]:
+    """Return what the status shows of each store, without sending a canary for it."""
+
+    async def look(system: MemorySystem) -> dict[str, Any]:
+        return green_of(system.unified)
+
+    return await memory.on_loop("health_check", look, bounded=False)
+
+
+def green_of(unified: UnifiedMemoryBackend) -> dict[str, Any]:
+    """Return which stores are green, as of the last canaries."""
+    return {
+        store.name: {"green": store.healthy, "state": store.state.value, "behind": store.behind, "why": store.detail}
+        for store in unified.report().stores
+    }
