@@ -120,7 +120,9 @@ INSERT OR REPLACE INTO memories
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_FIND_OLD = "SELECT revision, hash, key IS NOT NULL FROM memories WHERE user_id = ? AND slot = ?"
+_FIND_OLD = """
+SELECT revision, hash, key IS NOT NULL, scope IS ? AND key IS ? FROM memories WHERE user_id = ? AND slot = ?
+"""
 
 _CHANGE = """
 UPDATE memories
@@ -379,12 +381,13 @@ def _put_one(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> in
         return 0
     position = new.position
     new_hash = content_hash(new)
-    old = db.execute(_FIND_OLD, position).fetchone()
-    was_live = False
+    place = (new.scope, new.key) if isinstance(new, MemoryEntry) else (None, None)
+    old = db.execute(_FIND_OLD, (*place, *position)).fetchone()
+    in_place = False
     if old is not None:
-        old_revision, old_hash, was_live = old
+        old_revision, old_hash, was_live, in_place = old
         if not _sound(old_revision):
-            user.doubtful, was_live = True, False
+            user.doubtful = True
         elif (new.revision, new_hash) <= (old_revision, old_hash):
             return 0
         elif was_live and isinstance(new, MemoryEntry):
@@ -393,10 +396,10 @@ def _put_one(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> in
         user.xor ^= record_hash(position[1], old_revision, old_hash)
     if isinstance(new, MemoryEntry):
         said = (new.value, _as_text(new.metadata), to_ms(new.created_at), to_ms(new.updated_at))
-        if was_live:  # in one slot is always the same key
+        if in_place:  # as it should be: one slot is one scope and key, so that no index need change
             db.execute(_CHANGE, (new.revision, new_hash, *said, *position))
         else:
-            db.execute(_PUT, (*position, new.revision, new_hash, new.scope, new.key, *said))
+            db.execute(_PUT, (*position, new.revision, new_hash, *place, *said))
     else:
         db.execute("DELETE FROM history WHERE user_id = ? AND slot = ?", position)
         db.execute(_PUT, (*position, new.revision, new_hash, *(None,) * 6))
