@@ -13,30 +13,20 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from memory.acknowledged import AcknowledgedRevisions
 from memory.antientropy import compare
 from memory.backend import PAGE, MemoryBackend, remaining_s
-from memory.errors import BackendUnavailableError, ConfigError, MemoryRejectedError, WriteConcernError
+from memory.errors import BackendUnavailableError, ConfigError, WriteConcernError
 from memory.member import stop
-from memory.merge import get_in_all, merge_pages
-from memory.model import (
-    MemoryEntry,
-    Page,
-    UserTombstone,
-    check_draft,
-    check_record,
-    newest,
-    slot_of,
-    user_hash_of,
-)
+from memory.model import MemoryEntry, Page, check_draft, check_record, newest
+from memory.reading import Reader, ask, nobody
 from memory.report import HealthReport, StoreState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from memory.acknowledged import Asked
     from memory.folder import Folder
     from memory.model import Audience, Position, Record
     from memory.outbox import Kept, Outbox, Parked
@@ -84,11 +74,10 @@ class UnifiedMemoryBackend(MemoryBackend):
         self.replicas = tuple(sorted(replicas, key=lambda replica: replica.priority))
         self.outbox = outbox
         self._concern = _stores_needed(write_concern, len(self.replicas))
-        self._hedge_s = hedge_s
         self._compare_s = compare_s
         self._folder = folder
-        self._dice = dice
         self._acknowledged = AcknowledgedRevisions()
+        self._reader = Reader(name, self.replicas, outbox, self._acknowledged, hedge_s=hedge_s, dice=dice)
         self._opened = False
         self._registered = False
         self._compared = asyncio.Event()
@@ -142,7 +131,7 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def _keep(self, records: Sequence[Record]) -> int:
         if not self.replicas:
-            raise self._nobody("store", {})
+            raise nobody(self.name, "store", self.replicas, {})
         try:
             kept = await self.outbox.append(records)
         except BackendUnavailableError as exc:
@@ -159,10 +148,10 @@ class UnifiedMemoryBackend(MemoryBackend):
             reasons = "; ".join(f"{r.name}: {r.health().detail or 'is not ready'}" for r in absent)
             raise BackendUnavailableError(self.name, "store", f"{outbox.reason}; {reasons}") from outbox
         stamped = [record if record.revision else replace(record, revision=self.clock.stamp()) for record in records]
-        outcomes = await self._ask(self.replicas, "store", lambda replica: replica.store.put(stamped))
+        outcomes = await ask(self.replicas, "store", lambda replica: replica.store.put(stamped))
         changed = [outcome for outcome in outcomes.values() if isinstance(outcome, int)]
         if len(changed) < len(self.replicas):
-            raise self._nobody("store", outcomes) from outbox
+            raise nobody(self.name, "store", self.replicas, outcomes) from outbox
         self._acknowledged.note(stamped)
         return max(changed, default=0)
 
@@ -186,191 +175,15 @@ class UnifiedMemoryBackend(MemoryBackend):
     # Reading
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
-        return await self._get(user_id, key, scopes)
+        return await self._reader.get(user_id, key, scopes)
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         if user_id is None:
-            return await self._scan_all(after, limit)
-
-        def asked(slot: str, _: str) -> bool:
-            return (after is None or slot > after[1]) and (page.next is None or slot <= page.next[1])
-
-        over = await self._overlay(user_id)
-        for sure in (False, True):
-            try:
-                page = await self._ask_for(
-                    user_id,
-                    "scan",
-                    lambda r: r.store.scan(user_id, after, limit),
-                    near=True,
-                    everyone=sure or over is None,
-                )
-            except BackendUnavailableError:
-                page = self._nobodys_page()
-                if not over:
-                    raise
-            page = merge_pages([page, _overlaid(over or (), after)], page.missing, page.starting)
-            if not self._contradicted(user_id, page, asked):
-                break
-            self._insist(user_id, page, "scan", last=sure)
-        return self._for_all_in_step(user_id, page)
-
-    async def _get(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page:
-        slots = None if scopes is None else frozenset(slot_of(user_id, scope, key) for scope in scopes)
-
-        def asked(slot: str, known_key: str) -> bool:
-            return known_key == key if slots is None else slot in slots
-
-        over = await self._overlay(user_id)
-        for sure in (False, True):
-            everyone = sure or over is None
-
-            def read(wanted: Audience, everyone: bool = everyone) -> Awaitable[Page]:
-                return self._ask_for(
-                    user_id, "retrieve", lambda r: r.store.get(user_id, key, wanted), near=near, everyone=everyone
-                )
-
-            try:
-                page = await get_in_all(read, scopes)
-            except BackendUnavailableError:
-                page = self._nobodys_page()
-                if not _about(key, slots, Page(tuple(over or ()))).records:
-                    raise
-            page = _about(key, slots, merge_pages([page, Page(tuple(over or ()))], page.missing, page.starting))
-            if not self._contradicted(user_id, page, asked):
-                break
-            self._insist(user_id, page, "retrieve", last=sure)
-        return self._for_all_in_step(user_id, page)
-
-    async def _scan_all(self, after: Position | None, limit: int) -> Page:
-        try:
-            over, graves = await self.outbox.overlay_page(after, limit)
-        except BackendUnavailableError as exc:
-            log.debug("the outbox was not read: %s", exc)
-            over, graves = Page(()), []
-        page = await self._ask_for("", "scan", lambda r: r.store.scan(None, after, limit), near=True)
-        merged = merge_pages([page, over], page.missing, page.starting)
-        buried = {grave.user_hash: grave.revision for grave in graves}
-        left = [
-            r
-            for r in merged.records
-            if isinstance(r, UserTombstone) or r.revision > buried.get(user_hash_of(r.user_id), "")
-        ]
-        return replace(merged, records=tuple(left)) if buried else merged
-
-    async def _overlay(self, user_id: str) -> list[Record] | None:
-        """Return what the outbox says about a user; None if it cannot be read. Always read before the stores."""
-        try:
-            return await self.outbox.overlay(user_id)
-        except BackendUnavailableError as exc:
-            log.debug("the outbox was not read: %s", exc)
-            return None
-
-    async def _ask_for(
-        self,
-        user_id: str,
-        operation: str,
-        work: Callable[[Replica], Awaitable[Page]],
-        *,
-        near: bool = False,
-        everyone: bool = False,
-    ) -> Page:
-        """Return the page of one store that is in step, or the newest of all if there is no such store.
-
-        Args:
-            near: whether a store on this machine goes first, because there is much to read or time is short.
-            everyone: whether one store's word is not enough.
-        """
-        usable = [replica for replica in self.replicas if replica.usable]
-        user_hash = user_hash_of(user_id) if user_id else ""
-        in_step = [replica for replica in usable if replica.in_step_for(user_hash)]
-        if in_step and not everyone and all(replica.trusted for replica in usable):
-            page = await self._hedged(self._in_order(in_step, near=near), operation, work)
-            if page is not None:
-                silent = [replica for replica in self.replicas if not replica.usable]
-                return merge_pages([page], *_names(silent))
-            usable = [replica for replica in self.replicas if replica.usable and replica not in in_step]
-        outcomes = await self._ask(usable, operation, work)
-        pages = [outcome for outcome in outcomes.values() if not isinstance(outcome, Exception)]
-        if not pages:
-            raise self._nobody(operation, outcomes)
-        spoke = {name for page in pages for name in page.answered}
-        return merge_pages(pages, *_names([replica for replica in self.replicas if replica.name not in spoke]))
-
-    def _nobodys_page(self) -> Page:
-        missing, starting = _names(self.replicas)
-        return Page((), None, (), tuple(missing), tuple(starting))
-
-    def _for_all_in_step(self, user_id: str, page: Page) -> Page:
-        """Return *page* as the word of every store that is in step, if it is that of one of them."""
-        in_step = [replica.name for replica in self.replicas if replica.in_step_for(user_hash_of(user_id))]
-        return replace(page, answered=tuple(in_step)) if set(page.answered) <= set(in_step) else page
-
-    def _in_order(self, replicas: Sequence[Replica], *, near: bool) -> list[Replica]:
-        """Return who is asked first: by priority, and among equals the less busy of two drawn at random.
-
-        Source: the power of two choices (Mitzenmacher, 1996).
-        """
-        first = [r for r in replicas if r.store.is_local] if near else []
-        first = first or [r for r in replicas if r.priority == replicas[0].priority]
-        if len(first) > 1:
-            one = int(self._dice() * len(first))
-            other = (one + 1 + int(self._dice() * (len(first) - 1))) % len(first)
-            chosen = min(first[one], first[other], key=lambda replica: replica.in_flight)
-        else:
-            chosen = first[0]
-        return [chosen, *(replica for replica in replicas if replica is not chosen)]
-
-    async def _hedged(
-        self, replicas: Sequence[Replica], operation: str, work: Callable[[Replica], Awaitable[Page]]
-    ) -> Page | None:
-        """Return the first answer; a store that takes long is not waited for, nor cut off: its own time judges it.
-
-        Source: hedged requests (Dean and Barroso, "The tail at scale", 2013).
-        """
-        waiting: set[asyncio.Task[Page]] = set()
-        for number, replica in enumerate(replicas, start=1):
-            asked = asyncio.create_task(replica.call(operation, partial(work, replica)))
-            asked.add_done_callback(_forget)
-            waiting.add(asked)
-            last = number == len(replicas)
-            while waiting:
-                done, waiting = await asyncio.wait(
-                    waiting, timeout=None if last else self._hedge_s, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    if not isinstance(task.exception(), BackendUnavailableError):
-                        return task.result()
-                if not done:
-                    break  # nobody yet: ask the next one, too
-        return None
-
-    def _contradicted(self, user_id: str, page: Page, asked: Asked) -> bool:
-        records = list(newest(page.records).values())
-        self._acknowledged.note(record for record in records if isinstance(record, UserTombstone))
-        return self._acknowledged.contradict(user_id, records, asked)
-
-    def _insist(self, user_id: str, page: Page, operation: str, *, last: bool) -> None:
-        """An answer was older than what this process acknowledged: ask everybody, and compare those who gave it.
-
-        Raises:
-            BackendUnavailableError: nobody who answers knows it, and somebody who does not answer may.
-        """
-        if not last:
-            names = ", ".join(page.answered)
-            log.warning("%s gave an old answer and is compared", names, extra={"event": "stale_answer"})
-            for replica in self.replicas:
-                if replica.name in page.answered:
-                    replica.distrust()
-        elif page.missing:
-            reason = f"what was acknowledged is not in {', '.join(page.answered)}, and others do not answer"
-            raise BackendUnavailableError(self.name, operation, reason)
-        else:
-            log.error("Something that was acknowledged is in no store", extra={"event": "acknowledged_lost"})
-            self._acknowledged.forget(user_id)
+            return await self._reader.scan_all(after, limit)
+        return await self._reader.scan(user_id, after, limit)
 
     async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
-        page = await self._get(user_id, key, frozenset({scope}), near=True)
+        page = await self._reader.get(user_id, key, frozenset({scope}), near=True)
         self._observe(page)
         return next((r for r in newest(page.records).values() if isinstance(r, MemoryEntry)), None)
 
@@ -379,7 +192,7 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def probe(self) -> int:
         await self._check_all()
         if not any(replica.usable for replica in self.replicas):
-            raise self._nobody("probe", {})
+            raise nobody(self.name, "probe", self.replicas, {})
         return 0
 
     async def health_check(self, *, settle_s: float = 0.0) -> HealthReport:
@@ -502,46 +315,6 @@ class UnifiedMemoryBackend(MemoryBackend):
             for check in late:
                 checks[check].give_up(f"no answer within {self.deadline_s:g} s")
 
-    def _nobody(self, operation: str, outcomes: dict[Replica, Any]) -> Exception:
-        """Return the error for an operation that no store did."""
-        refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, MemoryRejectedError)]
-        if refusals and len(refusals) == len(outcomes):
-            return refusals[0]
-        reasons = "; ".join(f"{replica.name}: {replica.health().detail}" for replica in self.replicas)
-        return BackendUnavailableError(self.name, operation, reasons or "no store is configured")
-
-    async def _ask(
-        self, replicas: Sequence[Replica], operation: str, work: Callable[[Replica], Awaitable[T]]
-    ) -> dict[Replica, T | BackendUnavailableError | MemoryRejectedError]:
-        """Ask all *replicas* at once; return what each said, or why it said nothing, best priority first."""
-
-        async def one(replica: Replica) -> T | BackendUnavailableError | MemoryRejectedError:
-            try:
-                return await replica.call(operation, partial(work, replica))
-            except (BackendUnavailableError, MemoryRejectedError) as exc:
-                return exc
-
-        answers = await asyncio.gather(*(one(replica) for replica in replicas))
-        return dict(zip(replicas, answers, strict=True))
-
-
-def _overlaid(records: Sequence[Record], after: Position | None) -> Page:
-    """Return the page of the outbox that belongs over a store's page behind *after*."""
-    if after is None:
-        return Page(tuple(records))
-    return Page(tuple(r for r in records if isinstance(r, UserTombstone) or r.position > after))
-
-
-def _about(key: str, slots: frozenset[str] | None, page: Page) -> Page:
-    """Return *page* without what the outbox knew of the user's other keys."""
-    kept = [
-        record
-        for record in page.records
-        if isinstance(record, UserTombstone)
-        or (record.position[1] in slots if slots is not None else isinstance(record, MemoryEntry) and record.key == key)
-    ]
-    return replace(page, records=tuple(kept))
-
 
 def _stores_needed(write_concern: str | int, stores: int) -> int:
     """Return how many stores must have a write; ConfigError if there are not so many."""
@@ -552,14 +325,3 @@ def _stores_needed(write_concern: str | int, stores: int) -> int:
             f'memory.write_concern: {write_concern!r} cannot be met (limit: "local", "all" or 1 to {stores})'
         )
     return needed
-
-
-def _names(silent: Sequence[Replica]) -> tuple[list[str], list[str]]:
-    """Return the names of stores that did not answer, and of those of them that are only just coming up."""
-    starting = [replica.name for replica in silent if replica.health().state is StoreState.STARTING]
-    return [replica.name for replica in silent], starting
-
-
-def _forget(task: asyncio.Task[Page]) -> None:
-    if not task.cancelled():
-        task.exception()

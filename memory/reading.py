@@ -1,0 +1,294 @@
+"""Whom a read believes: one store that is in step, with the outbox over it; else the newest of all that answer.
+
+An answer below what this process acknowledged is not believed: everybody is asked, and whoever gave it is compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.merge import get_in_all, merge_pages
+from memory.model import MemoryEntry, Page, UserTombstone, newest, slot_of, user_hash_of
+from memory.report import StoreState
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from memory.acknowledged import AcknowledgedRevisions, Asked
+    from memory.model import Audience, Position, Record
+    from memory.outbox import Outbox
+    from memory.replica import Replica
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Reader:
+    """Reads from several stores as from one.
+
+    Args:
+        name: what errors call the memory.
+        replicas: the stores, best priority first.
+        hedge_s: how long one store may take over a read before the next is asked, too.
+        dice: returns what `random.random` returns.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        replicas: Sequence[Replica],
+        outbox: Outbox,
+        acknowledged: AcknowledgedRevisions,
+        *,
+        hedge_s: float,
+        dice: Callable[[], float],
+    ) -> None:
+        self._name = name
+        self._replicas = replicas
+        self._outbox = outbox
+        self._acknowledged = acknowledged
+        self._hedge_s = hedge_s
+        self._dice = dice
+
+    async def get(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page:
+        """Return what stands under *key*; *near*: a store on this machine goes first, because time is short."""
+        slots = None if scopes is None else frozenset(slot_of(user_id, scope, key) for scope in scopes)
+
+        def asked(slot: str, known_key: str) -> bool:
+            return known_key == key if slots is None else slot in slots
+
+        async def read(*, everyone: bool) -> Page:
+            def among_stores(wanted: Audience) -> Awaitable[Page]:
+                work = partial(_get, user_id, key, wanted)
+                return self._ask_for(user_id, "retrieve", work, near=near, everyone=everyone)
+
+            return await get_in_all(among_stores, scopes)
+
+        def merge(page: Page, over: Sequence[Record]) -> Page:
+            return _about(key, slots, merge_pages([page, Page(tuple(over))]))
+
+        return await self._believe(user_id, "retrieve", read, merge, lambda _: asked)
+
+    async def scan(self, user_id: str, after: Position | None, limit: int) -> Page:
+        """Return a page of one user's records; a store on this machine goes first, because there may be many."""
+
+        async def read(*, everyone: bool) -> Page:
+            work = partial(_scan, user_id, after, limit)
+            return await self._ask_for(user_id, "scan", work, near=True, everyone=everyone)
+
+        def merge(page: Page, over: Sequence[Record]) -> Page:
+            behind = [r for r in over if after is None or isinstance(r, UserTombstone) or r.position > after]
+            return merge_pages([page, Page(tuple(behind))])
+
+        def asked_of(page: Page) -> Asked:
+            first, last = after and after[1], page.next and page.next[1]
+            return lambda slot, _: (first is None or slot > first) and (last is None or slot <= last)
+
+        return await self._believe(user_id, "scan", read, merge, asked_of)
+
+    async def scan_all(self, after: Position | None, limit: int) -> Page:
+        """Return a page of everybody's records."""
+        try:
+            over, graves = await self._outbox.overlay_page(after, limit)
+        except BackendUnavailableError as exc:
+            log.debug("the outbox was not read: %s", exc)
+            over, graves = Page(()), []
+        page = await self._ask_for(None, "scan", partial(_scan, None, after, limit), near=True)
+        merged = merge_pages([page, over])
+        # A user's tombstone stands elsewhere than what it buries, so it may not be on this page.
+        buried = {grave.user_hash: grave.revision for grave in graves}
+        left = [
+            record
+            for record in merged.records
+            if isinstance(record, UserTombstone) or record.revision > buried.get(user_hash_of(record.user_id), "")
+        ]
+        return replace(merged, records=tuple(left))
+
+    async def _believe(
+        self,
+        user_id: str,
+        operation: str,
+        read: Callable[..., Awaitable[Page]],
+        merge: Callable[[Page, Sequence[Record]], Page],
+        asked_of: Callable[[Page], Asked],
+    ) -> Page:
+        """Read until the answer does not contradict what was acknowledged."""
+        over = await self._overlay(user_id)  # always before the stores: what leaves it meanwhile is in all of them
+        page = await self._complete(read, merge, over, everyone=over is None)
+        if self._contradicted(user_id, page, asked_of(page)):
+            names = ", ".join(page.answered) or "the outbox"
+            log.warning("%s gave an old answer and is compared", names, extra={"event": "stale_answer"})
+            for replica in self._replicas:
+                if replica.name in page.answered:
+                    replica.distrust()
+            page = await self._complete(read, merge, await self._overlay(user_id), everyone=True)
+            if self._contradicted(user_id, page, asked_of(page)):
+                self._admit(user_id, page, operation)
+        in_step = [replica.name for replica in self._replicas if replica.in_step_for(user_hash_of(user_id))]
+        spoken = set(page.answered) <= set(in_step)  # then its word is that of all who are in step
+        return replace(page, answered=tuple(in_step)) if page.answered and spoken else page
+
+    async def _complete(
+        self,
+        read: Callable[..., Awaitable[Page]],
+        merge: Callable[[Page, Sequence[Record]], Page],
+        over: Sequence[Record] | None,
+        *,
+        everyone: bool,
+    ) -> Page:
+        """Return what the stores say with the outbox over it; what the outbox says where no store answers."""
+        try:
+            page = await read(everyone=everyone)
+        except BackendUnavailableError:
+            page = merge(Page((), None, (), *map(tuple, self._names(self._replicas))), over or ())
+            if not page.records:
+                raise
+            return page
+        return merge(page, over or ())
+
+    async def _overlay(self, user_id: str) -> list[Record] | None:
+        """Return what the outbox says about a user; None if it cannot be read."""
+        try:
+            return await self._outbox.overlay(user_id)
+        except BackendUnavailableError as exc:
+            log.debug("the outbox was not read: %s", exc)
+            return None
+
+    def _contradicted(self, user_id: str, page: Page, asked: Asked) -> bool:
+        records = list(newest(page.records).values())
+        self._acknowledged.note(record for record in records if isinstance(record, UserTombstone))
+        return self._acknowledged.contradict(user_id, records, asked)
+
+    def _admit(self, user_id: str, page: Page, operation: str) -> None:
+        """Everybody was asked, and nobody knows what was acknowledged.
+
+        Raises:
+            BackendUnavailableError: somebody who does not answer may know it.
+        """
+        if page.missing:
+            reason = f"what was acknowledged is not in {', '.join(page.answered)}, and others do not answer"
+            raise BackendUnavailableError(self._name, operation, reason)
+        log.error("Something that was acknowledged is in no store", extra={"event": "acknowledged_lost"})
+        self._acknowledged.forget(user_id)
+
+    async def _ask_for(
+        self,
+        user_id: str | None,
+        operation: str,
+        work: Callable[[Replica], Awaitable[Page]],
+        *,
+        near: bool = False,
+        everyone: bool = False,
+    ) -> Page:
+        """Return the page of one store that is in step, or the newest of all if there is none or *everyone* counts."""
+        usable = [replica for replica in self._replicas if replica.usable]
+        user_hash = "" if user_id is None else user_hash_of(user_id)
+        in_step = [replica for replica in usable if replica.in_step_for(user_hash)]
+        if in_step and not everyone and all(replica.trusted for replica in usable):
+            page = await self._hedged(self._in_order(in_step, near=near), operation, work)
+            if page is not None:
+                return merge_pages([page], *self._names([r for r in self._replicas if not r.usable]))
+            usable = [replica for replica in usable if replica.usable]
+        outcomes = await ask(usable, operation, work)
+        pages = [outcome for outcome in outcomes.values() if isinstance(outcome, Page)]
+        if not pages:
+            raise nobody(self._name, operation, self._replicas, outcomes)
+        spoke = {name for page in pages for name in page.answered}
+        return merge_pages(pages, *self._names([r for r in self._replicas if r.name not in spoke]))
+
+    def _in_order(self, replicas: Sequence[Replica], *, near: bool) -> list[Replica]:
+        """Return who is asked first: by priority, and among equals the less busy of two drawn at random.
+
+        Source: the power of two choices (Mitzenmacher, 1996).
+        """
+        first = [r for r in replicas if r.store.is_local] if near else []
+        first = first or [r for r in replicas if r.priority == replicas[0].priority]
+        chosen = first[0]
+        if len(first) > 1:
+            one = int(self._dice() * len(first))
+            other = (one + 1 + int(self._dice() * (len(first) - 1))) % len(first)
+            chosen = min(first[one], first[other], key=lambda replica: replica.in_flight)
+        return [chosen, *(replica for replica in replicas if replica is not chosen)]
+
+    async def _hedged(
+        self, replicas: Sequence[Replica], operation: str, work: Callable[[Replica], Awaitable[Page]]
+    ) -> Page | None:
+        """Return the first answer; a store that takes long is not waited for, nor cut off: its own time judges it.
+
+        Source: hedged requests (Dean and Barroso, "The tail at scale", 2013).
+        """
+        waiting: set[asyncio.Task[Page]] = set()
+        for number, replica in enumerate(replicas, start=1):
+            asked = asyncio.create_task(replica.call(operation, partial(work, replica)))
+            asked.add_done_callback(_forget)
+            waiting.add(asked)
+            patience_s = None if number == len(replicas) else self._hedge_s
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if not isinstance(task.exception(), BackendUnavailableError):
+                        return task.result()
+                if not done:
+                    break  # nobody yet: ask the next one, too
+        return None
+
+    @staticmethod
+    def _names(silent: Sequence[Replica]) -> tuple[list[str], list[str]]:
+        """Return the names of stores that did not answer, and of those of them that are only just coming up."""
+        starting = [replica.name for replica in silent if replica.health().state is StoreState.STARTING]
+        return [replica.name for replica in silent], starting
+
+
+async def ask(
+    replicas: Sequence[Replica], operation: str, work: Callable[[Replica], Awaitable[T]]
+) -> dict[Replica, T | BackendUnavailableError | MemoryRejectedError]:
+    """Ask all *replicas* at once; return what each said, or why it said nothing, best priority first."""
+
+    async def one(replica: Replica) -> T | BackendUnavailableError | MemoryRejectedError:
+        try:
+            return await replica.call(operation, partial(work, replica))
+        except (BackendUnavailableError, MemoryRejectedError) as exc:
+            return exc
+
+    answers = await asyncio.gather(*(one(replica) for replica in replicas))
+    return dict(zip(replicas, answers, strict=True))
+
+
+def nobody(name: str, operation: str, replicas: Sequence[Replica], outcomes: dict[Replica, Any]) -> Exception:
+    """Return the error for an operation that no store did."""
+    refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, MemoryRejectedError)]
+    if refusals and len(refusals) == len(outcomes):
+        return refusals[0]
+    reasons = "; ".join(f"{replica.name}: {replica.health().detail}" for replica in replicas)
+    return BackendUnavailableError(name, operation, reasons or "no store is configured")
+
+
+def _get(user_id: str, key: str, scopes: Audience, replica: Replica) -> Awaitable[Page]:
+    return replica.store.get(user_id, key, scopes)
+
+
+def _scan(user_id: str | None, after: Position | None, limit: int, replica: Replica) -> Awaitable[Page]:
+    return replica.store.scan(user_id, after, limit)
+
+
+def _about(key: str, slots: frozenset[str] | None, page: Page) -> Page:
+    """Return *page* without what the outbox knew of the user's other keys."""
+
+    def belongs(record: Record) -> bool:
+        if isinstance(record, UserTombstone):
+            return True
+        if slots is not None:
+            return record.position[1] in slots
+        return isinstance(record, MemoryEntry) and record.key == key
+
+    return replace(page, records=tuple(filter(belongs, page.records)))
+
+
+def _forget(task: asyncio.Task[Page]) -> None:
+    if not task.cancelled():
+        task.exception()
