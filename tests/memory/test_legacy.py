@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memory.backends.legacy import LegacyMemoryBackend
+from memory.errors import BackendUnavailableError
 from tests.contract import BackendContract
 
 if TYPE_CHECKING:
@@ -96,3 +97,29 @@ async def test_the_predecessors_file_keeps_its_journal_mode_and_version(jakey: P
 
     assert query(jakey, "PRAGMA user_version") == [(7,)]
     assert query(jakey, "PRAGMA journal_mode") == [("delete",)]
+
+
+@pytest.mark.parametrize("when", ["opened", "used"])
+async def test_a_damaged_file_is_reported_and_stays_where_it_is(tmp_path: Path, jakey: Path, when: str) -> None:
+    legacy = LegacyMemoryBackend(jakey)
+    if when == "used":
+        await legacy.open()
+    with jakey.open("r+b") as file:
+        file.write(b"garbage" * 600)
+
+    async def use() -> None:
+        await legacy.open()
+        await legacy.get_all("1")
+
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError, match="not a database"):
+            await use()
+    await legacy.close()
+
+    assert jakey.read_bytes().startswith(b"garbage")
+    assert not list(tmp_path.glob("*.damaged*"))
+
+
+async def test_its_canary_counts_nothing(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        assert await legacy.probe() == 0

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +22,20 @@ import pytest
 import pytest_asyncio
 
 from memory import backend as backend_module
+from memory import wire
 from memory.backend import remaining_s
 from memory.backends.mcp import MCPMemoryBackend, protocol
 from memory.backends.mcp import backend as mcp_backend
 from memory.backends.mcp import process as mcp_process
+from memory.backends.sqlite import recomputed
 from memory.errors import BackendUnavailableError, MemoryRejectedError
-from memory.model import MemoryEntry, Tombstone, UserTombstone, slot_of, user_hash_of
-from tests.contract import NOW_MS, StoreContract, everything, make_entry, revision
+from memory.model import MemoryEntry, Tombstone, UserDigest, UserTombstone, newest, slot_of, user_hash_of
+from tests.contract import NOW_MS, StoreContract, any_record, everything, make_entry, revision
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from memory.model import Record
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -103,6 +108,13 @@ async def until_reason(backend: MCPMemoryBackend, text: str) -> None:
     async with asyncio.timeout(UP_WITHIN_S):
         while text not in await reason_of(backend.probe()):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def locked(path: Path) -> AsyncIterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def gone(pid: int) -> bool:
@@ -340,6 +352,10 @@ async def test_a_locked_file_is_unavailable_and_not_green_and_no_reason_to_repla
     other.close()
     assert not report
     assert "locked" in reason
+    with pytest.raises(BackendUnavailableError) as caught:
+        async with locked(database):
+            await server.probe()
+    assert caught.value.readable
     assert server.pid == pid
     assert await server.health_check()
 
@@ -558,6 +574,7 @@ WIRED = protocol.to_wire(OURS)
         said([]),
         said({}),
         said({"records": None, "next": None}),
+        said({"records": {}, "next": None}),
         said({"records": [None], "changed": True, "counter": True}),
         said({"records": [{}], "changed": "1", "counter": "yes"}),
         said({"records": [WIRED | {"revision": 7}], "changed": -1}),
@@ -580,6 +597,60 @@ async def test_an_answer_that_makes_no_sense_is_no_answer(nonsense: Any) -> None
     async with up(fake(nonsense, call_timeout_s=0.3)) as backend:
         for call in (backend.put([OURS]), backend.get("u", "key", None), backend.scan("u"), backend.probe()):
             assert "ours" not in await reason_of(call)
+
+
+DIGEST = wire.digest_to_json(UserDigest(user_hash_of("u"), "u", 2, 2**63 + 1, ""))
+BURIED = wire.digest_to_json(UserDigest(user_hash_of("u"), "", 1, 7, revision(NOW_MS)))
+BUCKET = user_hash_of("u")[:2]
+
+
+async def test_digests_arrive_to_the_last_bit() -> None:
+    data = {"digests": [DIGEST], "buckets": {BUCKET: {"count": 2, "xor": f"{2**64 - 1:016x}"}}, "next": None}
+    async with up(fake(said(data))) as backend:
+        assert await backend.digests(BUCKET) == [UserDigest(user_hash_of("u"), "u", 2, 2**63 + 1, "")]
+        assert await backend.buckets() == {BUCKET: (2, 2**64 - 1)}
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {},
+        {"digests": None, "buckets": [], "store_id": "x"},
+        {"digests": {}, "buckets": {BUCKET: None}, "store_id": "", "installation_id": "", "counter": 1},
+        {"digests": [7], "buckets": {BUCKET: {}}, "store_id": "x", "installation_id": "", "counter": -1},
+        {"digests": [DIGEST, DIGEST], "buckets": {BUCKET: {"count": 0, "xor": "0" * 16}}},
+        {"digests": [DIGEST | {"xor": 7}], "buckets": {BUCKET: {"count": 1, "xor": 7}}},
+        {"digests": [DIGEST | {"xor": "F" * 16}], "buckets": {BUCKET: {"count": 1, "xor": "F" * 16}}},
+        {"digests": [DIGEST | {"count": True}], "buckets": {BUCKET: {"count": True, "xor": "0" * 16}}},
+        {"digests": [DIGEST | {"count": 0}], "buckets": {"0": {"count": 1, "xor": "0" * 16}}},
+        {"digests": [DIGEST | {"count": 2.5}], "buckets": {"zz": {"count": 1, "xor": "0" * 16}}},
+        {"digests": [DIGEST | {"user_id": "other"}], "store_id": ["x"], "installation_id": "", "counter": 1},
+        {"digests": [DIGEST | {"user_id": ""}], "store_id": "x" * 129, "installation_id": "", "counter": 1},
+        {"digests": [BURIED | {"count": 2}], "store_id": "x", "installation_id": None, "counter": 1},
+        {"digests": [BURIED | {"grave": "f" * 32}], "store_id": "x", "installation_id": "x" * 129, "counter": 1},
+        {"digests": [DIGEST | {"grave": None}], "store_id": "x", "installation_id": "", "counter": "1"},
+        {"digests": [DIGEST | {"user_hash": user_hash_of("other")}], "store_id": "x", "installation_id": "another"},
+        {"digests": [DIGEST | {"user_hash": "x"}], "store_id": "x", "installation_id": "", "counter": 2**64},
+        {"digests": [DIGEST], "next": "f" * 64},
+        {"digests": [DIGEST], "next": 7},
+        {"digests": [], "next": user_hash_of("u")},
+    ],
+)
+async def test_identities_and_digests_that_make_no_sense_are_no_answer(nonsense: Any) -> None:
+    async with up(fake(said(nonsense))) as backend:
+        for call in (backend.identify(), backend.claim("ours"), backend.buckets(), backend.digests(BUCKET)):
+            assert "makes no sense" in await reason_of(call)
+
+
+async def test_a_server_that_gives_the_same_digests_for_ever_is_not_asked_for_ever() -> None:
+    async with up(fake(said({"digests": [DIGEST], "next": user_hash_of("u")}))) as backend:
+        assert "makes no sense" in await reason_of(backend.digests(BUCKET))
+
+
+async def test_an_id_that_no_installation_has_is_refused_before_it_is_sent(server: MCPMemoryBackend) -> None:
+    for bad in ("", "x" * 129):
+        with pytest.raises(MemoryRejectedError, match="installation_id"):
+            await server.claim(bad)
 
 
 async def test_a_refusal_by_the_server_names_field_problem_and_limit() -> None:
@@ -750,3 +821,61 @@ async def test_a_file_that_is_taken_away_turns_the_server_red_and_is_made_anew(t
         assert await backend.store("u1", "team", "Jets")
         assert await backend.get_all("u1") == {"team": "Jets"}
         assert (tmp_path / "memory.db").exists()
+
+
+@pytest.mark.parametrize("ask", ["identify", "probe"])
+async def test_a_file_that_is_damaged_under_the_server_is_made_anew(tmp_path: Path, ask: str) -> None:
+    path = tmp_path / "memory.db"
+    async with up(real(path)) as backend:
+        await backend.store("u1", "drink", "tea")
+        first = await backend.identify()
+        pid = pid_of(backend)
+        with path.open("r+b") as file:
+            file.write(b"garbage" * 600)
+
+        assert "not a database" in await reason_of(backend.probe())
+        assert "not open" in await reason_of(backend.scan())
+        await (backend.identify() if ask == "identify" else backend.probe())
+
+        again = await backend.identify()
+        assert again.store_id != first.store_id
+        assert await everything(backend) == {}
+        assert await backend.store("u1", "drink", "coffee")
+        assert pid_of(backend) == pid
+    assert [file.name for file in tmp_path.glob("memory.db.damaged-*-wal")]
+
+
+async def test_two_servers_on_one_file_lose_nothing_and_agree(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    path = tmp_path / "memory.db"
+    users = [f"user{n}" for n in range(4)]
+    batches = [[any_record(chance, chance.choice(users)) for _ in range(40)] for _ in range(40)]
+
+    async def surely(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """The other server may have the file locked for longer than this one waits."""
+        while True:
+            try:
+                await call()
+            except BackendUnavailableError as exc:
+                if "locked" not in exc.reason:
+                    raise
+            else:
+                return
+
+    async def work(backend: MCPMemoryBackend, own: list[list[Record]]) -> None:
+        for batch in own:
+            await asyncio.gather(surely(lambda: backend.put(batch)), surely(backend.probe))  # noqa: B023 - awaited here
+
+    async with up(real(path)) as one, up(real(path)) as other:
+        assert pid_of(one) != pid_of(other)
+        await asyncio.gather(work(one, batches[::2]), work(other, batches[1::2]))
+
+        sent = [record for batch in batches for record in batch]
+        assert await everything(one) == await everything(other) == newest(sent)
+        identity = await one.identify()
+        assert identity == await other.identify()
+        assert identity.counter >= 40
+        digests = [digest for bucket in await one.buckets() for digest in await one.digests(bucket)]
+        assert await one.buckets() == await other.buckets()
+        with closing(sqlite3.connect(path)) as db:
+            assert sorted(digests, key=lambda digest: digest.user_hash) == recomputed(db)

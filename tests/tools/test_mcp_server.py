@@ -16,6 +16,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from memory import wire
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.mcp import protocol
 from memory.backends.sqlite import SQLiteMemoryBackend
@@ -218,6 +219,12 @@ async def test_a_damaged_file_is_kept_aside_with_one_readable_line_and_made_anew
         (protocol.SCAN, {"user_id": ""}, "user_id", "1 to 128"),
         (protocol.SCAN, {"limit": 1_001}, "limit", "1 to 1000"),
         (protocol.SCAN, {"after": ["u"]}, "after", "next"),
+        (protocol.CLAIM, {}, "installation_id", "1 to 128"),
+        (protocol.CLAIM, {"installation_id": ""}, "installation_id", "1 to 128"),
+        (protocol.CLAIM, {"installation_id": ["x"]}, "installation_id", "1 to 128"),
+        (protocol.DIGESTS, {}, "bucket", "2 lower-case"),
+        (protocol.DIGESTS, {"bucket": "AB"}, "bucket", "2 lower-case"),
+        (protocol.DIGESTS, {"bucket": "ab", "after": 7}, "after", "next"),
     ],
 )
 async def test_bad_input_is_an_error_that_names_field_and_limit_and_nothing_is_kept(
@@ -281,6 +288,24 @@ async def test_many_scopes_of_a_key_come_in_pages_that_miss_nothing() -> None:
 
     assert calls > 1
     assert sorted(record.position for record in seen) == sorted(entry.position for entry in entries)
+
+
+async def test_digests_are_cut_by_size_and_miss_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "BATCH_BYTES", 1_000)
+    store = InMemoryBackend()
+    await store.put([make_entry(f"u{n}", "key", "x") for n in range(2_000)])
+    bucket, (count, _) = max((await store.buckets()).items(), key=lambda item: item[1][0])
+    async with in_process(store) as client:
+        seen, after, calls = [], None, 0
+        while calls == 0 or after is not None:
+            answer = data_of(await client.call_tool(protocol.DIGESTS, {"bucket": bucket, "after": after}))
+            seen += [wire.digest_from_json(item, bucket) for item in answer["digests"]]
+            after = answer["next"]
+            calls += 1
+
+    assert calls > 1
+    assert seen == await store.digests(bucket)
+    assert len(seen) == count
 
 
 async def test_a_user_called_null_is_one_user() -> None:

@@ -200,7 +200,7 @@ class MCPMemoryBackend(StoreBackend):
 
         def parse(answer: Mapping[str, Any]) -> str | None:
             """Add the digests of a part, which must lie behind all before; return where to go on."""
-            for item in answer["digests"]:
+            for item in _listed(answer["digests"]):
                 digest = digest_from_json(item, bucket)
                 if found and digest.user_hash <= found[-1].user_hash:
                     raise MemoryRejectedError("user_hash", "is out of order")
@@ -221,7 +221,7 @@ class MCPMemoryBackend(StoreBackend):
         """Ask for a page, of which every record must be one that *answers* the question."""
         answer = await self._ask(operation, tool, asked)
         try:
-            records = tuple(protocol.from_wire(item) for item in answer["records"])
+            records = tuple(protocol.from_wire(item) for item in _listed(answer["records"]))
             following = answer.get("next")
             if following is not None:
                 owner, slot = following
@@ -266,6 +266,12 @@ class MCPMemoryBackend(StoreBackend):
             extra = {"event": "mcp_bad_answer", "backend": self.name, "operation": operation}
             log.warning("%s could not %s: %s; the answer was dropped", self.name, operation, reason, extra=extra)
         return BackendUnavailableError(self.name, operation, reason)
+
+
+def _listed(items: object) -> list[Any]:
+    if not isinstance(items, list):
+        raise TypeError("not a list")
+    return items
 
 
 def _batches(records: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
