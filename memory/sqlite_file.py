@@ -183,6 +183,11 @@ class SQLiteFile:
             self.path.rename(aside)
         except OSError:
             return ""
+        if identity_of(aside) != identity:  # another process was faster after all: this is its new file
+            with suppress(OSError):
+                self.path.hardlink_to(aside)
+                aside.unlink()
+            return ""
         for part in ("-wal", "-shm"):
             with suppress(OSError):
                 self.path.with_name(self.path.name + part).rename(aside.with_name(aside.name + part))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memory import sqlite_file
 from memory.backends import sqlite
 from memory.backends.sqlite import SQLiteMemoryBackend, recomputed
 from memory.errors import BackendUnavailableError, MemoryRejectedError
@@ -501,6 +502,30 @@ async def test_another_file_at_the_path_of_a_damaged_one_is_left_alone(tmp_path:
             assert await backend.get_all("u1") == {"drink": "milk", "team": "Jets"}
 
     assert not list(tmp_path.glob("memory.db.damaged-*"))
+
+
+def test_a_new_file_that_was_moved_aside_by_mistake_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "memory.db", tmp_path / "other.db"
+    path.write_bytes(b"damaged")
+    other.write_bytes(b"new")
+    file = SQLiteMemoryBackend(path)._file
+    really = sqlite_file.identity_of
+
+    def another_process_is_faster(at: Path) -> tuple[int, int]:
+        identity = really(at)
+        if at == path:
+            other.replace(path)
+        return identity
+
+    damaged = really(path)
+    monkeypatch.setattr(sqlite_file, "identity_of", another_process_is_faster)
+
+    assert file._move_aside(damaged) == ""
+
+    assert [found.name for found in tmp_path.iterdir()] == ["memory.db"]
+    assert path.read_bytes() == b"new"
 
 
 def overwrite(path: Path, content: bytes, at: int = 0) -> None:
