@@ -459,11 +459,7 @@ class RealWorld(World):
         path = self.stores[fault.target]
         if fault.way == "adopted":
             self.foreign_allowed = True
-            for bot in self._running[:1]:
-                with suppress(BotGoneError):
-                    answer = await bot.ask("adopt", name=fault.target)
-                    if not answer["ok"]:
-                        raise RuntimeError(f"{bot.process} could not adopt {fault.target}: {answer['reason']}")
+            await self._adopt(fault.target)
             return
 
         def put_right() -> None:
@@ -476,6 +472,17 @@ class RealWorld(World):
             count = await self._kill_bots()
             put_right()
             await self._start_bots(count)
+
+    async def _adopt(self, name: str) -> None:
+        """Do as a person would who sees the store refused: adopt it, again if it is not up yet."""
+        end = time.monotonic() + _START_S
+        while True:
+            answer = await self._running[0].ask("adopt", name=name)
+            if answer["ok"]:
+                return
+            if answer["error"] != "unavailable" or time.monotonic() > end:
+                raise RuntimeError(f"{name} could not be adopted: {answer['reason']}")
+            await asyncio.sleep(0.2)
 
     async def _empty(self, fault: Fault) -> bool:
         path = self.stores[fault.target]

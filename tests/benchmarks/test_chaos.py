@@ -1,0 +1,160 @@
+"""The chaos harness itself: what its model finds wrong, how faults are dealt, and that it runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from benchmarks.chaos.model import Model, token
+from benchmarks.chaos.run import Options, play_schedule, summarise
+from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, schedule_for
+
+A, B = "bot 1", "bot 2"
+
+
+def stored(model: Model, slot: tuple[str, str] = ("", "k"), process: str = A) -> str:
+    attempt = model.begin("u", slot, process)
+    model.acknowledge(attempt)
+    assert attempt.value is not None
+    return attempt.value
+
+
+def deleted(model: Model, slot: tuple[str, str] | None = ("", "k")) -> None:
+    model.acknowledge(model.begin("u", slot, A, deletes=True))
+
+
+def zeros_of_read(
+    model: Model, found: dict[str, str], process: str = A, audience: tuple[str, ...] | None = None
+) -> list[str]:
+    reading = model.reading("u", process)
+    return [violation.zero for violation in model.judge_merged(reading, audience, found)]
+
+
+def zeros_of_store(model: Model, live: dict[tuple[str, str], str]) -> list[str]:
+    return [violation.zero for violation in model.judge_store("a store", {"u": live})]
+
+
+def test_what_was_acknowledged_is_right() -> None:
+    model = Model()
+    value = stored(model)
+
+    assert zeros_of_read(model, {"k": value}) == []
+    assert zeros_of_store(model, {("", "k"): value}) == []
+
+
+def test_an_acknowledged_value_that_no_store_has_is_lost() -> None:
+    model = Model()
+    old = stored(model)
+    stored(model)
+
+    assert zeros_of_store(model, {}) == ["lost"]
+    assert zeros_of_store(model, {("", "k"): old}) == ["lost"]
+
+
+def test_a_read_below_what_was_acknowledged_is_stale() -> None:
+    model = Model()
+    old = stored(model)
+    stored(model)
+
+    assert zeros_of_read(model, {"k": old}) == ["stale"]
+    assert zeros_of_read(model, {}) == ["stale"]
+    assert zeros_of_read(model, {"k": old}, process=B) == ["stale"]
+
+
+def test_a_value_from_before_its_deletion_is_resurrected() -> None:
+    model = Model()
+    value = stored(model)
+    deleted(model)
+
+    assert zeros_of_read(model, {"k": value}) == ["resurrected"]
+    assert zeros_of_store(model, {("", "k"): value}) == ["resurrected"]
+
+
+def test_a_value_from_before_its_user_was_forgotten_is_resurrected() -> None:
+    model = Model()
+    value = stored(model, ("dm", "k"))
+    deleted(model, None)
+
+    assert zeros_of_read(model, {"k": value}) == ["resurrected"]
+    assert zeros_of_store(model, {("dm", "k"): value}) == ["resurrected"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        token("ours", "somebody else", ("", "k"), 0),
+        token("ours", "u", ("dm", "k"), 0),
+        token("theirs", "u", ("", "k"), 0),
+        token("ours", "u", ("", "another"), 0),
+        token("ours", "u", ("", "k"), 7),
+        "what nobody said",
+    ],
+)
+def test_what_is_not_the_readers_to_see_is_leaked(value: str) -> None:
+    model = Model()
+    stored(model)
+    stored(model, ("dm", "k"))
+
+    found = zeros_of_read(model, {"k": value}, audience=("",))
+
+    assert found == ["leaked"]
+
+
+def test_a_write_that_failed_may_have_happened_or_not() -> None:
+    model = Model()
+    old = stored(model)
+    attempt = model.begin("u", ("", "k"), A)
+    assert attempt.value is not None
+
+    assert zeros_of_read(model, {"k": old}) == []
+    assert zeros_of_read(model, {"k": attempt.value}) == []
+    assert zeros_of_store(model, {("", "k"): attempt.value}) == []
+    assert zeros_of_read(model, {}) == ["stale"]
+
+
+def test_an_older_value_of_another_scope_does_not_hide_a_newer_one() -> None:
+    model = Model()
+    older = stored(model, ("", "k"))
+    newer = stored(model, ("dm", "k"))
+
+    assert zeros_of_read(model, {"k": newer}) == []
+    assert zeros_of_read(model, {"k": older}) == ["stale"]
+    assert zeros_of_read(model, {"k": older}, audience=("",)) == []
+
+
+def test_after_a_loss_others_are_excused_until_the_stores_agree() -> None:
+    model = Model()
+    stored(model)
+    model.lose()
+
+    assert zeros_of_read(model, {}, process=B) == []
+    assert zeros_of_read(model, {}, process=A) == ["stale"]
+    assert model.excused == 1
+    model.agree()
+    assert zeros_of_read(model, {}, process=B) == ["stale"]
+
+
+def test_every_kind_of_fault_is_dealt_often_enough() -> None:
+    schedules = [schedule_for(1, index) for index in range(200)]
+
+    dealt = Counter(fault.kind for schedule in schedules for fault in schedule.faults)
+
+    assert all(dealt[kind] >= 20 for kind in LOSSES + HINDRANCES + SCRIPTED)
+    assert sum(schedule.real for schedule in schedules) >= 60
+
+
+def test_a_seed_gives_the_same_schedule_again() -> None:
+    assert schedule_for(3, 5) == schedule_for(3, 5)
+    assert schedule_for(3, 5) != schedule_for(4, 5)
+
+
+def test_scripted_schedules_pass(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("CRITICAL")
+    faults = "scripted_refuse+scripted_clock_jump,scripted_garbage,scripted_empty"
+
+    outcomes = [play_schedule(schedule_for(1, index, faults), Options(1)) for index in range(3)]
+
+    assert [violation for outcome in outcomes for violation in outcome.violations] == []
+    assert [outcome.unexpected for outcome in outcomes] == [[], [], []]
+    assert summarise(outcomes, 1.0)["fault_scripted_empty"] == 3
