@@ -27,7 +27,7 @@ from memory.backend import remaining_s
 from memory.backends.mcp import MCPMemoryBackend, protocol
 from memory.backends.mcp import backend as mcp_backend
 from memory.backends.mcp import process as mcp_process
-from memory.backends.sqlite import recomputed
+from memory.backends.sqlite.tables import recomputed
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import MemoryEntry, Tombstone, UserDigest, UserTombstone, newest, slot_of, user_hash_of
 from tests.contract import NOW_MS, StoreContract, any_record, everything, make_entry, revision

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from memory import sqlite_file
-from memory.backends import sqlite
-from memory.backends.sqlite import SQLiteMemoryBackend, recomputed
+from memory.backends.sqlite import SQLiteMemoryBackend
+from memory.backends.sqlite.tables import VERSION_1, recomputed
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import (
     MemoryEntry,
@@ -247,7 +247,7 @@ async def test_a_file_of_version_1_is_upgraded_with_all_that_is_in_it(tmp_path: 
     after = Tombstone("u2", slot_of("u2", "", "y"), revision(NOW_MS + 4))
     with raw(path) as db:
         db.execute("PRAGMA journal_mode = WAL")
-        versioned(sqlite._VERSION_1)(db)
+        versioned(VERSION_1)(db)
         for record in (entry, gone, grave, buried, after):
             said: list[object] = [None] * 6
             if isinstance(record, MemoryEntry):
@@ -277,7 +277,7 @@ async def test_a_file_of_version_1_is_upgraded_with_all_that_is_in_it(tmp_path: 
 async def test_an_upgrade_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
     with raw(path) as db:
-        versioned(sqlite._VERSION_1)(db)
+        versioned(VERSION_1)(db)
         db.execute("CREATE TABLE history (in_the_way)")
         before = list(db.iterdump())
 

@@ -1,67 +1,45 @@
-"""The local store: one SQLite file, clustered by user, full durability."""
+"""What is in the SQLite store's file: its tables, and how records and digests go in and come out.
+
+Everything here runs within a job on one connection; transactions are the caller's.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
 import sqlite3
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from operator import xor
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from memory.backend import PAGE, StoreBackend
-from memory.errors import BackendUnavailableError
 from memory.model import (
-    Audience,
     MemoryEntry,
-    Page,
     Position,
     Record,
     StoreIdentity,
     Tombstone,
     UserDigest,
     UserTombstone,
-    check_record,
     content_hash,
     from_ms,
     owner_hash,
     record_hash,
-    slot_of,
     to_ms,
     user_hash_of,
 )
 from memory.revision import is_damaged
-from memory.sqlite_file import (
-    SQLiteFile,
-    StaleFileError,
-    checkpoint,
-    identity_of,
-    in_transaction,
-    is_damage,
-    is_refusal,
-    read_afresh,
-    reason_of,
-    run_script,
-    versioned,
-)
-from memory.wire import check_bucket
+from memory.sqlite_file import StaleFileError, run_script, versioned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
     from typing import Any, TypeAlias
-
-    from memory.backend import LocalWriter
-    from memory.revision import HybridLogicalClock
-    from memory.sqlite_file import FileIdentity
 
     Row: TypeAlias = tuple[Any, ...]
 
 # A row of `memories` is an entry (it has a key), a tombstone (it has none), or, with the hash of a user's id as
 # user_id and no slot, a user's tombstone. `meta` holds the clock and what tells this store from others.
-_VERSION_1 = """CREATE TABLE memories (
+VERSION_1 = """CREATE TABLE memories (
     user_id TEXT NOT NULL,
     slot TEXT NOT NULL,
     revision TEXT NOT NULL,
@@ -104,15 +82,9 @@ DROP TABLE users"""
 _HISTORY = 10
 """Earlier values kept of each entry."""
 
-_CANARY_MAX_AGE_MS = 3_600_000
-"""After this, a canary was left by a process that died."""
-
-_WRITER_BUSY_S = 0.01
-"""A LocalWriter waits for nobody; this only outlasts another's commit."""
-
 _as_text = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each
 
-_COLUMNS = "user_id, slot, revision, scope, key, value, metadata, created_ms, updated_ms"
+COLUMNS = "user_id, slot, revision, scope, key, value, metadata, created_ms, updated_ms"
 
 _PUT = """
 INSERT OR REPLACE INTO memories
@@ -143,202 +115,12 @@ INSERT INTO meta (name, value) VALUES ('clock', ?)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE excluded.value > value
 """
 
-_RAISE_COUNTER = """
+RAISE_COUNTER = """
 INSERT INTO meta (name, value) VALUES ('counter', '1')
 ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1
 """
 
-_PUT_META = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
-
-
-class SQLiteMemoryBackend(StoreBackend):
-    """Keeps memories in one file, over one long-lived connection (WAL, fsync at every commit).
-
-    A file that turns out to be damaged is kept aside, never deleted, and the next `open` makes a new one. A row that
-    makes no sense is left out of what is read.
-
-    Args:
-        path: the database file; made if it is not there.
-        busy_timeout_s: how long a write waits for another process that holds the file locked.
-    """
-
-    is_local: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        name: str = "sqlite",
-        clock: HybridLogicalClock | None = None,
-        deadline_s: float = 2.0,
-        busy_timeout_s: float = 1.0,
-    ) -> None:
-        super().__init__(name, clock=clock, deadline_s=deadline_s)
-        self._file = SQLiteFile(
-            path, name=name, schema=versioned(_VERSION_1, _to_version_2), busy_timeout_s=busy_timeout_s
-        )
-        self._busy_timeout_s = busy_timeout_s
-        self._canary = f"canary:{secrets.token_hex(8)}"
-
-    async def open(self) -> None:
-        await self._file.open()
-        stored = await self._file.run("open", lambda db: _meta(db, "clock"))
-        if stored is not None:
-            self.clock.observe(stored)
-
-    async def close(self) -> None:
-        await self._file.close()
-
-    async def put(self, records: Sequence[Record]) -> int:
-        for record in records:
-            check_record(record)
-        return await self._file.write("store", lambda db: _put_all(db, records))
-
-    async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
-        if scopes is None:
-            which, values = "key = ?", [key]
-        else:
-            values = [slot_of(user_id, scope, key) for scope in sorted(scopes)]
-            which = f"slot IN ({', '.join('?' * len(values))})"
-        sql = (
-            f"SELECT {_COLUMNS} FROM memories WHERE user_id = ? AND {which} "
-            f"UNION ALL SELECT {_COLUMNS} FROM memories WHERE user_id = ? AND slot = ''"
-        )
-        parameters = [user_id, *values, user_hash_of(user_id)]
-        rows = await self._file.run("retrieve", lambda db: _fetch(db, sql, parameters))
-        return Page(_records(rows), None, (self.name,))
-
-    async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
-        rows, grave = await self._file.run("scan", lambda db: _scan(db, user_id, after, limit + 1))
-        records = _records(rows[:limit])
-        following = (rows[limit - 1][0], rows[limit - 1][1]) if len(rows) > limit else None
-        return Page((grave, *records) if grave else records, following, (self.name,))
-
-    async def probe(self) -> int:
-        return await self._file.run("keep a canary", self._probe)
-
-    async def identify(self) -> StoreIdentity:
-        return await self._file.run("identify", _identify)
-
-    async def claim(self, installation_id: str) -> None:
-        await self._file.write("claim", lambda db: db.execute(_PUT_META, ["installation_id", installation_id]).rowcount)
-
-    async def buckets(self) -> dict[str, tuple[int, int]]:
-        rows = await self._file.run("compare", lambda db: db.execute("SELECT * FROM digests").fetchall())
-        found: dict[str, tuple[int, int]] = {}
-        for user_hash, _, count, signed in rows:
-            so_far, hashes = found.get(user_hash[:2], (0, 0))
-            found[user_hash[:2]] = (so_far + count, hashes ^ _unsigned(signed))
-        return found
-
-    async def digests(self, bucket: str) -> list[UserDigest]:
-        check_bucket(bucket)
-        sql = (
-            "SELECT d.user_hash, d.user_id, d.count, d.xor, m.revision FROM digests AS d "
-            "LEFT JOIN memories AS m ON m.user_id = d.user_hash AND m.slot = '' "
-            "WHERE d.user_hash >= ? AND d.user_hash < ? ORDER BY d.user_hash"
-        )
-        rows = await self._file.run("compare", lambda db: db.execute(sql, [bucket, f"{bucket}g"]).fetchall())
-        return [
-            UserDigest(user_hash, user_id or "", count, _unsigned(signed), _sound(grave))
-            for user_hash, user_id, count, signed, grave in rows
-        ]
-
-    async def sync(self) -> bool:
-        return await self._file.run("sync", checkpoint)
-
-    def writer(self) -> LocalWriter:
-        return _Writer(self._file, self.name)
-
-    def _probe(self, db: sqlite3.Connection) -> int:
-        """Do it in one go, so that a caller who stops waiting leaves no canary behind."""
-        value = f"{self.clock.now_ms()}:{secrets.token_hex(8)}"
-
-        def write(db: sqlite3.Connection) -> int:
-            dead = "DELETE FROM meta WHERE name GLOB 'canary:*' AND CAST(value AS INTEGER) < ?"
-            db.execute(dead, [self.clock.now_ms() - _CANARY_MAX_AGE_MS])
-            db.execute(_PUT_META, [self._canary, value])
-            db.execute(_RAISE_COUNTER)
-            return _counter(db)
-
-        def forget(db: sqlite3.Connection) -> int:
-            return db.execute("DELETE FROM meta WHERE name = ? AND value = ?", [self._canary, value]).rowcount
-
-        try:
-            counter = in_transaction(db, write)
-            if self._afresh(self._canary) != value or not in_transaction(db, forget):
-                raise StaleFileError("a canary that was written is not there")
-        except sqlite3.OperationalError as exc:
-            self._afresh("store_id")
-            reason = reason_of(self._file.path, exc)
-            raise BackendUnavailableError(self.name, "keep a canary", reason, readable=True) from exc
-        return counter
-
-    def _afresh(self, name: str) -> str | None:
-        """Read from the file itself: cached pages hide that it was damaged or replaced."""
-        try:
-            return read_afresh(self._file.path, lambda db: _meta(db, name), timeout_s=self._busy_timeout_s)
-        except sqlite3.Error as exc:
-            if is_damage(exc) or is_refusal(exc):
-                raise
-            raise StaleFileError("what was written cannot be read") from exc
-
-
-class _Writer:
-    """Writes from the thread that calls it, over a connection of its own; see LocalWriter.
-
-    It commits without fsync and never checkpoints, which would take long; `SQLiteMemoryBackend.sync` does both.
-    """
-
-    def __init__(self, file: SQLiteFile, name: str) -> None:
-        self._file = file
-        self._name = name
-        self._connection: sqlite3.Connection | None = None
-        self._identity: FileIdentity | None = None
-
-    def apply(self, records: Sequence[Record]) -> int:
-        for record in records:
-            check_record(record)
-        try:
-            db = self._opened()
-            changed = in_transaction(db, lambda db: _put_all(db, records))
-        except sqlite3.Error as exc:
-            self._check_place()
-            readable = is_refusal(exc)
-            if not readable:
-                self.close()
-            reason = reason_of(self._file.path, exc)
-            raise BackendUnavailableError(self._name, "store", reason, readable=readable) from exc
-        self._check_place()
-        return changed
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
-
-    def _opened(self) -> sqlite3.Connection:
-        """Return the connection to the file that the backend has open, which may be another one than last time."""
-        if self._identity != self._file.identity:
-            self.close()
-            self._identity = self._file.identity
-        self._check_place()
-        if self._connection is None:
-            # mode=rw: a file that was just taken away must not be made again, empty.
-            uri = f"{self._file.path.absolute().as_uri()}?mode=rw"
-            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_WRITER_BUSY_S)
-            self._connection = db
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.execute("PRAGMA wal_autocheckpoint = 0")
-        return self._connection
-
-    def _check_place(self) -> None:
-        if self._identity is None or self._identity != identity_of(self._file.path):
-            closed = self._identity is None
-            self.close()
-            reason = "not open" if closed else "the file was removed or replaced while it was in use"
-            raise BackendUnavailableError(self._name, "store", f"{self._file.path.name}: {reason}")
+PUT_META = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
 
 
 @dataclass(slots=True)
@@ -359,7 +141,7 @@ class _User:
     doubtful: bool = False
 
 
-def _put_all(db: sqlite3.Connection, records: Sequence[Record]) -> int:
+def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> int:
     users: dict[str, _User] = {}
     changed = sum(_put_one(db, record, users) for record in records)
     for user in users.values():
@@ -386,7 +168,7 @@ def _put_one(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> in
     in_place = False
     if old is not None:
         old_revision, old_hash, was_live, in_place = old
-        if not _sound(old_revision):
+        if not sound(old_revision):
             user.doubtful = True
         elif (new.revision, new_hash) <= (old_revision, old_hash):
             return 0
@@ -424,7 +206,7 @@ def _forget_buried(db: sqlite3.Connection, user_id: str | None, grave: str) -> N
     """Delete what a user's tombstone covers, and what is damaged: nobody could delete that any more."""
     find = "SELECT slot, revision FROM memories WHERE user_id = ? AND slot <> ''"
     for slot, revision in db.execute(find, [user_id]).fetchall():
-        if not _sound(revision) or revision <= grave:
+        if not sound(revision) or revision <= grave:
             db.execute("DELETE FROM memories WHERE user_id = ? AND slot = ?", [user_id, slot])
             db.execute("DELETE FROM history WHERE user_id = ? AND slot = ?", [user_id, slot])
     db.execute("DELETE FROM history WHERE user_id = ? AND revision <= ?", [user_id, grave])
@@ -434,7 +216,7 @@ def _user(db: sqlite3.Connection, user_hash: str) -> _User:
     found = db.execute("SELECT user_id, count, xor FROM digests WHERE user_hash = ?", [user_hash]).fetchone()
     user_id, count, signed = found or (None, 0, 0)
     grave = db.execute("SELECT revision FROM memories WHERE user_id = ? AND slot = ''", [user_hash]).fetchone()
-    return _User(user_hash, user_id, count, _unsigned(signed), _sound(grave and grave[0]))
+    return _User(user_hash, user_id, count, unsigned(signed), sound(grave and grave[0]))
 
 
 def _put_digest(db: sqlite3.Connection, user: _User) -> None:
@@ -453,14 +235,14 @@ def _to_version_2(db: sqlite3.Connection) -> None:
     run_script(db, _VERSION_2)
     # Version 1 knew no user by hash of whom it had tombstones alone, and so kept them beside the user's own.
     find = "SELECT user_id, revision FROM memories WHERE slot = ''"
-    graves = {user_hash: grave for user_hash, grave in db.execute(find) if _sound(grave)}
+    graves = {user_hash: grave for user_hash, grave in db.execute(find) if sound(grave)}
     for (user_id,) in db.execute("SELECT DISTINCT user_id FROM memories WHERE slot <> ''").fetchall():
         grave = graves.get(user_hash_of(user_id))
         if grave is not None:
             _forget_buried(db, user_id, grave)
     rows = [(u.user_hash, u.user_id or None, u.count, _signed(u.xor)) for u in recomputed(db)]
     db.executemany(_PUT_DIGEST, rows)
-    db.execute(_PUT_META, ["store_id", secrets.token_hex(16)])
+    db.execute(PUT_META, ["store_id", secrets.token_hex(16)])
 
 
 def recomputed(db: sqlite3.Connection) -> list[UserDigest]:
@@ -474,29 +256,29 @@ def recomputed(db: sqlite3.Connection) -> list[UserDigest]:
         if slot:
             user.user_id = user_id
         else:
-            user.grave = _sound(revision)
+            user.grave = sound(revision)
     return [UserDigest(u.user_hash, u.user_id or "", u.count, u.xor, u.grave) for _, u in sorted(users.items())]
 
 
-def _scan(
+def scan(
     db: sqlite3.Connection, user_id: str | None, after: Position | None, limit: int
 ) -> tuple[list[Row], UserTombstone | None]:
     if user_id is None:
-        sql = f"SELECT {_COLUMNS} FROM memories WHERE (user_id, slot) > (?, ?) ORDER BY user_id, slot LIMIT ?"
-        return _fetch(db, sql, [*(after or ("", "")), limit]), None
+        sql = f"SELECT {COLUMNS} FROM memories WHERE (user_id, slot) > (?, ?) ORDER BY user_id, slot LIMIT ?"
+        return fetch(db, sql, [*(after or ("", "")), limit]), None
     grave = "" if after is not None else _user(db, user_hash_of(user_id)).grave
-    sql = f"SELECT {_COLUMNS} FROM memories WHERE user_id = ? AND slot > ? ORDER BY slot LIMIT ?"
-    rows = _fetch(db, sql, [user_id, after[1] if after else "", limit])
+    sql = f"SELECT {COLUMNS} FROM memories WHERE user_id = ? AND slot > ? ORDER BY slot LIMIT ?"
+    rows = fetch(db, sql, [user_id, after[1] if after else "", limit])
     return rows, UserTombstone(user_hash_of(user_id), grave) if grave else None
 
 
-def _fetch(db: sqlite3.Connection, sql: str, parameters: Sequence[object]) -> list[Row]:
+def fetch(db: sqlite3.Connection, sql: str, parameters: Sequence[object]) -> list[Row]:
     try:
         return db.execute(sql, parameters).fetchall()
     except sqlite3.OperationalError as exc:
         if getattr(exc, "sqlite_errorcode", None) is not None:
             raise
-    # The driver's own failure: a text is no UTF-8. It becomes one that `_records` leaves out.
+    # The driver's own failure: a text is no UTF-8. It becomes one that `records_in` leaves out.
     db.text_factory = _text_or_bytes
     try:
         return db.execute(sql, parameters).fetchall()
@@ -511,14 +293,14 @@ def _text_or_bytes(raw: bytes) -> str | bytes:
         return raw
 
 
-def _records(rows: Iterable[Row]) -> tuple[Record, ...]:
+def records_in(rows: Iterable[Row]) -> tuple[Record, ...]:
     """Return the records in *rows*, without those that a damaged row can no longer tell."""
     return tuple(record for row in rows if (record := _record(row)) is not None)
 
 
 def _record(row: Row) -> Record | None:
     user_id, slot, revision, scope, key, value, metadata, created_ms, updated_ms = row
-    if not _sound(revision):
+    if not sound(revision):
         return None
     if not slot:
         return UserTombstone(user_id, revision)
@@ -544,24 +326,24 @@ def _record(row: Row) -> Record | None:
     )
 
 
-def _identify(db: sqlite3.Connection) -> StoreIdentity:
-    store_id = _meta(db, "store_id")
+def identify(db: sqlite3.Connection) -> StoreIdentity:
+    store_id = meta_in(db, "store_id")
     if not store_id:
         raise StaleFileError("the file does not say which store it is")
-    return StoreIdentity(_meta(db, "installation_id") or "", store_id, _counter(db))
+    return StoreIdentity(meta_in(db, "installation_id") or "", store_id, counter_in(db))
 
 
-def _counter(db: sqlite3.Connection) -> int:
+def counter_in(db: sqlite3.Connection) -> int:
     row = db.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'counter'").fetchone()
     return int(row[0]) if row else 0
 
 
-def _meta(db: sqlite3.Connection, name: str) -> str | None:
+def meta_in(db: sqlite3.Connection, name: str) -> str | None:
     row = db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
     return row[0] if row else None
 
 
-def _sound(revision: object) -> str:
+def sound(revision: object) -> str:
     """Return *revision* as the file has it, or "", below all others, if there is none or no clock can have given it."""
     return revision if isinstance(revision, str) and not is_damaged(revision) else ""
 
@@ -571,5 +353,8 @@ def _signed(number: int) -> int:
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
-def _unsigned(number: int) -> int:
+def unsigned(number: int) -> int:
     return number & ((1 << 64) - 1)
+
+
+SCHEMA = versioned(VERSION_1, _to_version_2)

@@ -1,0 +1,78 @@
+"""The second way into the SQLite store: from another thread, without a hop."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from memory.backends.sqlite.tables import put_all
+from memory.errors import BackendUnavailableError
+from memory.model import check_record
+from memory.sqlite_file import identity_of, in_transaction, is_refusal, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memory.model import Record
+    from memory.sqlite_file import FileIdentity, SQLiteFile
+
+_BUSY_S = 0.01
+"""A LocalWriter waits for nobody; this only outlasts another's commit."""
+
+
+class Writer:
+    """Writes from the thread that calls it, over a connection of its own; see LocalWriter.
+
+    It commits without fsync and never checkpoints, which would take long; `SQLiteMemoryBackend.sync` does both.
+    """
+
+    def __init__(self, file: SQLiteFile, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._connection: sqlite3.Connection | None = None
+        self._identity: FileIdentity | None = None
+
+    def apply(self, records: Sequence[Record]) -> int:
+        for record in records:
+            check_record(record)
+        try:
+            db = self._opened()
+            changed = in_transaction(db, lambda db: put_all(db, records))
+        except sqlite3.Error as exc:
+            self._check_place()
+            readable = is_refusal(exc)
+            if not readable:
+                self.close()
+            reason = reason_of(self._file.path, exc)
+            raise BackendUnavailableError(self._name, "store", reason, readable=readable) from exc
+        self._check_place()
+        return changed
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        """Return the connection to the file that the backend has open, which may be another one than last time."""
+        if self._identity != self._file.identity:
+            self.close()
+            self._identity = self._file.identity
+        self._check_place()
+        if self._connection is None:
+            # mode=rw: a file that was just taken away must not be made again, empty.
+            uri = f"{self._file.path.absolute().as_uri()}?mode=rw"
+            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_S)
+            self._connection = db
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("PRAGMA wal_autocheckpoint = 0")
+        return self._connection
+
+    def _check_place(self) -> None:
+        if self._identity is None or self._identity != identity_of(self._file.path):
+            closed = self._identity is None
+            self.close()
+            reason = "not open" if closed else "the file was removed or replaced while it was in use"
+            raise BackendUnavailableError(self._name, "store", f"{self._file.path.name}: {reason}")
