@@ -151,7 +151,10 @@ class UnifiedMemoryBackend(MemoryBackend):
         outcomes = await ask(self.replicas, "store", lambda replica: replica.store.put(stamped))
         changed = [outcome for outcome in outcomes.values() if isinstance(outcome, int)]
         if len(changed) < len(self.replicas):
-            raise nobody(self.name, "store", self.replicas, outcomes) from outbox
+            error = nobody(self.name, "store", self.replicas, outcomes)
+            if isinstance(error, BackendUnavailableError):
+                error = BackendUnavailableError(self.name, "store", f"{outbox.reason}; {error.reason}")
+            raise error from outbox
         self._acknowledged.note(stamped)
         return max(changed, default=0)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memory.acknowledged import AcknowledgedRevisions
 from memory.errors import MemoryRejectedError
 from memory.health import CircuitBreaker, ProbePlan
 from memory.model import Page, Tombstone, UserTombstone, content_hash, newest, slot_of, user_hash_of
-from memory.outbox import Backlog
 from memory.ranking import rank, tokens
 from memory.revision import HybridLogicalClock, check_revision, one_above
 from memory.wire import page_from_json, page_to_json, record_from_json, record_to_json
@@ -215,27 +215,71 @@ def test_retries_back_off_with_jitter_up_to_the_most() -> None:
     assert breaker.wait_s() == 5
 
 
-# Backlogs
+def test_green_is_lost_at_once_and_regained_after_two_canaries_in_a_row() -> None:
+    breaker = CircuitBreaker(ProbePlan(interval_s=5, retry_s=0.25), now=Clock(), jitter=lambda: 1.0)
+    breaker.fail("starting")
+    breaker.succeed()
+    assert breaker.green  # what was never up needs no second look
+
+    breaker.fail("gone")
+    assert not breaker.green
+    breaker.succeed()
+    assert (breaker.closed, breaker.green, breaker.wait_s()) == (True, False, 0.25)
+    breaker.succeed()
+    assert (breaker.green, breaker.wait_s()) == (True, 5)
 
 
-def test_a_backlog_keeps_the_newest_of_each_slot_and_counts_what_it_drops() -> None:
-    backlog = Backlog(most=2)
+def test_what_can_only_be_read_is_asked_and_not_green() -> None:
+    breaker = CircuitBreaker(now=Clock())
+    breaker.succeed()
+
+    breaker.answer("the disk is full")
+
+    assert (breaker.closed, breaker.green, breaker.reason) == (True, False, "the disk is full")
+    assert breaker.fail("gone") is True
+
+
+# What was acknowledged
+
+
+def everything_asked(slot: str, key: str) -> bool:  # noqa: ARG001
+    return True
+
+
+def test_an_answer_without_what_was_acknowledged_is_a_contradiction() -> None:
+    known = AcknowledgedRevisions()
     old, new = make_entry("u", "a", "old"), make_entry("u", "a", "new", revision=revision(NOW_MS + 1))
-    other = make_entry("u", "b", "x")
+    known.note([new])
 
-    backlog.add([new, old, other, make_entry("u", "c", "y")])
+    assert not known.contradict("u", [new], everything_asked)
+    assert known.contradict("u", [old], everything_asked)
+    assert known.contradict("u", [], everything_asked)
+    assert not known.contradict("u", [], lambda _, key: key == "b")
+    assert not known.contradict("somebody else", [], everything_asked)
 
-    assert backlog.next_batch(10) == [new, other]
-    assert backlog.dropped == 1
+
+def test_an_answer_with_what_was_deleted_is_a_contradiction() -> None:
+    known = AcknowledgedRevisions()
+    entry = make_entry("u", "a", "x")
+    known.note([entry, Tombstone(*entry.position, revision(NOW_MS + 1))])
+
+    assert known.contradict("u", [entry], everything_asked)
+    assert not known.contradict("u", [], everything_asked)
+
+    known.note([UserTombstone(user_hash_of("u"), revision(NOW_MS + 5))])
+    assert known.contradict("u", [make_entry("u", "b", "y", revision=revision(NOW_MS + 3))], everything_asked)
+    assert not known.contradict("u", [make_entry("u", "b", "y", revision=revision(NOW_MS + 6))], everything_asked)
 
 
-def test_what_came_in_meanwhile_stays_in_the_backlog() -> None:
-    backlog = Backlog()
-    old, new = make_entry("u", "a", "old"), make_entry("u", "a", "new", revision=revision(NOW_MS + 1))
-    backlog.add([old])
-    batch = backlog.next_batch(10)
-    backlog.add([new])
+def test_a_deletion_by_somebody_else_excuses_what_is_missing() -> None:
+    known = AcknowledgedRevisions()
+    known.note([make_entry("u", "a", "x")])
 
-    backlog.done(batch)
+    assert not known.contradict("u", [UserTombstone(user_hash_of("u"), revision(NOW_MS + 1))], everything_asked)
 
-    assert backlog.next_batch(10) == [new]
+
+def test_what_is_remembered_of_acknowledgements_is_bounded() -> None:
+    known = AcknowledgedRevisions(most=3)
+    known.note(make_entry(f"u{n}", "a", "x") for n in range(10))
+
+    assert [known.contradict(f"u{n}", [], everything_asked) for n in range(10)] == [False] * 7 + [True] * 3

@@ -19,15 +19,15 @@ BY_HAND = ProbePlan(interval_s=300, retry_s=300, retry_max_s=300)
 
 
 def unify(
-    folder: Path,
+    place: Path,
     *stores: StoreBackend,
     plan: ProbePlan | None = None,
     timeout_s: float = 1.5,
     priorities: tuple[int, ...] = (),
     **settings: Any,
 ) -> UnifiedMemoryBackend:
-    """Return *stores*, which share a clock, as one memory with its outbox in *folder*, best priority first."""
-    outbox = Outbox(folder / "outbox.db", stores[0].clock)
+    """Return *stores*, which share a clock, as one memory with its outbox in *place*, best priority first."""
+    outbox = Outbox(place / "outbox.db", stores[0].clock)
     replicas = [
         Replica(store, outbox, priority=priority, timeout_s=timeout_s, plan=plan)
         for store, priority in zip(stores, priorities or range(10, 10 + len(stores)), strict=True)

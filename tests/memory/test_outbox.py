@@ -1,0 +1,319 @@
+"""The outbox: what it keeps, for whom, how long, and what happens when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memory.backends.sqlite import SQLiteMemoryBackend
+from memory.errors import BackendUnavailableError
+from memory.model import MemoryEntry, Tombstone, UserTombstone, user_hash_of
+from memory.outbox import LAG_MAX, Outbox
+from memory.revision import HybridLogicalClock
+from tests.contract import NOW_MS, make_entry, revision
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from memory.model import Record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "outbox.db"
+
+
+@pytest.fixture
+async def outbox(path: Path) -> AsyncIterator[Outbox]:
+    outbox = Outbox(path, HybridLogicalClock())
+    await outbox.open()
+    yield outbox
+    await outbox.close()
+
+
+def draft(key: str = "drink", value: str = "tea", user_id: str = "u1") -> MemoryEntry:
+    return make_entry(user_id, key, value, revision="")
+
+
+async def in_log(outbox: Outbox) -> list[tuple[str, str]]:
+    return [(r.record.key, r.record.value) for r in await outbox.rows(0, 100) if isinstance(r.record, MemoryEntry)]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let another process hold *path*, so that nobody else can write it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+async def test_what_is_appended_is_stamped_and_kept_newest_of_each_slot_in_order(outbox: Outbox) -> None:
+    await outbox.append([draft("drink", "tea"), draft("pet", "Rex")])
+    kept = await outbox.append([draft("drink", "coffee")])
+
+    assert [r.record.value for r in await outbox.rows(0, 100) if isinstance(r.record, MemoryEntry)] == ["Rex", "coffee"]
+    assert kept.last_seq == 3
+    revisions = [row.record.revision for row in await outbox.rows(0, 100)]
+    assert revisions == sorted(revisions)
+    assert [r.seq for r in await outbox.rows(2, 100)] == [3]
+
+
+async def test_an_older_record_changes_nothing_and_a_user_deletion_takes_the_text_out(outbox: Outbox) -> None:
+    await outbox.append([make_entry("u1", "drink", "tea", revision=revision(NOW_MS + 5))])
+    await outbox.append([make_entry("u1", "drink", "water", revision=revision(NOW_MS))])
+    assert await in_log(outbox) == [("drink", "tea")]
+
+    await outbox.append([draft("drink", "x", user_id="u2"), UserTombstone(user_hash_of("u1"))])
+    await outbox.append([make_entry("u1", "drink", "late", revision=revision(NOW_MS))])
+
+    assert await in_log(outbox) == [("drink", "x")]
+    assert [type(record) for record in await outbox.overlay("u1")] == [UserTombstone]
+
+
+async def test_concurrent_appends_are_all_kept_and_commit_together(outbox: Outbox) -> None:
+    kept = await asyncio.gather(*(outbox.append([draft(f"key{n}")]) for n in range(200)))
+
+    assert len(await outbox.rows(0, 500)) == 200
+    assert len({record.revision for one in kept for record in one.records}) == 200
+
+
+async def test_a_row_leaves_when_every_registered_store_has_it(outbox: Outbox) -> None:
+    await outbox.register(["a", "b"], alone=False)
+    await outbox.append([draft("one"), draft("two")])
+
+    await outbox.advance("a", 2)
+    assert len(await in_log(outbox)) == 2
+    await outbox.advance("b", 1)
+    assert await in_log(outbox) == [("two", "tea")]
+    await outbox.advance("b", 0)  # a cursor never goes back by itself
+    await outbox.advance("b", 2)
+    assert await in_log(outbox) == []
+
+
+async def test_nothing_leaves_while_no_store_is_registered(outbox: Outbox) -> None:
+    await outbox.append([draft()])
+    await outbox.advance("unknown", 1)
+
+    assert len(await in_log(outbox)) == 1
+
+
+async def test_a_store_is_struck_off_by_name_or_when_a_process_is_alone_without_it(outbox: Outbox) -> None:
+    await outbox.register(["a", "b", "c"], alone=False)
+    await outbox.append([draft()])
+    await outbox.advance("a", 1)
+
+    await outbox.register(["a", "b"], alone=False)
+    assert await outbox.registered() == ["a", "b", "c"]
+    await outbox.register(["a", "b"], alone=True)
+    assert await outbox.registered() == ["a", "b"]
+    assert len(await in_log(outbox)) == 1
+
+    assert await outbox.strike_off("b")
+    assert not await outbox.strike_off("b")
+    assert await in_log(outbox) == []
+
+
+async def test_a_store_that_is_far_behind_waits_no_longer_if_two_others_have_it(outbox: Outbox, path: Path) -> None:
+    await outbox.register(["a", "b", "far"], alone=False)
+    await outbox.append([draft("old")])
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'log'", [LAG_MAX + 10])
+    kept = await outbox.append([draft("new")])
+
+    await outbox.advance("a", kept.last_seq)
+    assert len(await in_log(outbox)) == 2
+    await outbox.advance("b", kept.last_seq)
+
+    assert await in_log(outbox) == []
+
+
+async def test_of_two_stores_the_one_behind_holds_everything_back_however_far(outbox: Outbox, path: Path) -> None:
+    await outbox.register(["a", "far"], alone=False)
+    await outbox.append([draft("old")])
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'log'", [LAG_MAX + 10])
+    kept = await outbox.append([draft("new")])
+
+    await outbox.advance("a", kept.last_seq)
+
+    assert len(await in_log(outbox)) == 2
+
+
+async def test_two_processes_stamp_above_each_other_whatever_their_clocks_say(path: Path) -> None:
+    ahead = Outbox(path, HybridLogicalClock(now_ms=lambda: NOW_MS + 3_600_000))
+    behind = Outbox(path, HybridLogicalClock(now_ms=lambda: NOW_MS))
+    await ahead.open()
+    await behind.open()
+
+    first = await ahead.append([draft("drink", "tea")])
+    second = await behind.append([draft("drink", "coffee")])
+
+    assert second.records[0].revision > first.records[0].revision
+    assert await in_log(ahead) == [("drink", "coffee")]
+    await ahead.close()
+    await behind.close()
+
+    later = Outbox(path, HybridLogicalClock(now_ms=lambda: NOW_MS))
+    await later.open()
+    third = await later.append([draft("drink", "milk")])
+    assert third.records[0].revision > second.records[0].revision
+    await later.close()
+
+
+async def test_the_local_store_is_written_in_the_same_call_and_what_it_does_not_take_is_told(
+    outbox: Outbox, tmp_path: Path
+) -> None:
+    store = SQLiteMemoryBackend(tmp_path / "memory.db", clock=outbox.clock)
+    await store.open()
+    told: list[tuple[int, int]] = []
+    outbox.attach("sqlite", store.writer(), lambda before, last: told.append((before, last)))
+
+    await outbox.append([draft("one"), draft("two")])
+    assert told == [(0, 2)]
+    assert set(await store.get_all("u1")) == {"one", "two"}
+
+    with locked(tmp_path / "memory.db"):
+        await outbox.append([draft("three")])
+    assert told == [(0, 2)]
+    assert not outbox.is_attached("sqlite")
+    assert set(await store.get_all("u1")) == {"one", "two"}
+    assert len(await in_log(outbox)) == 3
+    await store.close()
+
+
+async def test_an_outbox_that_is_locked_fails_soon_and_works_again(outbox: Outbox, path: Path) -> None:
+    await outbox.append([draft("before")])
+
+    with locked(path):
+        with pytest.raises(BackendUnavailableError, match="locked"):
+            await outbox.append([draft("during")])
+        assert "locked" in outbox.trouble
+        assert [r.record for r in await outbox.rows(0, 10)]  # it can still be read
+
+    outbox._not_before = 0.0
+    await outbox.append([draft("after")])
+    assert outbox.trouble == ""
+    assert await in_log(outbox) == [("before", "tea"), ("after", "tea")]
+
+
+@pytest.mark.parametrize("fate", ["removed", "damaged"])
+async def test_an_outbox_that_is_gone_is_made_anew_and_says_so(outbox: Outbox, path: Path, fate: str) -> None:
+    await outbox.append([draft("before")])
+    replaced: list[str] = []
+    outbox.on_replaced = lambda: replaced.append(fate)
+    path.unlink()
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    if fate == "damaged":
+        path.write_bytes(b"rubbish" * 1000)
+
+    for _ in range(3):
+        try:
+            await outbox.append([draft("after")])
+            break
+        except BackendUnavailableError:
+            outbox._not_before = 0.0
+
+    assert await in_log(outbox) == [("after", "tea")]
+    assert replaced == [fate]
+
+
+async def test_what_is_parked_is_kept_shown_and_struck_off(outbox: Outbox) -> None:
+    bad, buried = make_entry("u1", "drink", "tea"), make_entry("u2", "drink", "x")
+    await outbox.park("a", bad, "too long")
+    await outbox.park("b", bad, "too long")
+    await outbox.park("a", buried, "too long")
+
+    assert [(p.store, p.record, p.reason) for p in await outbox.parked()][:2] == [
+        ("a", bad, "too long"),
+        ("b", bad, "too long"),
+    ]
+    await outbox.append([UserTombstone(user_hash_of("u2"))])
+    assert [p.store for p in await outbox.parked()] == ["a", "b"]
+
+    await outbox.unpark("a", [Tombstone(*bad.position, revision(NOW_MS + 1))])
+    assert [p.store for p in await outbox.parked()] == ["b"]
+
+
+async def test_the_installation_is_chosen_once_and_changed_only_by_adoption(outbox: Outbox, path: Path) -> None:
+    assert await outbox.installation() == ""
+    assert await outbox.found("ours") == "ours"
+    assert await outbox.found("another") == "ours"
+
+    await outbox.adopt("theirs")
+
+    assert await outbox.installation() == "theirs"
+    assert await outbox.former_installations() == {"ours"}
+    await outbox.adopt("ours")
+    assert await outbox.former_installations() == {"theirs"}
+    other = Outbox(path, HybridLogicalClock())
+    await other.open()
+    assert await other.installation() == "ours"
+    await other.close()
+
+
+async def test_pages_of_everything_give_every_row_once_and_all_user_deletions(outbox: Outbox) -> None:
+    records: Sequence[Record] = [draft(f"key{n}", user_id=f"u{n % 3}") for n in range(20)]
+    await outbox.append([*records, UserTombstone(user_hash_of("nobody"))])
+
+    seen = []
+    after = None
+    while True:
+        page, graves = await outbox.overlay_page(after, 4)
+        seen += [record.position for record in page.records]
+        assert [grave.user_hash for grave in graves] == [user_hash_of("nobody")]
+        if page.next is None:
+            break
+        after = page.next
+
+    assert len(seen) == 21
+    assert seen == sorted(set(seen))
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from memory.model import MemoryEntry
+from memory.outbox import Outbox
+from memory.revision import HybridLogicalClock
+
+async def main():
+    outbox = Outbox(Path(sys.argv[1]), HybridLogicalClock())
+    await outbox.open()
+    async def one(n):
+        await outbox.append([MemoryEntry("u1", f"key{n}", "x")])
+        print(n, flush=True)
+    n = 0
+    while True:
+        await asyncio.gather(*(one(n + k) for k in range(16)))
+        n += 16
+
+asyncio.run(main())
+"""
+
+
+async def test_what_was_acknowledged_is_there_after_a_kill_in_the_middle_of_writing(outbox: Outbox, path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    acknowledged = [int(child.stdout.readline()) for _ in range(200)]
+    os.kill(child.pid, signal.SIGKILL)
+    acknowledged += [int(line) for line in child.stdout.read().split(b"\n") if line]
+    child.wait()
+    child.stdout.close()
+
+    kept = {key for key, _ in await in_log(outbox)} | {
+        r.record.key for r in await outbox.rows(100, 10_000) if isinstance(r.record, MemoryEntry)
+    }
+
+    assert {f"key{n}" for n in acknowledged} <= kept
