@@ -14,9 +14,7 @@ class BackendUnavailableError(MemoryBackendError):
         readable: whether the backend could still be read when it failed (its disk is full, its file is locked).
     """
 
-    def __init__(
-        self, backend: str, operation: str, reason: str = "no answer", *, readable: bool = False
-    ) -> None:
+    def __init__(self, backend: str, operation: str, reason: str = "no answer", *, readable: bool = False) -> None:
         super().__init__(f"{backend} could not {operation}: {reason}")
         self.backend = backend
         self.operation = operation

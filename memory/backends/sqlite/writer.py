@@ -25,13 +25,15 @@ class Writer:
     """Writes from the thread that calls it, over a connection of its own; see LocalWriter.
 
     It commits without fsync and never checkpoints, which would take long; `SQLiteMemoryBackend.sync` does both.
+    It is for the file that the backend had open when it was made, and for no other: whose a file is that came in its
+    place, somebody has to look first.
     """
 
     def __init__(self, file: SQLiteFile, name: str) -> None:
         self._file = file
         self._name = name
         self._connection: sqlite3.Connection | None = None
-        self._identity: FileIdentity | None = None
+        self._identity: FileIdentity | None = file.identity
 
     def apply(self, records: Sequence[Record]) -> int:
         for record in records:
@@ -56,10 +58,6 @@ class Writer:
                 connection.close()
 
     def _opened(self) -> sqlite3.Connection:
-        """Return the connection to the file that the backend has open, which may be another one than last time."""
-        if self._identity != self._file.identity:
-            self.close()
-            self._identity = self._file.identity
         self._check_place()
         if self._connection is None:
             # mode=rw: a file that was just taken away must not be made again, empty.
