@@ -10,7 +10,7 @@ from cogs.text import quote
 from tools.memory_tools import silence, silent_stores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from discord.ext import commands
 
@@ -89,11 +89,16 @@ NO_MODEL = "language model: none is configured, so I answer commands only"
 
 
 def status(data: Mapping[str, Any], model: str | None = None) -> str:
-    """Return what `get_full_status` says, a line for each store, and one about the language model."""
+    """Return what `get_full_status` says, a line for each store, and one about the language model.
+
+    There is a line about the outbox, where writes wait for the stores, only if something is wrong with it.
+    """
     lines = [f"{data['healthy_backends']}/{data['total_backends']} healthy stores, {data['path']} path"]
     lines += [_store(name, store) for name, store in data["backends"].items()]
     if data["legacy"] is not None:
         lines.append(_store("legacy", data["legacy"]) + " (not counted)")
+    if data["trouble"]:
+        lines.append(f"• outbox: {quote(data['trouble'], _DETAIL_SHOWN)}")
     if model is not None:
         lines.append(f"• {quote(model, _MODEL_SHOWN)}")
     return "\n".join(lines)
@@ -165,11 +170,30 @@ def _store(name: str, store: Mapping[str, Any]) -> str:
     said = [store["state"]]
     if store["latency_ms"] is not None:
         said.append(f"{store['latency_ms']:g} ms")
-    if store["behind"]:
-        said.append(f"{store['behind']} writes behind")
-    if store["detail"]:
+    facts = list(_lacks(store))
+    said += facts
+    # A store that is only behind has nothing to add to those; the detail would say them again.
+    if store["detail"] and not (facts and store["state"] == "behind"):
         said.append(quote(store["detail"], _DETAIL_SHOWN))
     return f"• {name}: {', '.join(said)}"
+
+
+def _lacks(store: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the store does not have, and how far it is with that."""
+    if store["differences"]:
+        yield f"filling {store['filled']} of {store['filled'] + store['differences']}"
+    if count := store["behind"]:
+        yield f"{count} write{'s' if count != 1 else ''} behind (oldest {_span(store['behind_s'])})"
+    if store["parked"]:
+        yield f"{store['parked']} refused (python -m memory parked)"
+
+
+def _span(seconds: float) -> str:
+    """Return a length of time in words: 12 s, 3 min, 2 h 5 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _quote_key(key: str) -> str:
