@@ -329,7 +329,7 @@ class LocalWriter(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of the file, from the thread that called `apply`."""
+        """Let go of the file, while no `apply` is under way. Safe to repeat."""
 
 
 class StoreBackend(MemoryBackend):

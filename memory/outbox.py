@@ -162,9 +162,8 @@ class Outbox:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({self._flushing}, timeout=1.0)
             self._flushing = None
-        with suppress(BackendUnavailableError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._writing.run("close", self._close_writers)
+        for name in list(self._writers):
+            await self.detach(name)
         await self._reading.close()
         await self._writing.close()
 
@@ -186,9 +185,12 @@ class Outbox:
     async def detach(self, name: str) -> None:
         """Stop writing to the store *name*."""
         writer = self._writers.pop(name, None)
-        if writer is not None:
-            with suppress(BackendUnavailableError):
+        if writer is None:
+            return
+        with suppress(BackendUnavailableError, TimeoutError):  # behind what is being written, if anything is
+            async with asyncio.timeout(1.0):
                 await self._writing.run("detach", lambda _: writer.leg.close())
+        writer.leg.close()
 
     async def append(self, records: Sequence[Record]) -> Kept:
         """Keep *records* durably, all or none; those without a revision are stamped.
@@ -281,11 +283,6 @@ class Outbox:
             db.execute(_SET_META, ["clock", highest])
         head = int(db.execute("SELECT coalesce(max(seq), 0) FROM log").fetchone()[0])
         return Kept(tuple(kept), head, len(kept))
-
-    def _close_writers(self, _: sqlite3.Connection) -> None:
-        for writer in self._writers.values():
-            writer.leg.close()
-        self._writers.clear()
 
     # Reading
 
@@ -395,7 +392,7 @@ class Outbox:
 
     async def parked(self) -> list[Parked]:
         """Return everything that is parked, oldest first."""
-        sql = "SELECT store, record, reason, since_ms FROM parked ORDER BY since_ms, store"
+        sql = "SELECT store, record, reason, since_ms FROM parked ORDER BY since_ms, store, user_id, slot"
         rows = await self._read("read", lambda db: db.execute(sql).fetchall())
         return [Parked(store, _parse(text), reason, since_ms) for store, text, reason, since_ms in rows]
 

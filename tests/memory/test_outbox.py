@@ -235,10 +235,10 @@ async def test_what_is_parked_is_kept_shown_and_struck_off(outbox: Outbox) -> No
     await outbox.park("b", bad, "too long")
     await outbox.park("a", buried, "too long")
 
-    assert [(p.store, p.record, p.reason) for p in await outbox.parked()][:2] == [
-        ("a", bad, "too long"),
-        ("b", bad, "too long"),
-    ]
+    parked = [(p.store, p.record, p.reason) for p in await outbox.parked()]
+    assert sorted(parked, key=str) == sorted(
+        [(s, r, "too long") for s, r in [("a", bad), ("b", bad), ("a", buried)]], key=str
+    )
     await outbox.append([UserTombstone(user_hash_of("u2"))])
     assert [p.store for p in await outbox.parked()] == ["a", "b"]
 

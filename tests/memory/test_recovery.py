@@ -411,10 +411,12 @@ async def test_two_machines_that_share_a_store_see_each_others_writes_after_a_co
         await other.store("u1", "pet", "Rex")
         await until(lambda: healthy(one) and healthy(other))
 
-        await one.compare()
-        await other.compare()
+        async def agree() -> bool:
+            await other.compare()
+            await one.compare()
+            return await one.get_all("u1") == await other.get_all("u1") == {"drink": "tea", "pet": "Rex"}
 
-        assert await one.get_all("u1") == await other.get_all("u1") == {"drink": "tea", "pet": "Rex"}
+        await until(agree)
 
 
 # Reading

@@ -651,7 +651,7 @@ async def test_a_writer_waits_for_nobody_and_says_that_the_file_can_be_read(tmp_
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
-async def test_a_writer_notices_that_the_file_is_another_one_and_follows_the_store(tmp_path: Path, how: str) -> None:
+async def test_a_writer_notices_that_the_file_is_another_one_and_leaves_it_alone(tmp_path: Path, how: str) -> None:
     path = tmp_path / "memory.db"
     entry = make_entry("u1", "drink", "tea")
     async with SQLiteMemoryBackend(path) as backend:
@@ -668,10 +668,13 @@ async def test_a_writer_notices_that_the_file_is_another_one_and_follows_the_sto
                 writer.apply([entry])
         assert path.exists() == (how == "replaced")
         assert not await backend.health_check()
-        with pytest.raises(BackendUnavailableError, match="not open"):
-            writer.apply([entry])
         await backend.open()
+        with pytest.raises(BackendUnavailableError, match="removed or replaced"):
+            writer.apply([entry])  # whose the new file is, nobody has looked yet
+        assert await backend.get_all("u1") == {}
+        writer.close()
 
+        writer = backend.writer()
         assert writer.apply([entry]) == 1
         assert await backend.get_all("u1") == {"drink": "tea"}
         writer.close()
@@ -692,5 +695,7 @@ async def test_a_writer_only_reports_damage(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(b"garbage")
         assert not await backend.health_check()
         await backend.open()
+        writer.close()
+        writer = backend.writer()
         assert writer.apply([make_entry("u1", "drink", "tea")]) == 1
         writer.close()

@@ -62,7 +62,8 @@ class Writer:
         if self._connection is None:
             # mode=rw: a file that was just taken away must not be made again, empty.
             uri = f"{self._file.path.absolute().as_uri()}?mode=rw"
-            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_S)
+            # One thread at a time, but the outbox's thread is a new one after its own file was lost.
+            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_S, check_same_thread=False)
             self._connection = db
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA wal_autocheckpoint = 0")
