@@ -70,8 +70,9 @@ class Writer:
         return self._connection
 
     def _check_place(self) -> None:
-        if self._identity is None or self._identity != identity_of(self._file.path):
-            closed = self._identity is None
+        # The very object, not only an equal one: a file system gives a new file the number of one that is gone.
+        same_opening = self._identity is not None and self._identity is self._file.identity
+        if not same_opening or self._identity != identity_of(self._file.path):
             self.close()
-            reason = "not open" if closed else "the file was removed or replaced while it was in use"
+            reason = "not open" if self._identity is None else "the file was removed or replaced while it was in use"
             raise BackendUnavailableError(self._name, "store", f"{self._file.path.name}: {reason}")
