@@ -1,16 +1,194 @@
-"""Ways of breaking the product on purpose, each of which the harness must notice."""
+"""Ways of breaking the product on purpose, each of which the harness must notice by one of its zeros.
+
+A mutant is put into the bot's process, and into its MCP server's.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from memory import antientropy, model, outbox
+from memory.backends.sqlite import SQLiteMemoryBackend, tables
+from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.member import Member
+from memory.model import Page, Tombstone, UserTombstone, content_hash
+from memory.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import sqlite3
+    from collections.abc import Callable, Sequence
 
-MUTANTS: dict[str, Callable[[], None]] = {}
+    from memory.backends.sqlite.tables import _User
+    from memory.model import Position, Record
+
+_NEVER = "0" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A way to break the product.
+
+    Attributes:
+        breaks: does it, to this process.
+        faults: the schedules in which it shows, and without it nothing does.
+        schedules: how many of them, where it takes some luck.
+    """
+
+    breaks: Callable[[], None]
+    faults: str
+    schedules: int = 2
 
 
 def apply(name: str) -> None:
     """Break this process in the way that is called *name*; empty: leave it as it is."""
-    if name:
-        MUTANTS[name]()
+    if name and name not in _applied:
+        _applied.add(name)
+        MUTANTS[name].breaks()
+
+
+def _outbox_off() -> None:
+    """What is acknowledged is in the local store alone, and nobody is fed."""
+    append = Outbox._append
+
+    def forgetful(self: Outbox, db: sqlite3.Connection, records: Sequence[Record]) -> Any:
+        kept = append(self, db, records)
+        db.execute("DELETE FROM log")
+        return kept
+
+    Outbox._append = forgetful  # type: ignore[method-assign]
+
+
+def _tombstones_off() -> None:
+    """A deletion takes away what there is, and leaves nothing in its place."""
+    put_one = tables._put_one
+
+    def careless(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> int:
+        changed = put_one(db, new, users)
+        if changed and isinstance(new, Tombstone | UserTombstone):
+            user = users[model.owner_hash(new)]
+            _drop(db, user, new.position)
+            user.grave = "" if isinstance(new, UserTombstone) else user.grave
+        return changed
+
+    tables._put_one = careless
+
+
+def _canary_off() -> None:
+    """Every look at a store passes, whatever it says."""
+
+    async def believe(self: Member) -> None:
+        async with self._checking:
+            try:
+                await self._bounded("open", self.backend.open)
+                await self._greet()
+            except (BackendUnavailableError, MemoryRejectedError):
+                pass
+            self._pass(0)
+
+    Member.check = believe  # type: ignore[method-assign]
+
+
+def _last_writer_wins_off() -> None:
+    """Whatever comes last stays, however old it is."""
+    put_one = tables._put_one
+
+    def credulous(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> int:
+        user = _user_in(db, new, users)
+        if not isinstance(new, UserTombstone) and new.revision > user.grave:
+            find = "SELECT (revision, hash) > (?, ?) FROM memories WHERE user_id = ? AND slot = ?"
+            newer = db.execute(find, [new.revision, content_hash(new), *new.position]).fetchone()
+            if newer and newer[0]:
+                _drop(db, user, new.position)
+        return put_one(db, new, users)
+
+    def always(new: Record, old: Record) -> bool:
+        return new != old
+
+    tables._put_one = credulous
+    model.supersedes = always
+    vars(outbox)["supersedes"] = always
+    antientropy._says_more = lambda record, copy: record != copy
+
+
+def _overlay_off() -> None:
+    """Reads see the stores alone."""
+
+    async def nothing(self: Outbox, user_id: str) -> list[Record]:  # noqa: ARG001 - the signature is the product's
+        return []
+
+    async def no_page(self: Outbox, after: Position | None, limit: int) -> tuple[Page, list[UserTombstone]]:  # noqa: ARG001
+        return Page(()), []
+
+    Outbox.overlay = nothing  # type: ignore[method-assign]
+    Outbox.overlay_page = no_page  # type: ignore[method-assign]
+
+
+def _persisted_clock_off() -> None:
+    """A process begins at the wall clock, whatever was stamped before it."""
+    in_outbox, in_store = outbox._meta, tables.meta_in
+
+    def no_clock(db: sqlite3.Connection, name: str, default: str = _NEVER) -> str:
+        return _NEVER if name == "clock" else in_outbox(db, name, default)
+
+    def no_clock_either(db: sqlite3.Connection, name: str) -> str | None:
+        return None if name == "clock" else in_store(db, name)
+
+    outbox._meta = no_clock
+    tables.meta_in = no_clock_either
+
+
+def _grave_check_off() -> None:
+    """What is older than its user's deletion comes in all the same."""
+    put_one = tables._put_one
+
+    def unburied(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> int:
+        if isinstance(new, UserTombstone):
+            return put_one(db, new, users)
+        user = _user_in(db, new, users)
+        grave, user.grave = user.grave, ""
+        try:
+            return put_one(db, new, users)
+        finally:
+            user.grave = grave
+
+    tables._put_one = unburied
+
+
+def _fsync_gate_off() -> None:
+    """Rows leave the outbox although the local store never synced them."""
+
+    async def pretend(self: SQLiteMemoryBackend) -> bool:  # noqa: ARG001 - the signature is the product's
+        return True
+
+    SQLiteMemoryBackend.sync = pretend  # type: ignore[method-assign]
+
+
+def _user_in(db: sqlite3.Connection, record: Record, users: dict[str, _User]) -> _User:
+    user_hash = model.owner_hash(record)
+    return users.setdefault(user_hash, tables._user(db, user_hash))
+
+
+def _drop(db: sqlite3.Connection, user: _User, position: Position) -> None:
+    """Take a row away as if it had never been there, in the digest, too."""
+    db.execute("DELETE FROM memories WHERE user_id = ? AND slot = ?", position)
+    user.changed = user.doubtful = True
+
+
+_applied: set[str] = set()
+
+MUTANTS = {
+    "outbox_off": Mutant(_outbox_off, "empty:sqlite"),
+    "tombstones_off": Mutant(_tombstones_off, "old_copy:mcp"),
+    "canary_off": Mutant(_canary_off, "refuse:mcp:quiet"),
+    "last_writer_wins_off": Mutant(_last_writer_wins_off, "old_copy:sqlite:killed"),
+    "overlay_off": Mutant(_overlay_off, "two_bots+stop_mcp+lock:sqlite"),
+    "persisted_clock_off": Mutant(
+        _persisted_clock_off,
+        "scripted_clock_jump:forth,scripted_restart::quiet+scripted_hang::quiet+scripted_clock_jump:back:quiet"
+        "+scripted_empty:sqlite",
+        schedules=4,
+    ),
+    "grave_check_off": Mutant(_grave_check_off, "scripted_late,scripted_late,scripted_late,scripted_late", schedules=8),
+    "fsync_gate_off": Mutant(_fsync_gate_off, "power_cut_and_loss"),
+}

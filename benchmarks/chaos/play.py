@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SLACK_S = 0.25
 _ALL = 1000
+_COPY_EVERY_S = 0.5
+_QUIET_S = 0.6  # so that nothing waits for a store any more, which would betray it
 _CONSEQUENCES = {"scripted_empty", "scripted_old_copy", *LOSSES}
 _SYNCED = {"power_cut"}  # takes nothing that was promised, so nobody is excused
 
@@ -104,8 +106,11 @@ class World(ABC):
         """End what lasts."""
 
     @abstractmethod
-    async def agreed(self) -> None:
-        """The stores hold the same: what is in them now may be put back later as an old copy."""
+    def copy(self) -> None:
+        """Keep copies of the stores as they are now, to be put back later."""
+
+    async def agreed(self) -> None:  # noqa: B027 - not everybody has to do something
+        """Do what is to be done when the stores hold the same."""
 
     def breaks(self, store: str) -> Broken:
         broken = Broken(store, time.monotonic())
@@ -159,6 +164,7 @@ class _Player:
         self._going = asyncio.Event()
         self._idle = [asyncio.Event() for _ in schedule.clients]
         self._over = False
+        self._quiet = False
         self._held: list[Fault] = []
         self._apart = False
 
@@ -183,6 +189,9 @@ class _Player:
             if loses and self._apart:
                 await self._settle()
                 await asyncio.sleep(fault.wait_s)
+            self._quiet = fault.quiet
+            if fault.quiet:
+                await asyncio.sleep(_QUIET_S)
             before = list(self._held)
             if loses and fault.kind not in _SYNCED:
                 self.model.lose()
@@ -195,8 +204,8 @@ class _Player:
             self._held.append(fault)
             if not fault.overlaps:
                 await asyncio.sleep(fault.hold_s)
-                await self._relieve([fault])
-            await self._relieve(before)
+                await self._relieve([fault, *before])
+                self._quiet = False
         await self._settle()
         self._over = True
         self._going.set()
@@ -270,7 +279,7 @@ class _Player:
             if self._over:
                 return
             bots = self.world.bots
-            if not bots:
+            if self._quiet or not bots:
                 await asyncio.sleep(0.01)
                 continue
             at = number + (operation.elsewhere and operation.action in ("retrieve", "search", "get_all"))
@@ -339,9 +348,13 @@ class _Player:
     # The status
 
     async def _sample(self) -> None:
-        """Look at the status all the time: a store that is broken must not be green for long."""
+        """Look at the status all the time: a store that is broken must not be green for long. Copy the stores, too."""
         grace_s = self.schedule.probe_interval_s + self.schedule.deadline_s + SLACK_S
+        copied_at = time.monotonic()
         while not self._over:
+            if time.monotonic() - copied_at > _COPY_EVERY_S:
+                self.world.copy()
+                copied_at = time.monotonic()
             active = [broken for broken in self.world.broken if broken.until == float("inf") and not broken.shown]
             for bot in list(self.world.bots) if active else ():
                 began = time.monotonic()

@@ -215,7 +215,7 @@ class RealWorld(World):
         }:
             self._mount(self._folder / place)
         await self._start()
-        self._copy()
+        self.copy()
 
     async def close(self) -> None:
         for bot in self._every:
@@ -231,7 +231,6 @@ class RealWorld(World):
     async def agreed(self) -> None:
         for path in self.stores.values():
             files.settle(path)
-        self._copy()
 
     async def strike(self, fault: Fault) -> bool:
         return bool(await getattr(self, f"_{fault.kind}")(fault))
@@ -395,7 +394,7 @@ class RealWorld(World):
     # Losses
 
     async def _old_copy(self, fault: Fault) -> bool:
-        copied = self._copies[-2 if len(self._copies) > 1 else -1].get(fault.target)
+        copied = self._copies[len(self._copies) // 3].get(fault.target)
         if copied is None:
             return False
         path = self.stores[fault.target]
@@ -528,7 +527,7 @@ class RealWorld(World):
         for bot in self._running:
             bot.thaw()
 
-    def _copy(self) -> None:
+    def copy(self) -> None:
         folder = self._folder / f"copy{len(self._copies)}"
         folder.mkdir()
         copied = {name: folder / f"{name}.db" for name in self.stores}

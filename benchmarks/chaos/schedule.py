@@ -106,6 +106,7 @@ class Fault:
         wait_s: how long after the fault before it.
         hold_s: how long what it does is left so, if it is something that lasts.
         overlaps: whether the next fault comes while this one lasts.
+        quiet: whether nobody calls while it lasts, so that only the canary can notice it.
     """
 
     kind: str
@@ -114,6 +115,7 @@ class Fault:
     wait_s: float = 0.3
     hold_s: float = 0.5
     overlaps: bool = False
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Schedule:
         lines += [
             f"  {fault.kind} {fault.target} {fault.way}".rstrip()
             + f" after {fault.wait_s:.2f} s for {fault.hold_s:.2f} s"
+            + (", quietly" if fault.quiet else "")
             + (", during which:" if fault.overlaps else "")
             for fault in self.faults
         ]
@@ -171,7 +174,7 @@ def schedule_for(seed: int, index: int, chosen: str = "") -> Schedule:
     clients = 4 if real else 3
     users = [_USERS[i::clients] for i in range(clients)]
     per_client = 24 if real else 16
-    longest_s = dice.choice((1.0, 2.0)) if real else 0.4
+    longest_s = (2.0 if chosen else dice.choice((1.0, 2.0))) if real else 0.4
     return Schedule(
         seed=f"{seed}:{index}",
         real=real,
@@ -195,6 +198,9 @@ def _dealt(seed: int, index: int, real: bool, dice: random.Random) -> tuple[Faul
     for number, fault in enumerate(faults[:-1]):
         if fault.kind in ("stop_mcp", "refuse", "lock", "two_bots") or not real:
             faults[number] = replace(fault, overlaps=dice.random() < 0.5)
+    for number, fault in enumerate(faults):
+        if fault.kind in ("stop_mcp", "refuse", "lock", "swap_foreign") or not real:
+            faults[number] = replace(fault, quiet=dice.random() < 0.3)
     return tuple(faults)
 
 
@@ -215,8 +221,17 @@ def _chosen(text: str, dice: random.Random) -> tuple[Fault, ...]:
             if kind not in LOSSES + HINDRANCES + SCRIPTED:
                 raise ValueError(f"{kind!r} is no fault; there are {', '.join(LOSSES + HINDRANCES + SCRIPTED)}")
             fault = _made(kind, dice)
-            fault = replace(fault, target=target or _TARGETS.get(kind, ("",))[0], way=way or fault.way)
-            faults.append(replace(fault, overlaps=number < len(parts) - 1))
+            quiet = way == "quiet"
+            fault = replace(
+                fault,
+                target=target or _TARGETS.get(kind, ("",))[0],
+                way=fault.way if quiet else way or fault.way,
+                quiet=quiet,
+                wait_s=0.3 if kind.startswith("scripted_") else 3.0 if kind in LOSSES else 0.5,
+                hold_s=1.0 if kind.startswith("scripted_") else 3.6 if kind in _LASTING else 0.2,
+                overlaps=number < len(parts) - 1,
+            )
+            faults.append(fault)
     return tuple(faults)
 
 

@@ -90,7 +90,7 @@ class ScriptedLink:
                 raise LinkDownError("no answer in time")
             case "late":
                 # It is done after everybody has stopped waiting for it, and perhaps after what came later.
-                task = asyncio.create_task(self._do_late(tool, arguments, timeout_s + self._dice.uniform(0, 0.3)))
+                task = asyncio.create_task(self._do_late(tool, arguments, timeout_s + self._dice.uniform(0, 0.8)))
                 self._late.add(task)
                 task.add_done_callback(self._late.discard)
                 await asyncio.sleep(timeout_s)
@@ -211,7 +211,7 @@ class ScriptedWorld(World):
         (self._folder / "data").mkdir()
         (self._folder / "flag").touch()
         await self._start()
-        self._copy()
+        self.copy()
 
     async def close(self) -> None:
         self._link.fault = ""
@@ -222,9 +222,6 @@ class ScriptedWorld(World):
         for lock in self._locks.values():
             lock.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    async def agreed(self) -> None:
-        self._copy()
 
     async def strike(self, fault: Fault) -> bool:
         kind = fault.kind.removeprefix("scripted_")
@@ -278,7 +275,7 @@ class ScriptedWorld(World):
 
     async def _old_copy(self, fault: Fault) -> bool:
         name = "mcp" if fault.target == "second" else "sqlite"
-        copied = self._copies[-2 if len(self._copies) > 1 else -1].get(name)
+        copied = self._copies[len(self._copies) // 3].get(name)
         if copied is None:
             return False
         await self._change(fault, partial(files.put_back, copied))
@@ -308,7 +305,7 @@ class ScriptedWorld(World):
     def _now_ms(self) -> int:
         return time.time_ns() // 1_000_000 + self._ahead_ms
 
-    def _copy(self) -> None:
+    def copy(self) -> None:
         folder = self._folder / f"copy{len(self._copies)}"
         folder.mkdir()
         copied = {name: folder / f"{name}.db" for name in self.stores}
