@@ -22,6 +22,8 @@ REMEMBERED = 50_000
 class _Known(NamedTuple):
     revision: str
     key: str | None  # None: a deletion, which an answer need not mention
+    moment: int
+    before: _Known | None = None
 
 
 class AcknowledgedRevisions:
@@ -31,16 +33,19 @@ class AcknowledgedRevisions:
     """
 
     def __init__(self, most: int = REMEMBERED) -> None:
+        self.moment = 0
+        """Goes up with everything that is noted: a read must know what was noted before it began, and no more."""
         self._users: OrderedDict[str, dict[str, _Known]] = OrderedDict()
-        self._graves: OrderedDict[str, str] = OrderedDict()
+        self._graves: OrderedDict[str, _Known] = OrderedDict()
         self._count = 0
         self._most = most
 
     def note(self, records: Iterable[Record]) -> None:
         """Remember *records*; of too many, those of the users who were not heard of for longest are let go."""
+        self.moment += 1
         for record in records:
             if isinstance(record, UserTombstone):
-                self._graves[record.user_hash] = max(record.revision, self._graves.get(record.user_hash, ""))
+                self._note(self._graves, record.user_hash, record.revision, None)
                 self._graves.move_to_end(record.user_hash)
                 if len(self._graves) > self._most:
                     self._graves.popitem(last=False)
@@ -48,29 +53,33 @@ class AcknowledgedRevisions:
             user_id, slot = record.position
             slots = self._users.setdefault(user_id, {})
             self._users.move_to_end(user_id)
-            known = slots.get(slot)
-            if known is None or record.revision > known.revision:
-                self._count += known is None
-                slots[slot] = _Known(record.revision, record.key if isinstance(record, MemoryEntry) else None)
+            self._count += slot not in slots
+            self._note(slots, slot, record.revision, record.key if isinstance(record, MemoryEntry) else None)
         while self._count > self._most and len(self._users) > 1:
             _, dropped = self._users.popitem(last=False)
             self._count -= len(dropped)
 
-    def contradict(self, user_id: str, answer: Sequence[Record], asked: Asked) -> bool:
-        """Return whether *answer*, what `model.newest` left of the records found, is older than what is known."""
+    def contradict(self, user_id: str, answer: Sequence[Record], asked: Asked, moment: int) -> bool:
+        """Return whether *answer* is older than what was known at *moment*, when it was asked for.
+
+        Args:
+            answer: what `model.newest` left of the records found.
+        """
         found = {record.position[1]: record.revision for record in answer if not isinstance(record, UserTombstone)}
-        grave = max((r.revision for r in answer if isinstance(r, UserTombstone)), default="")
-        buried = self._graves.get(user_hash_of(user_id), "")
-        if any(revision <= buried for revision in found.values()):
+        shown = max((r.revision for r in answer if isinstance(r, UserTombstone)), default="")
+        latest = self._graves.get(user_hash_of(user_id))
+        buried = _as_of(latest, moment)
+        if buried is not None and any(revision <= buried.revision for revision in found.values()):
             return True
-        floor = max(grave, buried)
-        for slot, known in self._users.get(user_id, {}).items():
-            if known.revision <= floor:
+        floor = max(shown, latest.revision if latest else "")
+        for slot, newest in self._users.get(user_id, {}).items():
+            known = _as_of(newest, moment)
+            if known is None or known.revision <= floor:
                 continue
             if slot in found:
                 if found[slot] < known.revision:
                     return True
-            elif known.key is not None and asked(slot, known.key):
+            elif newest.key is not None and known.key is not None and asked(slot, known.key):
                 return True
         return False
 
@@ -78,3 +87,16 @@ class AcknowledgedRevisions:
         """What was acknowledged about *user_id* is lost for good, or was never so: do not insist on it."""
         self._count -= len(self._users.pop(user_id, {}))
         self._graves.pop(user_hash_of(user_id), None)
+
+    def _note(self, known: dict[str, _Known], name: str, revision: str, key: str | None) -> None:
+        old = known.get(name)
+        if old is None or revision > old.revision:
+            # One step back is enough for a read that a write overtook; one that two overtook knows less, no more.
+            before = old and old._replace(before=None)
+            known[name] = _Known(revision, key, self.moment, before)
+
+
+def _as_of(known: _Known | None, moment: int) -> _Known | None:
+    while known is not None and known.moment > moment:
+        known = known.before
+    return known

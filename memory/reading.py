@@ -117,17 +117,18 @@ class Reader:
         merge: Callable[[Page, Sequence[Record]], Page],
         asked_of: Callable[[Page], Asked],
     ) -> Page:
-        """Read until the answer does not contradict what was acknowledged."""
+        """Read until the answer does not contradict what was acknowledged before it was asked for."""
+        moment = self._acknowledged.moment
         over = await self._overlay(user_id)  # always before the stores: what leaves it meanwhile is in all of them
         page = await self._complete(read, merge, over, everyone=over is None)
-        if self._contradicted(user_id, page, asked_of(page)):
+        if self._contradicted(user_id, page, asked_of(page), moment):
             names = ", ".join(page.answered) or "the outbox"
             log.warning("%s gave an old answer and is compared", names, extra={"event": "stale_answer"})
             for replica in self._replicas:
                 if replica.name in page.answered:
                     replica.distrust()
             page = await self._complete(read, merge, await self._overlay(user_id), everyone=True)
-            if self._contradicted(user_id, page, asked_of(page)):
+            if self._contradicted(user_id, page, asked_of(page), moment):
                 self._admit(user_id, page, operation)
         in_step = [replica.name for replica in self._replicas if replica.in_step_for(user_hash_of(user_id))]
         spoken = set(page.answered) <= set(in_step)  # then its word is that of all who are in step
@@ -159,10 +160,12 @@ class Reader:
             log.debug("the outbox was not read: %s", exc)
             return None
 
-    def _contradicted(self, user_id: str, page: Page, asked: Asked) -> bool:
+    def _contradicted(self, user_id: str, page: Page, asked: Asked, moment: int) -> bool:
         records = list(newest(page.records).values())
-        self._acknowledged.note(record for record in records if isinstance(record, UserTombstone))
-        return self._acknowledged.contradict(user_id, records, asked)
+        graves = [record for record in records if isinstance(record, UserTombstone)]
+        if graves:  # what was shown once is not to be seen again, and excuses what is missing from the next page
+            self._acknowledged.note(graves)
+        return self._acknowledged.contradict(user_id, records, asked, moment)
 
     def _admit(self, user_id: str, page: Page, operation: str) -> None:
         """Everybody was asked, and nobody knows what was acknowledged.

@@ -251,11 +251,11 @@ def test_an_answer_without_what_was_acknowledged_is_a_contradiction() -> None:
     old, new = make_entry("u", "a", "old"), make_entry("u", "a", "new", revision=revision(NOW_MS + 1))
     known.note([new])
 
-    assert not known.contradict("u", [new], everything_asked)
-    assert known.contradict("u", [old], everything_asked)
-    assert known.contradict("u", [], everything_asked)
-    assert not known.contradict("u", [], lambda _, key: key == "b")
-    assert not known.contradict("somebody else", [], everything_asked)
+    assert not known.contradict("u", [new], everything_asked, known.moment)
+    assert known.contradict("u", [old], everything_asked, known.moment)
+    assert known.contradict("u", [], everything_asked, known.moment)
+    assert not known.contradict("u", [], lambda _, key: key == "b", known.moment)
+    assert not known.contradict("somebody else", [], everything_asked, known.moment)
 
 
 def test_an_answer_with_what_was_deleted_is_a_contradiction() -> None:
@@ -263,23 +263,45 @@ def test_an_answer_with_what_was_deleted_is_a_contradiction() -> None:
     entry = make_entry("u", "a", "x")
     known.note([entry, Tombstone(*entry.position, revision(NOW_MS + 1))])
 
-    assert known.contradict("u", [entry], everything_asked)
-    assert not known.contradict("u", [], everything_asked)
+    assert known.contradict("u", [entry], everything_asked, known.moment)
+    assert not known.contradict("u", [], everything_asked, known.moment)
 
     known.note([UserTombstone(user_hash_of("u"), revision(NOW_MS + 5))])
-    assert known.contradict("u", [make_entry("u", "b", "y", revision=revision(NOW_MS + 3))], everything_asked)
-    assert not known.contradict("u", [make_entry("u", "b", "y", revision=revision(NOW_MS + 6))], everything_asked)
+    assert known.contradict(
+        "u", [make_entry("u", "b", "y", revision=revision(NOW_MS + 3))], everything_asked, known.moment
+    )
+    assert not known.contradict(
+        "u", [make_entry("u", "b", "y", revision=revision(NOW_MS + 6))], everything_asked, known.moment
+    )
 
 
 def test_a_deletion_by_somebody_else_excuses_what_is_missing() -> None:
     known = AcknowledgedRevisions()
     known.note([make_entry("u", "a", "x")])
 
-    assert not known.contradict("u", [UserTombstone(user_hash_of("u"), revision(NOW_MS + 1))], everything_asked)
+    assert not known.contradict(
+        "u", [UserTombstone(user_hash_of("u"), revision(NOW_MS + 1))], everything_asked, known.moment
+    )
+
+
+def test_a_read_is_held_to_what_was_known_when_it_began() -> None:
+    known = AcknowledgedRevisions()
+    first, second = make_entry("u", "a", "1"), make_entry("u", "a", "2", revision=revision(NOW_MS + 1))
+    known.note([first])
+    began = known.moment
+    known.note([second, make_entry("u", "b", "x")])
+    known.note([UserTombstone(user_hash_of("u"), revision(NOW_MS - 1))])
+
+    assert not known.contradict("u", [first], everything_asked, began)
+    assert known.contradict("u", [make_entry("u", "a", "0", revision=revision(NOW_MS - 1))], everything_asked, began)
+    assert known.contradict("u", [], everything_asked, began)
+    assert known.contradict("u", [first], everything_asked, known.moment)
 
 
 def test_what_is_remembered_of_acknowledgements_is_bounded() -> None:
     known = AcknowledgedRevisions(most=3)
     known.note(make_entry(f"u{n}", "a", "x") for n in range(10))
 
-    assert [known.contradict(f"u{n}", [], everything_asked) for n in range(10)] == [False] * 7 + [True] * 3
+    assert [known.contradict(f"u{n}", [], everything_asked, known.moment) for n in range(10)] == [False] * 7 + [
+        True
+    ] * 3
