@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,8 @@ async def _measure(alone: SharedMemory, hanging: SharedMemory, rounds: int, seco
                 times += [1000 * await _timed(operation) for operation in _operations(memory, number)]
         stalls = await _stall_ms(hanging, _crowd(hanging, seconds))
     finally:
-        os.kill(server, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it was given up, and killed
+            os.kill(server, signal.SIGCONT)
     return {
         "first_call_s": max(first),
         "alone_p50_ms": statistics.median(alone_ms),
