@@ -189,6 +189,8 @@ MUTANTS = {
         "+scripted_empty:sqlite",
         schedules=4,
     ),
-    "grave_check_off": Mutant(_grave_check_off, "scripted_late,scripted_late,scripted_late,scripted_late", schedules=8),
+    "grave_check_off": Mutant(
+        _grave_check_off, "scripted_refuse+scripted_late,scripted_refuse+scripted_late", schedules=6
+    ),
     "fsync_gate_off": Mutant(_fsync_gate_off, "power_cut_and_loss"),
 }
