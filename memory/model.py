@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeAlias, overload
 
 from memory.errors import MemoryRejectedError
@@ -26,6 +27,8 @@ LIMIT_MAX = 1_000
 
 EVERYWHERE = ""
 """The scope of what may be told anywhere; the default of the published API."""
+
+_as_sorted_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make an encoder for each
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -169,6 +172,7 @@ class SearchResult(Sequence[MemoryEntry]):
         return len(self.hits)
 
 
+@lru_cache(maxsize=16_384)  # a read looks at each record's position a dozen times
 def slot_of(user_id: str, scope: str, key: str) -> str:
     """Return the first 128 bits of SHA-256 over the three, length-prefixed, in hex."""
     digest = hashlib.sha256()
@@ -178,6 +182,7 @@ def slot_of(user_id: str, scope: str, key: str) -> str:
     return digest.hexdigest()[:32]
 
 
+@lru_cache(maxsize=4_096)
 def user_hash_of(user_id: str) -> str:
     """Return SHA-256 of *user_id*, in hex."""
     return hashlib.sha256(user_id.encode()).hexdigest()
@@ -188,7 +193,7 @@ def content_hash(record: Record) -> str:
     if not isinstance(record, MemoryEntry):
         return ""
     times = [to_ms(record.created_at), to_ms(record.updated_at)]
-    said = json.dumps([record.value, record.metadata, times], sort_keys=True)
+    said = _as_sorted_json([record.value, record.metadata, times])
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
