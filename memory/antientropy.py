@@ -7,7 +7,6 @@ Merkle tree of fixed shape, kept by each store as it is written.
 from __future__ import annotations
 
 import asyncio
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from memory.model import Position, Record, UserDigest
     from memory.replica import Replica
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PUT_RECORDS = 500
@@ -31,7 +29,7 @@ async def compare(replicas: Sequence[Replica]) -> int:
     """Bring all usable *replicas* to the same records, and trust them; return how many records were handed over.
 
     What the outbox holds for a store is handed over first. A store that goes away meanwhile is not trusted, nor is
-    one that lacks something and takes no writes.
+    one that lacks something and takes no writes, nor one that is not what it was, as long as nobody is there who is.
 
     Raises:
         BackendUnavailableError: a store, or the outbox, failed under way; what was handed over stays so.
@@ -41,11 +39,11 @@ async def compare(replicas: Sequence[Replica]) -> int:
     await asyncio.gather(*(replica.catch_up() for replica in present if replica.writable))
     run = _Comparison(present)
     await run.compare()
+    # A store that lost what it knew learns nothing from another such, unless there is nobody else to learn from.
+    sound = len(present) == len(replicas) or not all(replica.doubtful for replica in present)
     for replica in present:
-        if replica.epoch == epochs[replica] and replica.usable and replica not in run.lacking:
-            if not replica.trusted:
-                log.info("%s is in step", replica.name, extra={"event": "store_in_step", "backend": replica.name})
-            replica.trusted = True
+        if sound and replica.epoch == epochs[replica] and replica.usable and replica not in run.lacking:
+            await replica.trust()
     return run.handed_over
 
 

@@ -27,21 +27,26 @@ if TYPE_CHECKING:
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
-def shared_memory(config: Path | None = None) -> SharedMemory:
-    """Return the memory that *config* describes; the file is read when the memory is first used."""
+def shared_memory(config: Path | None = None, *, is_bot: bool = False) -> SharedMemory:
+    """Return the memory that *config* describes; the file is read when the memory is first used.
+
+    Args:
+        is_bot: whether stores that are no longer configured stop counting, if no other process uses the folder.
+    """
 
     def build() -> MemorySystem:
         path = config or default_config_path()
-        return assemble(load_settings(MemoryFileSettings, path).memory, path.resolve().parent)
+        return assemble(load_settings(MemoryFileSettings, path).memory, path.resolve().parent, is_bot=is_bot)
 
     return SharedMemory(build)
 
 
-def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
+def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> MemorySystem:
     """Return the stores of *settings* as one, and that as the flag has it; nothing is opened yet.
 
     Args:
         root: what relative paths are relative to.
+        is_bot: see shared_memory.
     """
     clock = HybridLogicalClock()
     plan = ProbePlan(interval_s=settings.probe_interval_s)
@@ -49,7 +54,7 @@ def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
     outbox = Outbox(root / settings.outbox, clock)
     replicas = [
         Replica(
-            _build(name, table, clock, root, settings.deadline_s),
+            _build(name, table, clock, root, deadline_s=settings.deadline_s, timeout_s=min(table.timeout_s, longest_s)),
             outbox,
             priority=table.priority,
             timeout_s=min(table.timeout_s, longest_s),
@@ -66,6 +71,7 @@ def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
         compare_s=settings.compare_interval_s,
         deadline_s=settings.deadline_s,
         folder=Folder(root / settings.outbox),
+        strikes_off=is_bot,
     )
     legacy_path = root / settings.legacy.path
     legacy = Member(
@@ -78,10 +84,18 @@ def assemble(settings: MemorySettings, root: Path) -> MemorySystem:
     return MemorySystem(unified, flagged)
 
 
-def _build(name: str, table: BackendTable, clock: HybridLogicalClock, root: Path, deadline_s: float) -> StoreBackend:
+def _build(
+    name: str, table: BackendTable, clock: HybridLogicalClock, root: Path, *, deadline_s: float, timeout_s: float
+) -> StoreBackend:
     match table:
         case SQLiteTable():
-            return SQLiteMemoryBackend(root / table.path, name=name, clock=clock, deadline_s=deadline_s)
+            return SQLiteMemoryBackend(
+                root / table.path,
+                name=name,
+                clock=clock,
+                deadline_s=deadline_s,
+                busy_timeout_s=timeout_s / 2,  # so that a locked file is told from one that does not answer
+            )
         case MCPTable():
             ours = (sys.executable, "-m", "tools.mcp_server", "--db", str(root / table.path))
             return MCPMemoryBackend(

@@ -116,6 +116,8 @@ class MemoryBackend(ABC):
             page = await self.get(user_id, key, audience)
         self._observe(page)
         found = [entry for entry in visible(page.records, audience) if entry.key == key]
+        if not found:
+            self._check_answered("retrieve", page)
         return max(found, key=lambda entry: entry.revision, default=None)
 
     async def search(
@@ -133,13 +135,12 @@ class MemoryBackend(ABC):
     async def get_all(self, user_id: str, *, audience: Audience = None) -> dict[str, str]:
         """Return every visible key with its value. Where several visible scopes hold a key, the newest.
 
-        Unavailable where `search` would return what was written lately and name every store as missing.
+        Unavailable where `search` would return what little is known and name every store as missing.
         """
         check_user_id(user_id)
         async with self._bounded("get_all"):
             page = await self._all_of(user_id)
-        if page.missing and not page.answered:  # a dictionary cannot say how much is missing from it
-            raise BackendUnavailableError(self.name, "get_all", f"no answer from {', '.join(page.missing)}")
+        self._check_answered("get_all", page)  # a dictionary cannot say how much is missing from it
         entries = sorted(visible(page.records, audience), key=lambda entry: entry.revision)
         return {entry.key: entry.value for entry in entries}
 
@@ -294,6 +295,11 @@ class MemoryBackend(ABC):
         whole = Page(tuple(newest(records).values()), None, spoke_throughout, tuple(missing), tuple(starting))
         self._observe(whole)
         return whole
+
+    def _check_answered(self, operation: str, page: Page) -> None:
+        """Raise BackendUnavailableError if nobody answered who would know."""
+        if page.missing and not page.answered:
+            raise BackendUnavailableError(self.name, operation, f"no full answer from {', '.join(page.missing)}")
 
     def _observe(self, page: Page) -> None:
         if page.records:

@@ -44,7 +44,8 @@ _BUSY_S = 0.3
 _RETRY_S = 1.0
 
 # `log` holds the newest record of each slot that some store lacks; `stores` those that count, each with the seq up
-# to which it has everything durably; `parked` what a store refused; `meta` the clock and the ids.
+# to which it has everything durably, and as what it was last trusted; `parked` what a store refused; `meta` the clock
+# and the ids.
 _SCHEMA = versioned(
     """CREATE TABLE log (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -56,7 +57,12 @@ _SCHEMA = versioned(
     UNIQUE (user_id, slot)
 );
 CREATE INDEX log_by_user ON log (user_hash);
-CREATE TABLE stores (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE stores (
+    name TEXT PRIMARY KEY,
+    cursor INTEGER NOT NULL,
+    store_id TEXT NOT NULL DEFAULT '',
+    counter INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
 CREATE TABLE parked (
     store TEXT NOT NULL,
     user_id TEXT NOT NULL,
@@ -373,6 +379,17 @@ class Outbox:
         sql = "UPDATE stores SET cursor = 0 WHERE name = ?"
         await self._change("rewind", lambda db: db.execute(sql, [name]).rowcount)
 
+    async def seen(self) -> dict[str, tuple[str, int]]:
+        """Return as what each store was last trusted: its store_id and its canary counter."""
+        sql = "SELECT name, store_id, counter FROM stores WHERE store_id <> ''"
+        rows = await self._read("read", lambda db: db.execute(sql).fetchall())
+        return {name: (store_id, counter) for name, store_id, counter in rows}
+
+    async def saw(self, name: str, store_id: str, counter: int) -> None:
+        """The store *name* is trusted as this; a counter only goes up, until the store is another one."""
+        sql = "UPDATE stores SET store_id = ?1, counter = ?2 WHERE name = ?3 AND (store_id <> ?1 OR counter < ?2)"
+        await self._lazily("note", lambda db: db.execute(sql, [store_id, counter, name]).rowcount)
+
     # What stores refused
 
     async def park(self, name: str, record: Record, reason: str) -> None:
@@ -447,7 +464,7 @@ class Outbox:
             await self.open()  # it was removed or damaged: there is a new one now, or there is no hope
             return await file.run(operation, job)
 
-    async def _lazily(self, operation: str, job: Callable[[sqlite3.Connection], None]) -> None:
+    async def _lazily(self, operation: str, job: Callable[[sqlite3.Connection], object]) -> None:
         """Commit without waiting for the disk: what is lost with the power is only done again."""
 
         def work(db: sqlite3.Connection) -> None:

@@ -198,7 +198,11 @@ class Reader:
                 return merge_pages([page], *self._names([r for r in self._replicas if not r.usable]))
             usable = [replica for replica in usable if replica.usable]
         outcomes = await ask(usable, operation, work)
-        pages = [outcome for outcome in outcomes.values() if isinstance(outcome, Page)]
+        pages = [
+            replace(outcome, answered=()) if replica.doubtful else outcome  # it speaks, but not for all that it had
+            for replica, outcome in outcomes.items()
+            if isinstance(outcome, Page)
+        ]
         if not pages:
             raise nobody(self._name, operation, self._replicas, outcomes)
         spoke = {name for page in pages for name in page.answered}

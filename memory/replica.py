@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from memory.backend import StoreBackend
     from memory.health import ProbePlan
-    from memory.model import Record
+    from memory.model import Record, StoreIdentity
     from memory.outbox import Outbox, Row
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class Replica(Member):
         super().__init__(backend, priority=priority, timeout_s=timeout_s, plan=plan, now=now)
         self.store = backend
         self.trusted = False
+        self.doubtful = False
+        """Whether the store is not what it was when it was last trusted: an old copy, or made anew."""
         self.epoch = 0
         """Raised whenever trust is lost, so that a comparison that was under way does not restore it."""
         self.fed = 0
@@ -70,6 +72,7 @@ class Replica(Member):
         self._now = now
         self._foreign = ""
         self._seen: tuple[str, int] | None = None
+        self._noted: tuple[str, int] | None = None
         self._settled = 0
         self._synced_at = -_SYNC_EVERY_S
         self._must_rewind = True
@@ -107,6 +110,15 @@ class Replica(Member):
         self._must_rewind = self._must_rewind or rewind
         self.on_change()
 
+    async def trust(self) -> None:
+        """Believe the store from now on: it was compared."""
+        if not self.trusted:
+            log.info("%s is in step", self.name, extra={"event": "store_in_step", "backend": self.name})
+        self.trusted = True
+        self.doubtful = False
+        if self._seen is not None:
+            await self._outbox.saw(self.name, *self._seen)
+
     async def catch_up(self) -> None:
         """Hand over everything that stands in the outbox and that the store does not have yet.
 
@@ -124,6 +136,11 @@ class Replica(Member):
                 async with self._confirmed:
                     self.fed = max(self.fed, rows[-1].seq)
                     self._confirmed.notify_all()
+
+    async def whose(self) -> StoreIdentity:
+        """Return which store this is, also if it is refused."""
+        await self._bounded("open", self.store.open)
+        return await self._bounded("identify", self.store.identify)
 
     async def deliver(self, records: Sequence[Record]) -> None:
         """Put *records*; park those that the store refuses."""
@@ -173,13 +190,12 @@ class Replica(Member):
         parked = sum(self._parked.values())
         found = super().health()
         problems = [found.detail] if found.detail else []
-        if self.usable and not self.trusted:
-            progress = f", {self.filled} of {self.filled + self.differences} put right" if self.differences else ""
-            problems.append(f"being compared with the others{progress}")
+        if self.usable and self.doubtful:
+            problems.append("its data is not what it was: it must be compared with the others before it is believed")
+        elif self.usable and not self.trusted:
+            problems.append("being compared with the others")
         if parked:
             problems.append(f"it refused {parked} records (python -m memory parked)")
-        if found.state is StoreState.BEHIND and not problems:
-            problems.append("it has just come back" if rows == 0 else "catching up")
         return replace(
             found,
             behind=rows,
@@ -218,11 +234,24 @@ class Replica(Member):
         self._foreign = ""
         if theirs != home:
             await self._bounded("claim", partial(self.store.claim, home))
-        if self._seen is not None and (identity.store_id != self._seen[0] or identity.counter < self._seen[1]):
+        if await self._is_another(identity):
+            self.doubtful = True
             extra = {"event": "store_changed", "backend": self.name}
-            log.warning("%s is another copy than it was: it is compared first", self.name, extra=extra)
+            log.warning("%s is not the copy that it was: it is compared first", self.name, extra=extra)
             self.distrust()
         self._seen = (identity.store_id, identity.counter)
+
+    async def _is_another(self, identity: StoreIdentity) -> bool:
+        """Return whether the store has to prove itself: it is new among known ones, or has gone back in time."""
+        known = self._seen
+        if known is None:
+            seen: dict[str, tuple[str, int]] = {}
+            with suppress(BackendUnavailableError):
+                seen = await self._outbox.seen()
+            if self.name not in seen:
+                return bool(seen)
+            known = seen[self.name]
+        return identity.store_id != known[0] or identity.counter < known[1]
 
     async def _whose_folder(self, claimed: str) -> str:
         """Return the installation's id; a store of this machine may say it where the outbox does not know it."""
@@ -243,6 +272,8 @@ class Replica(Member):
         super()._pass(counter)
         if self._seen is not None:
             self._seen = (self._seen[0], max(counter, self._seen[1]))
+            if self._news is not None:
+                self._news.set()  # the feeder notes it
         if not self._outbox.is_attached(self.name):
             leg = self.store.writer()
             if leg is not None:
@@ -276,6 +307,9 @@ class Replica(Member):
                 if self.writable:
                     await self.catch_up()
                     await self._settle()
+                if self.trusted and self._seen is not None and self._seen != self._noted:
+                    await self._outbox.saw(self.name, *self._seen)
+                    self._noted = self._seen
                 await self.count_backlog()
             except BackendUnavailableError as exc:
                 # Whoever failed says so in the status, and is tried again at the next news or the next look.

@@ -141,7 +141,11 @@ class SharedMemory(_View):
         Raises:
             ConfigError: the settings cannot be used.
         """
-        await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._start().ready)), _OPEN_S)
+        try:
+            async with asyncio.timeout(_OPEN_S):
+                await asyncio.shield(asyncio.wrap_future(self._start().ready))
+        except TimeoutError as exc:
+            raise BackendUnavailableError(self.name, "open", f"not ready within {_OPEN_S:g} s") from exc
 
     async def close(self) -> None:
         """Close every store and end the thread, within 4 s; safe to repeat. The next call opens it again."""

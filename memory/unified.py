@@ -52,8 +52,8 @@ class UnifiedMemoryBackend(MemoryBackend):
             is none but the outbox.
         hedge_s: how long one store may take over a read before the next is asked, too.
         compare_s: how often the stores are compared when nothing happens.
-        folder: tells whether another process uses the same outbox; if none does, stores that are no longer
-            configured stop counting.
+        folder: tells whether another process uses the same outbox.
+        strikes_off: whether stores that are no longer configured stop counting, if no other process is there.
         dice: returns what `random.random` returns.
     """
 
@@ -67,6 +67,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         compare_s: float = 60.0,
         deadline_s: float = 2.0,
         folder: Folder | None = None,
+        strikes_off: bool = False,
         dice: Callable[[], float] = random.random,
         name: str = "unified",
     ) -> None:
@@ -76,6 +77,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         self._concern = _stores_needed(write_concern, len(self.replicas))
         self._compare_s = compare_s
         self._folder = folder
+        self._strikes_off = strikes_off
         self._acknowledged = AcknowledgedRevisions()
         self._reader = Reader(name, self.replicas, outbox, self._acknowledged, hedge_s=hedge_s, dice=dice)
         self._opened = False
@@ -230,9 +232,7 @@ class UnifiedMemoryBackend(MemoryBackend):
 
         Both are merged by revision then, both ways. Returns the id; ConfigError if there is no such store.
         """
-        store = self._replica(name).store
-        await store.open()
-        theirs = (await store.identify()).installation_id
+        theirs = (await self._replica(name).whose()).installation_id
         if theirs:
             await self.outbox.adopt(theirs)
             for replica in self.replicas:
@@ -268,7 +268,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         raise ConfigError(f"there is no store called {name}; there are: {known}")
 
     async def _register(self) -> None:
-        alone = self._folder is not None and self._folder.is_alone
+        alone = self._strikes_off and self._folder is not None and self._folder.is_alone
         try:
             await self.outbox.open()
             await self.outbox.register([replica.name for replica in self.replicas], alone=alone)
