@@ -11,11 +11,9 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dotenv import load_dotenv
-
 from app.logs import set_up_logs
 from app.settings import Settings
-from memory.config import default_config_path, load_settings
+from memory.config import default_config_path, load_settings, read_dotenv
 from memory.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     config = (options.config or default_config_path()).resolve()
     try:
-        _read_dotenv(config.parent / ".env")
+        read_dotenv(config.parent)
         settings = load_settings(Settings, config)
         set_up_logs(settings.log, config.parent)
     except (ConfigError, OSError) as exc:
@@ -65,13 +63,6 @@ async def _run(settings: Settings, root: Path, options: argparse.Namespace) -> i
         print(f"The bot cannot run: {exc}", file=sys.stderr)
         return CANNOT_RUN
     return 0
-
-
-def _read_dotenv(path: Path) -> None:
-    try:
-        load_dotenv(path)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text") from exc
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

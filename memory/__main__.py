@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
-from dotenv import load_dotenv
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from memory.assemble import shared_memory
-from memory.config import MemoryFileSettings, default_config_path, load_settings
+from memory.config import MemoryFileSettings, default_config_path, load_settings, read_dotenv
 from memory.errors import BackendUnavailableError, ConfigError, MemoryBackendError
 from memory.model import MemoryEntry, UserTombstone
 from memory.outbox import Outbox
@@ -241,7 +240,7 @@ def _finish(config: Path | None, work: Callable[[Path], Coroutine[Any, Any, int]
     logging.getLogger().addHandler(logging.NullHandler())
     file = (config or default_config_path()).resolve()
     try:
-        _read_dotenv(file.parent / ".env")
+        read_dotenv(file.parent)
         code = asyncio.run(work(file))
     except ConfigError as exc:
         typer.echo(str(exc), err=True)
@@ -250,14 +249,6 @@ def _finish(config: Path | None, work: Callable[[Path], Coroutine[Any, Any, int]
         typer.echo(f"{exc}. Try again in a moment; python -m memory status says how the stores are doing.", err=True)
         code = NOT_WELL
     raise typer.Exit(code)
-
-
-def _read_dotenv(path: Path) -> None:
-    """As bot.py does: what is set there decides where the memory is."""
-    try:
-        load_dotenv(path)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text") from exc
 
 
 # What is shown

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
+from dotenv import load_dotenv
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
@@ -148,6 +149,19 @@ def default_config_path() -> Path:
     """Return the file named by JAKEY_CONFIG, else config.toml beside this package."""
     named = os.environ.get(CONFIG_VARIABLE)
     return Path(named) if named else Path(__file__).resolve().parent.parent / "config.toml"
+
+
+def read_dotenv(root: Path) -> None:
+    """Read the file .env in *root* into the environment, if it is there: secrets, and where the memory is.
+
+    Raises:
+        ConfigError: it is no text.
+    """
+    path = root / ".env"
+    try:
+        load_dotenv(path)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text") from exc
 
 
 def load_settings(kind: type[AnySettings], path: Path) -> AnySettings:

@@ -236,8 +236,6 @@ class Replica(Member):
             await self._bounded("claim", partial(self.store.claim, home))
         if await self._is_another(identity):
             self.doubtful = True
-            extra = {"event": "store_changed", "backend": self.name}
-            log.warning("%s is not the copy that it was: it is compared first", self.name, extra=extra)
             self.distrust()
         self._seen = (identity.store_id, identity.counter)
 
@@ -249,9 +247,16 @@ class Replica(Member):
             with suppress(BackendUnavailableError):
                 seen = await self._outbox.seen()
             if self.name not in seen:
+                if seen:
+                    extra = {"event": "store_new", "backend": self.name}
+                    log.info("%s is new: it is compared first", self.name, extra=extra)
                 return bool(seen)
             known = seen[self.name]
-        return identity.store_id != known[0] or identity.counter < known[1]
+        if identity.store_id == known[0] and identity.counter >= known[1]:
+            return False
+        extra = {"event": "store_changed", "backend": self.name}
+        log.warning("%s is not the copy that it was: it is compared first", self.name, extra=extra)
+        return True
 
     async def _whose_folder(self, claimed: str) -> str:
         """Return the installation's id; a store of this machine may say it where the outbox does not know it."""
