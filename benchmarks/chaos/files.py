@@ -7,6 +7,8 @@ import sqlite3
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
+from memory.model import user_hash_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -110,6 +112,27 @@ def live(path: Path) -> dict[str, dict[Slot, str]]:
         ):
             found.setdefault(user, {})[scope, key] = value
     return found
+
+
+def buried(path: Path) -> list[tuple[str, str, str]]:
+    """Return user, scope and key of the entries that are not above the tombstone of their user in the same file.
+
+    No read shows one, because reads apply the tombstone; it comes back when the tombstone is not there.
+    """
+    with closing(_connect(path)) as db:
+        graves = dict(db.execute("SELECT user_id, revision FROM memories WHERE slot = ''").fetchall())
+        entries = db.execute("SELECT user_id, scope, key, revision FROM memories WHERE key IS NOT NULL").fetchall()
+    return [(user, scope, key) for user, scope, key, at in entries if at <= graves.get(user_hash_of(user), "")]
+
+
+def counter(path: Path) -> int | None:
+    """Return how many canaries have passed in a store; None if it cannot be read."""
+    try:
+        with closing(_connect(path)) as db:
+            found = db.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'counter'").fetchone()
+    except sqlite3.Error:
+        return None
+    return found[0] if found else 0
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos import files
 from benchmarks.chaos.model import Model, Violation
-from benchmarks.chaos.schedule import LOSSES, burst_keys
+from benchmarks.chaos.schedule import FORGOTTEN, LOSSES, burst_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from benchmarks.chaos.model import Attempt
     from benchmarks.chaos.schedule import Fault, Operation, Schedule
 
 SLACK_S = 0.25
+WHOLE = "as a whole"
+"""What stands for the memory itself where a store's name could stand: it is what the outbox's trouble shows in."""
+
 _ALL = 1000
 _COPY_EVERY_S = 0.5
 _QUIET_S = 0.6  # so that nothing waits for a store any more, which would betray it
 _CONSEQUENCES = {"scripted_empty", "scripted_old_copy", *LOSSES}
+_OFFERED_S = 0.6  # so that all that was acknowledged is on its way to every store: a late one is tried again
 _SYNCED = {"power_cut"}  # takes nothing that was promised, so nobody is excused
 
 
@@ -64,16 +69,39 @@ class Bot(ABC):
 
 @dataclass(slots=True)
 class Broken:
-    """A store that cannot pass a canary, since when and until when."""
+    """What must not be green: a store that cannot pass a canary, or the memory as a whole.
+
+    Attributes:
+        store: its name, or WHOLE.
+        since: since when, and *until* when.
+        bots: whose view of it is broken; None: everybody's.
+        counter: of a store that may or may not have room left for a canary: how many had passed when it was looked
+            at last. It counts as broken since then.
+        noticed: of the outbox, which has no canary: since when each process could know, because it had to write.
+    """
 
     store: str
     since: float
     until: float = float("inf")
     shown: bool = False
+    bots: Callable[[Bot], bool] | None = None
+    counter: int | None = None
+    noticed: dict[str, float] | None = None
+
+    @property
+    def lasts(self) -> bool:
+        return self.until == float("inf")
+
+    def since_for(self, bot: Bot) -> float | None:
+        """Return since when *bot* must know; None if it need not."""
+        if not self.lasts or self.shown or (self.bots is not None and not self.bots(bot)):
+            return None
+        since = self.since if self.noticed is None else self.noticed.get(bot.process)
+        return None if since is None else max(since, bot.ready_at)
 
 
 class World(ABC):
-    """Where a schedule is played: the bots, the stores' files, and what can be done to them.
+    """Where a schedule is played, in a folder of its own: the bots, the stores' files, and what can be done to them.
 
     Attributes:
         bots: those that answer now.
@@ -89,6 +117,8 @@ class World(ABC):
         self.broken: list[Broken] = []
         self.stores: dict[str, Path] = {}
         self.foreign_allowed = False
+        self._folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+        self._copies: dict[str, list[Path]] = {}
 
     @abstractmethod
     async def open(self) -> None: ...
@@ -105,15 +135,36 @@ class World(ABC):
     async def relieve(self, fault: Fault) -> None:
         """End what lasts."""
 
-    @abstractmethod
     def copy(self) -> None:
         """Keep copies of the stores as they are now, to be put back later."""
+        for name, path in self.stores.items():
+            copies = self._copies.setdefault(name, [])
+            copied = self._folder / f"{name}.copy{len(copies)}"
+            if files.copy(path, copied):
+                copies.append(copied)
+
+    def copied(self, store: str) -> list[Path]:
+        """Return the copies of a store, the oldest first; made now if there is none yet."""
+        if not self._copies.get(store):
+            self.copy()
+        return self._copies[store]
 
     async def agreed(self) -> None:  # noqa: B027 - not everybody has to do something
         """Do what is to be done when the stores hold the same."""
 
-    def breaks(self, store: str) -> Broken:
-        broken = Broken(store, time.monotonic())
+    async def landed(self) -> None:  # noqa: B027 - not everybody has to do something
+        """Return when nothing is under way any more that somebody stopped waiting for."""
+
+    def breaks(
+        self,
+        store: str,
+        *,
+        bots: Callable[[Bot], bool] | None = None,
+        counter: int | None = None,
+        noticed: dict[str, float] | None = None,
+    ) -> Broken:
+        """Note that *store* is broken from now on, see Broken."""
+        broken = Broken(store, time.monotonic(), bots=bots, counter=counter, noticed=noticed)
         self.broken.append(broken)
         return broken
 
@@ -197,6 +248,8 @@ class _Player:
                 self.model.lose()
             if await self.world.strike(fault):
                 self.outcome.faults[fault.kind] += 1
+                if fault.way == FORGOTTEN:
+                    await self._forget_what_is_late()
             if loses and fault.kind not in _SYNCED:
                 self.model.lose()  # again: what was acknowledged while it struck may be in what was lost
             self._apart |= loses
@@ -210,6 +263,19 @@ class _Player:
         self._over = True
         self._going.set()
 
+    async def _forget_what_is_late(self) -> None:
+        """Store, and forget whose it was while the store has it before it; nobody else calls.
+
+        What lands then lands below the tombstone of its user, and nothing newer hides it.
+        """
+        bot = self.world.bots[0]
+        stores = [next((op for op in ops if op.action == "store"), None) for ops in self.schedule.clients]
+        for store in filter(None, stores):
+            await self._do(bot, store)
+        await asyncio.sleep(_OFFERED_S)
+        for store in filter(None, stores):
+            await self._do(bot, replace(store, action="forget"))
+
     async def _relieve(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
             if fault in self._held:
@@ -222,6 +288,7 @@ class _Player:
         await self._relieve(list(self._held))
         self._going.clear()
         await asyncio.gather(*(idle.wait() for idle in self._idle))
+        await self.world.landed()
         began = time.monotonic()
         agreed, why = False, ""
         while not agreed and time.monotonic() - began < self.world.converge_s:
@@ -245,8 +312,9 @@ class _Player:
             with suppress(BotGoneError):
                 answer = await bot.ask("peek")
                 states = answer.get("result") or {}
-                red = {name: state for name, state in states.items() if not state["green"]}
-                if red or len(states) < len(self.world.stores):
+                # Not as a whole: whether the outbox can be written again shows at the next write.
+                red = {name: state for name, state in states.items() if name != WHOLE and not state["green"]}
+                if red or not states:
                     return False, f"{bot.process} shows {red or answer}"
         rows = {name: files.rows(path) for name, path in self.world.stores.items()}
         (name, some), (other_name, other) = rows.items()
@@ -257,11 +325,14 @@ class _Player:
     async def _judge_all(self) -> None:
         for name, path in self.world.stores.items():
             try:
-                held = files.live(path)
+                held, buried = files.live(path), files.buried(path)
             except Exception as exc:  # noqa: BLE001 - whatever the product left there
                 self._violated([Violation("lost", f"{name} cannot be read: {exc!r}")])
                 continue
             self._violated(self.model.judge_store(name, held))
+            self._violated(
+                [Violation("resurrected", f"{name} holds {what} of before the user's end") for what in buried]
+            )
         for bot in list(self.world.bots):
             for user in self.model.users:
                 with suppress(BotGoneError):
@@ -308,6 +379,9 @@ class _Player:
 
     async def _write(self, bot: Bot, what: str, attempt: Attempt) -> None:
         scope, key = attempt.slot or ("", "")
+        for broken in self.world.broken:
+            if broken.noticed is not None and broken.lasts and what == "store":
+                broken.noticed.setdefault(bot.process, time.monotonic())
         answer = await self._ask(bot, what, user=attempt.user, scope=scope, key=key, value=attempt.value)
         if answer["ok"]:
             self.model.acknowledge(attempt)
@@ -349,23 +423,35 @@ class _Player:
 
     async def _sample(self) -> None:
         """Look at the status all the time: a store that is broken must not be green for long. Copy the stores, too."""
-        grace_s = self.schedule.probe_interval_s + self.schedule.deadline_s + SLACK_S
         copied_at = time.monotonic()
         while not self._over:
             if time.monotonic() - copied_at > _COPY_EVERY_S:
                 self.world.copy()
                 copied_at = time.monotonic()
-            active = [broken for broken in self.world.broken if broken.until == float("inf") and not broken.shown]
-            for bot in list(self.world.bots) if active else ():
+            for bot in list(self.world.bots) if any(broken.lasts for broken in self.world.broken) else ():
                 began = time.monotonic()
                 with suppress(BotGoneError):
-                    answer = await bot.ask("peek")
-                    for broken in active:
-                        since = max(broken.since, bot.ready_at)
-                        shown_s = began - since - bot.stopped_s(since, time.monotonic())
-                        green = (answer.get("result") or {}).get(broken.store, {}).get("green")
-                        if green and broken.until == float("inf") and shown_s > grace_s:
-                            broken.shown = True
-                            what = f"{bot.process} shows {broken.store} green {shown_s:.2f} s after it broke"
-                            self._violated([Violation("green_while_broken", what)])
+                    self._judge_green(bot, (await bot.ask("peek")).get("result") or {}, began)
             await asyncio.sleep(0.05)
+
+    def _judge_green(self, bot: Bot, states: dict[str, Any], asked_at: float) -> None:
+        """Judge what *bot* showed.
+
+        Not judged: a store whose file was replaced, because it may be green as soon as it was compared; and an outbox
+        that is gone or on a full disk, because a new one is made at once, and a file has often room left in it.
+        """
+        grace_s = self.schedule.probe_interval_s + self.schedule.deadline_s + SLACK_S
+        for broken in self.world.broken:
+            since = broken.since_for(bot)
+            if since is None or not states.get(broken.store, {}).get("green"):
+                continue
+            if broken.counter is not None:
+                passed = files.counter(self.world.stores[broken.store])
+                if passed is None or passed != broken.counter:
+                    broken.counter, broken.since = passed or broken.counter, time.monotonic()
+                    continue
+            shown_s = asked_at - since - bot.stopped_s(since, time.monotonic())
+            if shown_s > grace_s:
+                broken.shown = True
+                what = f"{bot.process} shows {broken.store} green {shown_s:.2f} s after it broke"
+                self._violated([Violation("green_while_broken", what)])

@@ -13,7 +13,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos import files, worker
 from benchmarks.chaos.model import token
-from benchmarks.chaos.play import Bot, BotGoneError, World
+from benchmarks.chaos.play import WHOLE, Bot, BotGoneError, World
 
 if TYPE_CHECKING:
     from benchmarks.chaos.play import Broken
@@ -190,7 +189,6 @@ class RealWorld(World):
         self._schedule = schedule
         self._strangers = strangers
         self._mutant = mutant
-        self._folder = Path(tempfile.mkdtemp(prefix="chaos-"))
         self._started = 0
         self._every: list[RealBot] = []
         self._running: list[RealBot] = []
@@ -198,7 +196,6 @@ class RealWorld(World):
         self._breaks: dict[Fault, Broken] = {}
         self._limited: dict[Fault, list[int]] = {}
         self._mounts: list[Path] = []
-        self._copies: list[dict[str, Path]] = []
         self._second = False
         self.stores = {
             "mcp": self._folder / "second/mcp_memory.db",
@@ -266,8 +263,9 @@ class RealWorld(World):
 
         The last connection to close would copy its log into the file, even one that has been taken away since.
         """
-        for lock in self._locks.values():
+        for fault, lock in self._locks.items():
             lock.close()
+            self._breaks.pop(fault).until = time.monotonic()
         self._locks.clear()
 
     async def _start_bots(self, count: int) -> None:
@@ -332,8 +330,15 @@ class RealWorld(World):
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         if pids:
             self._limited[fault] = pids
-            self._breaks[fault] = self.breaks("mcp" if fault.target == "mcp" else "sqlite")
+            store = "mcp" if fault.target == "mcp" else "sqlite"
+            self._breaks[fault] = self.breaks(store, bots=lambda bot: self._refused(bot, fault.target, pids))
         return bool(pids)
+
+    @staticmethod
+    def _refused(bot: Bot, target: str, pids: list[int]) -> bool:
+        """Return whether what *bot* writes with is among *pids*, and not one that was started since."""
+        assert isinstance(bot, RealBot)  # noqa: S101 - there are no others here
+        return set(bot.servers() if target == "mcp" else [bot.pid]) <= set(pids)
 
     async def _end_refuse(self, fault: Fault) -> None:
         for pid in self._limited.pop(fault, ()):
@@ -349,8 +354,8 @@ class RealWorld(World):
             with suppress(sqlite3.OperationalError):
                 lock.execute(f"BEGIN {fault.way}")
                 self._locks[fault] = lock
-                if fault.target != "outbox":
-                    self._breaks[fault] = self.breaks(fault.target)
+                of_outbox = fault.target == "outbox"
+                self._breaks[fault] = self.breaks(WHOLE, noticed={}) if of_outbox else self.breaks(fault.target)
                 return True
             await asyncio.sleep(0.005)
         lock.close()
@@ -381,6 +386,8 @@ class RealWorld(World):
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
             while file.write(b"\0" * 4096):
                 pass
+        store = "mcp" if fault.target == "mcp" else "sqlite"
+        self._breaks[fault] = self.breaks(store, counter=files.counter(self.stores[store]))
         return True
 
     async def _end_disk_full(self, fault: Fault) -> None:
@@ -394,9 +401,10 @@ class RealWorld(World):
     # Losses
 
     async def _old_copy(self, fault: Fault) -> bool:
-        copied = self._copies[len(self._copies) // 3].get(fault.target)
-        if copied is None:
+        copies = self.copied(fault.target)
+        if not copies:
             return False
+        copied = copies[len(copies) // 3]
         path = self.stores[fault.target]
         if fault.target == "mcp":
             await self._under_servers(lambda: files.put_back(copied, path))
@@ -417,15 +425,15 @@ class RealWorld(World):
     async def _swap(self, fault: Fault) -> bool:
         mcp, sqlite = self.stores["mcp"], self.stores["sqlite"]
         if fault.target == "mcp":
-            copied = self._copies[-1].get("sqlite")
-            if copied is None:
+            copies = self.copied("sqlite")
+            if not copies:
                 return False
-            await self._under_servers(lambda: files.put_back(copied, mcp))
+            await self._under_servers(lambda: files.put_back(copies[-1], mcp))
             return True
         count = await self._kill_bots()
-        copied = self._copies[-1].get("mcp")
-        if fault.target == "sqlite" and copied is not None:
-            files.put_back(copied, sqlite)
+        copies = self.copied("mcp")
+        if fault.target == "sqlite" and copies:
+            files.put_back(copies[-1], sqlite)
         else:
             files.exchange(mcp, sqlite)
         await self._start_bots(count)
@@ -526,12 +534,6 @@ class RealWorld(World):
         change()
         for bot in self._running:
             bot.thaw()
-
-    def copy(self) -> None:
-        folder = self._folder / f"copy{len(self._copies)}"
-        folder.mkdir()
-        copied = {name: folder / f"{name}.db" for name in self.stores}
-        self._copies.append({n: p for n, p in copied.items() if files.copy(self.stores[n], p)})
 
 
 async def prepare_strangers(folder: Path, schedule: Schedule) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, replace
+from multiprocessing import util
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos.model import ZEROS
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LIMIT_S = 180.0
+_END_S = 1.0
 _SHRINK_S = 300.0
 
 
@@ -52,10 +56,22 @@ def play_schedule(schedule: Schedule, options: Options) -> Outcome:
         async with asyncio.timeout(_LIMIT_S):
             return await play(schedule, world)
 
+    before = set(threading.enumerate())
     try:
-        return asyncio.run(run())
+        outcome = asyncio.run(run())
     except Exception as exc:  # noqa: BLE001 - one schedule that cannot be played must not end the others
         return Outcome(schedule.seed, schedule.real, unexpected=["".join(traceback.format_exception(exc))])
+    left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    for thread in left:
+        thread.join(_END_S)
+    if any(thread.is_alive() for thread in left):
+        outcome.unexpected.append("a thread is left that keeps the process from ending: a file was not closed")
+    return outcome
+
+
+def work_on() -> None:
+    """Make this a process that ends when it is told to, whatever is left in it."""
+    util.Finalize(None, os._exit, args=(0,), exitpriority=-1)
 
 
 def summarise(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:

@@ -30,6 +30,9 @@ SCRIPTED = tuple(
     )
 )
 
+FORGOTTEN = "forgotten"
+"""A way of being late: whose it is, is forgotten before it lands."""
+
 SCOPES = ("", "dm", "guild:1", "guild:10")
 _KEYS = ("colour", "Colour", "a|b", "a", "b|", "naïve 'key'; --", "\u202ertl", "nul\x00", "🫖", "%_")
 _USERS = ("1", "10", "u'1", 'u"|', "U", "u", "\x00", "ü")
@@ -65,6 +68,7 @@ _WAYS: dict[str, tuple[str, ...]] = {
     "old_copy": ("killed", "stopped", "in place"),
     "swap_foreign": ("put right", "adopted"),
     "lock": ("IMMEDIATE", "EXCLUSIVE"),
+    "scripted_late": ("", FORGOTTEN),
 }
 
 
@@ -157,7 +161,7 @@ class Schedule:
 def schedule_for(seed: int, index: int, chosen: str = "") -> Schedule:
     """Return schedule *index* of the run with *seed*.
 
-    Three in seven run real processes. Each kind of fault comes as often as any other of its group: they are dealt
+    Five in eleven run real processes. Each kind of fault comes as often as any other of its group: they are dealt
     like cards from shuffled packs, so that no kind depends on luck.
 
     Args:
@@ -169,7 +173,7 @@ def schedule_for(seed: int, index: int, chosen: str = "") -> Schedule:
         faults = _chosen(chosen, dice)
         real = not faults[0].kind.startswith("scripted_")
     else:
-        real = index % 7 < 3
+        real = index % 11 < 5
         faults = _dealt(seed, index, real, dice)
     clients = 4 if real else 3
     users = [_USERS[i::clients] for i in range(clients)]
@@ -188,10 +192,10 @@ def schedule_for(seed: int, index: int, chosen: str = "") -> Schedule:
 
 def _dealt(seed: int, index: int, real: bool, dice: random.Random) -> tuple[Fault, ...]:
     if real:
-        rank = index // 7 * 3 + index % 7
-        kinds = _from_pack(seed, LOSSES, rank, 2) + _from_pack(seed, HINDRANCES, rank, 2)
+        rank = index // 11 * 5 + index % 11
+        kinds = _from_pack(seed, LOSSES, rank, 2) + _from_pack(seed, HINDRANCES, rank, 3)
     else:
-        kinds = _from_pack(seed, SCRIPTED, index // 7 * 4 + index % 7 - 3, 5)
+        kinds = _from_pack(seed, SCRIPTED, index // 11 * 6 + index % 11 - 5, 4)
     dice.shuffle(kinds)
     faults = [_made(kind, dice) for kind in kinds]
     # What lasts may go on while the next one comes: a loss while a store hangs is where acknowledgements die.
@@ -200,7 +204,7 @@ def _dealt(seed: int, index: int, real: bool, dice: random.Random) -> tuple[Faul
             faults[number] = replace(fault, overlaps=dice.random() < 0.5)
     for number, fault in enumerate(faults):
         if fault.kind in ("stop_mcp", "refuse", "lock", "swap_foreign") or not real:
-            faults[number] = replace(fault, quiet=dice.random() < 0.3)
+            faults[number] = replace(fault, quiet=dice.random() < 0.3 or fault.way == FORGOTTEN)
     return tuple(faults)
 
 
@@ -221,11 +225,11 @@ def _chosen(text: str, dice: random.Random) -> tuple[Fault, ...]:
             if kind not in LOSSES + HINDRANCES + SCRIPTED:
                 raise ValueError(f"{kind!r} is no fault; there are {', '.join(LOSSES + HINDRANCES + SCRIPTED)}")
             fault = _made(kind, dice)
-            quiet = way == "quiet"
+            quiet = way in ("quiet", FORGOTTEN)
             fault = replace(
                 fault,
                 target=target or _TARGETS.get(kind, ("",))[0],
-                way=fault.way if quiet else way or fault.way,
+                way=fault.way if way == "quiet" else way or _WAYS.get(kind, ("",))[0],
                 quiet=quiet,
                 wait_s=0.3 if kind.startswith("scripted_") else 3.0 if kind in LOSSES else 0.5,
                 hold_s=1.0 if kind.startswith("scripted_") else 3.6 if kind in _LASTING else 0.2,

@@ -10,7 +10,6 @@ import asyncio
 import random
 import shutil
 import sqlite3
-import tempfile
 import time
 from contextlib import suppress
 from functools import partial
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from benchmarks.chaos import files, mutants
-from benchmarks.chaos.play import Bot, BotGoneError, World
+from benchmarks.chaos.play import WHOLE, Bot, BotGoneError, World
 from benchmarks.chaos.worker import call, green_of
 from memory import assemble
 from memory.backends.mcp import MCPMemoryBackend, protocol
@@ -34,6 +33,8 @@ from memory.revision import HybridLogicalClock
 from tools import mcp_server
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from benchmarks.chaos.play import Broken
     from benchmarks.chaos.schedule import Fault, Schedule
 
@@ -47,6 +48,8 @@ class ScriptedLink:
 
     Attributes:
         fault: "" works; "hang", "late", "garbage", "refuse", "crash" and "disk_full" do what they say.
+        late: what nobody waits for any more.
+        on_late: called when something is first put off.
     """
 
     pid = None
@@ -56,7 +59,8 @@ class ScriptedLink:
         self._path = path
         self._now_ms = now_ms
         self._dice = dice
-        self._late: set[asyncio.Task[Any]] = set()
+        self.late: set[asyncio.Task[Any]] = set()
+        self.on_late: Callable[[], None] = lambda: None
         self._serving = asyncio.Lock()
         self._store: SQLiteMemoryBackend | None = None
 
@@ -73,7 +77,7 @@ class ScriptedLink:
 
     async def close(self) -> None:
         async with self._serving:
-            for task in self._late:
+            for task in self.late:
                 task.cancel()
             store, self._store = self._store, None
             if store is not None:
@@ -91,8 +95,9 @@ class ScriptedLink:
             case "late" if tool == protocol.PUT:
                 # It is done after everybody has stopped waiting for it, and perhaps after what came later.
                 task = asyncio.create_task(self._do_late(tool, arguments, self._dice.uniform(0, 0.5)))
-                self._late.add(task)
-                task.add_done_callback(self._late.discard)
+                self.late.add(task)
+                task.add_done_callback(self.late.discard)
+                self.on_late()
                 await asyncio.sleep(timeout_s)
                 raise LinkDownError("no answer in time")
             case "disk_full" if tool not in (protocol.GET, protocol.SCAN):
@@ -199,11 +204,9 @@ class ScriptedWorld(World):
         super().__init__()
         mutants.apply(mutant)
         self._schedule = schedule
-        self._folder = Path(tempfile.mkdtemp(prefix="chaos-"))
         self._ahead_ms = 0
         self._dice = random.Random(schedule.seed)
         self._started = 0
-        self._copies: list[dict[str, Path]] = []
         self._locks: dict[Fault, sqlite3.Connection] = {}
         self._breaks: dict[Fault, Broken] = {}
         self.stores = {"mcp": self._folder / "second.db", "sqlite": self._folder / "data/memory.db"}
@@ -230,13 +233,24 @@ class ScriptedWorld(World):
         if kind in ("hang", "late", "garbage", "refuse", "crash", "disk_full"):
             for other in self._breaks.values():
                 other.until = time.monotonic()
-            self._link.fault = kind
-            if kind != "late":  # there the canary passes, rightly
+            self._link.fault, self._link.on_late = kind, lambda: None
+            if kind == "late":  # the canary passes, rightly, but from its first put on the store lacks something
+                self._link.on_late = partial(self._is_late, fault)
+            else:
                 self._breaks[fault] = self.breaks("mcp")
             return True
         return bool(await getattr(self, f"_{kind}")(fault))
 
+    def _is_late(self, fault: Fault) -> None:
+        if fault not in self._breaks and self._link.fault == "late":
+            self._breaks[fault] = self.breaks("mcp")
+
+    async def landed(self) -> None:
+        while self._link.late:
+            await asyncio.wait(self._link.late)
+
     async def relieve(self, fault: Fault) -> None:
+        self._link.on_late = lambda: None
         if fault in self._breaks:
             self._breaks.pop(fault).until = time.monotonic()
         if fault.kind.removeprefix("scripted_") == self._link.fault:
@@ -265,7 +279,9 @@ class ScriptedWorld(World):
             with suppress(sqlite3.OperationalError):
                 lock.execute("BEGIN IMMEDIATE")
                 self._locks[fault] = lock
-                if fault.target != "outbox":
+                if fault.target == "outbox":
+                    self._breaks[fault] = self.breaks(WHOLE, noticed={})
+                else:
                     self._breaks[fault] = self.breaks("mcp" if fault.target == "second" else "sqlite")
                 return True
             await asyncio.sleep(0.002)
@@ -278,13 +294,17 @@ class ScriptedWorld(World):
 
     async def _old_copy(self, fault: Fault) -> bool:
         name = "mcp" if fault.target == "second" else "sqlite"
-        copied = self._copies[len(self._copies) // 3].get(name)
-        if copied is None:
+        copies = self.copied(name)
+        if not copies:
             return False
-        await self._change(fault, partial(files.put_back, copied))
+        await self._change(fault, partial(files.put_back, copies[len(copies) // 3]))
         return True
 
     async def _change(self, fault: Fault, change: Any) -> None:
+        for held, lock in self._locks.items():  # as it is with real processes, see RealWorld._release
+            lock.close()
+            self._breaks.pop(held).until = time.monotonic()
+        self._locks.clear()
         if fault.target == "second":
             await self._link.close()
             change(self.stores["mcp"])  # nothing is awaited in between: nobody opens it
@@ -307,9 +327,3 @@ class ScriptedWorld(World):
 
     def _now_ms(self) -> int:
         return time.time_ns() // 1_000_000 + self._ahead_ms
-
-    def copy(self) -> None:
-        folder = self._folder / f"copy{len(self._copies)}"
-        folder.mkdir()
-        copied = {name: folder / f"{name}.db" for name in self.stores}
-        self._copies.append({n: p for n, p in copied.items() if files.copy(self.stores[n], p)})

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos import mutants
+from benchmarks.chaos.play import WHOLE
 from memory.assemble import shared_memory
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 
@@ -118,8 +119,10 @@ async def _peek(memory: SharedMemory) -> dict[str, Any]:
 
 
 def green_of(unified: UnifiedMemoryBackend) -> dict[str, Any]:
-    """Return which stores are green, as of the last canaries."""
-    return {
+    """Return which stores are green, as of the last canaries, and whether all is well as a whole."""
+    report = unified.report()
+    stores = {
         store.name: {"green": store.healthy, "state": store.state.value, "behind": store.behind, "why": store.detail}
-        for store in unified.report().stores
+        for store in report.stores
     }
+    return stores | {WHOLE: {"green": bool(report), "why": report.trouble}}
