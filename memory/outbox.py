@@ -40,6 +40,7 @@ LAG_MAX = 100_000
 
 _BATCH_BYTES = 256 * 1024
 _GROUP_MAX = 1_000
+_ROWS_PER_MS = 1_000
 _BUSY_S = 0.3
 _RETRY_S = 1.0
 
@@ -75,6 +76,9 @@ CREATE TABLE parked (
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
 )
 
+_START = "coalesce((SELECT min(seq) FROM log) - 1, (SELECT seq FROM sqlite_sequence WHERE name = 'log'))"
+"""The place before the first row."""
+
 _SET_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 
 
@@ -93,6 +97,13 @@ class Parked(NamedTuple):
     record: Record
     reason: str
     since_ms: int
+
+
+class Overlay(NamedTuple):
+    """What the log says about a user, deletions too, and the stores that refused something about that user."""
+
+    records: tuple[Record, ...] = ()
+    parked_in: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +151,8 @@ class Outbox:
         self._now = now
         self._writing = SQLiteFile(path, name="outbox", schema=_SCHEMA, busy_timeout_s=_BUSY_S)
         self._reading = SQLiteFile(path, name="outbox", schema=_SCHEMA, busy_timeout_s=_BUSY_S)
-        self._id = ""
+        self._openings = 0
+        self._reopening = asyncio.Lock()
         self._writers: dict[str, _Writer] = {}
         self._listeners: list[asyncio.Event] = []
         self._waiting: deque[tuple[Sequence[Record], asyncio.Future[Kept]]] = deque()
@@ -149,18 +161,22 @@ class Outbox:
 
     async def open(self) -> None:
         """Open the file, or make it; safe to repeat."""
+        if self._openings and self._writing.identity is not None and self._reading.identity is not None:
+            return
         await self._writing.open()
         await self._reading.open()
         found = await self._reading.run("open", _who_are_you)
         if not found["outbox_id"]:
-            found = await self._writing.write("open", _know_yourself)
+            # Numbers are not used again, not even after this file is lost: a store's place in the old one means
+            # nothing in the new one, and must not be taken for a place that lies ahead.
+            first = int(self.clock.stamp()[:12], 16) * _ROWS_PER_MS
+            found = await self._writing.write("open", lambda db: _found_log(db, first))
         self.clock.observe(found["clock"])
-        if self._id and self._id != found["outbox_id"]:
+        self._openings += 1
+        if self._openings > 1:  # it was lost under us; what is there now may be new, or an old copy
             extra = {"event": "outbox_replaced"}
             log.error("%s was replaced: every store is compared with the others", self.path.name, extra=extra)
-            self._id = found["outbox_id"]
             self.on_replaced()
-        self._id = found["outbox_id"]
 
     async def close(self) -> None:
         """Finish what is being appended, and close."""
@@ -172,6 +188,7 @@ class Outbox:
             await self.detach(name)
         await self._reading.close()
         await self._writing.close()
+        self._openings = 0
 
     def listen(self) -> asyncio.Event:
         """Return an event that is set whenever something was appended here."""
@@ -287,30 +304,36 @@ class Outbox:
         if kept:
             highest = max(_meta(db, "clock"), max(record.revision for record in kept))
             db.execute(_SET_META, ["clock", highest])
-        head = int(db.execute("SELECT coalesce(max(seq), 0) FROM log").fetchone()[0])
-        return Kept(tuple(kept), head, len(kept))
+        return Kept(tuple(kept), _head(db), len(kept))
 
     # Reading
 
-    async def overlay(self, user_id: str) -> list[Record]:
-        """Return what stands in the log about one user, deletions too."""
-        sql = "SELECT record FROM log WHERE user_hash = ?"
-        rows = await self._read("read", lambda db: db.execute(sql, [user_hash_of(user_id)]).fetchall())
-        return [_parse(text) for (text,) in rows]
+    async def overlay(self, user_id: str) -> Overlay:
+        """Return what the stores may not know yet about one user."""
+        user_hash = user_hash_of(user_id)
 
-    async def overlay_page(self, after: Position | None, limit: int) -> tuple[Page, list[UserTombstone]]:
-        """Return a page of the whole log in the order of positions, and every user's tombstone in it."""
+        def job(db: sqlite3.Connection) -> Overlay:
+            # The log before what is parked: a refused row is parked before it leaves the log.
+            rows = db.execute("SELECT record FROM log WHERE user_hash = ?", [user_hash]).fetchall()
+            parked = db.execute("SELECT store FROM parked WHERE user_id IN (?, ?)", [user_id, user_hash])
+            return Overlay(tuple(_parse(text) for (text,) in rows), frozenset(store for (store,) in parked))
 
-        def job(db: sqlite3.Connection) -> tuple[list[tuple[str]], list[tuple[str]]]:
+        return await self._read("read", job)
+
+    async def overlay_page(self, after: Position | None, limit: int) -> tuple[Page, Overlay]:
+        """Return a page of the whole log in the order of positions, and with it every user's tombstone in the log."""
+
+        def job(db: sqlite3.Connection) -> tuple[list[Record], Overlay]:
             sql = "SELECT record FROM log WHERE (user_id, slot) > (?, ?) ORDER BY user_id, slot LIMIT ?"
             rows = db.execute(sql, [*(after or ("", "")), limit + 1]).fetchall()
-            return rows, db.execute("SELECT record FROM log WHERE slot = ''").fetchall()
+            graves = db.execute("SELECT record FROM log WHERE slot = ''").fetchall()
+            parked = db.execute("SELECT DISTINCT store FROM parked")
+            over = Overlay(tuple(_parse(text) for (text,) in graves), frozenset(store for (store,) in parked))
+            return [_parse(text) for (text,) in rows], over
 
-        rows, graves = await self._read("read", job)
-        records = [_parse(text) for (text,) in rows]
+        records, over = await self._read("read", job)
         following = records[limit - 1].position if len(records) > limit else None
-        buried = [grave for (text,) in graves if isinstance(grave := _parse(text), UserTombstone)]
-        return Page(tuple(records[:limit]), following), buried
+        return Page(tuple(records[:limit]), following), over
 
     async def rows(self, after: int, limit: int) -> list[Row]:
         """Return what follows row *after*, in order: up to *limit* rows or 256 KiB, whichever is less."""
@@ -339,7 +362,8 @@ class Outbox:
         """Make the stores *names* count; *alone* (no other process uses the folder) strikes off all others."""
 
         def job(db: sqlite3.Connection) -> list[str]:
-            db.executemany("INSERT OR IGNORE INTO stores (name, cursor) VALUES (?, 0)", [[name] for name in names])
+            new = f"INSERT OR IGNORE INTO stores (name, cursor) VALUES (?, {_START})"
+            db.executemany(new, [[name] for name in names])
             known = [name for (name,) in db.execute("SELECT name FROM stores")]
             return [name for name in known if name not in names]
 
@@ -374,10 +398,15 @@ class Outbox:
 
         await self._lazily("advance", job)
 
-    async def rewind(self, name: str) -> None:
-        """Nothing is known of what the store *name* has: feed it from the start of the log."""
-        sql = "UPDATE stores SET cursor = 0 WHERE name = ?"
-        await self._change("rewind", lambda db: db.execute(sql, [name]).rowcount)
+    async def rewind(self, name: str) -> int:
+        """Nothing is known of what the store *name* has: return the place from which to feed it all of the log."""
+
+        def job(db: sqlite3.Connection) -> int:
+            (start,) = db.execute(f"SELECT {_START}").fetchone()
+            db.execute("UPDATE stores SET cursor = ? WHERE name = ? AND cursor > ?", [start, name, start])
+            return int(start)
+
+        return await self._change("rewind", job)
 
     async def seen(self) -> dict[str, tuple[str, int]]:
         """Return as what each store was last trusted: its store_id and its canary counter."""
@@ -456,12 +485,18 @@ class Outbox:
         return await self._again(self._writing, operation, lambda db: in_transaction(db, job))
 
     async def _again(self, file: SQLiteFile, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
+        openings = self._openings
         try:
             return await file.run(operation, job)
         except BackendUnavailableError as exc:
             if exc.readable:  # locked, or full: a second try would only cost as much again
                 raise
-            await self.open()  # it was removed or damaged: there is a new one now, or there is no hope
+            async with self._reopening:
+                if self._openings == openings:
+                    # It was removed or damaged. Whatever is there now is looked at afresh, over both connections.
+                    await self._reading.close()
+                    await self._writing.close()
+                    await self.open()
             return await file.run(operation, job)
 
     async def _lazily(self, operation: str, job: Callable[[sqlite3.Connection], object]) -> None:
@@ -519,14 +554,21 @@ def _trim(db: sqlite3.Connection) -> None:
     cursors = [cursor for (cursor,) in db.execute("SELECT cursor FROM stores ORDER BY cursor")]
     if not cursors:
         return
-    (head,) = db.execute("SELECT coalesce(max(seq), 0) FROM log").fetchone()
+    head = _head(db)
     near = [cursor for cursor in cursors if head - cursor <= LAG_MAX]
     everywhere = min(near) if len(near) >= min(2, len(cursors)) else cursors[0]
     db.execute("DELETE FROM log WHERE seq <= ?", [everywhere])
 
 
-def _know_yourself(db: sqlite3.Connection) -> dict[str, str]:
-    db.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('outbox_id', ?)", [secrets.token_hex(16)])
+def _head(db: sqlite3.Connection) -> int:
+    """Return the number of the newest row there ever was."""
+    return int(db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'log'").fetchone()[0])
+
+
+def _found_log(db: sqlite3.Connection, first: int) -> dict[str, str]:
+    new = "INSERT OR IGNORE INTO meta (name, value) VALUES ('outbox_id', ?)"
+    if db.execute(new, [secrets.token_hex(16)]).rowcount:  # and not another process just before
+        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('log', ?)", [first])
     return _who_are_you(db)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.merge import get_in_all, merge_pages
-from memory.model import MemoryEntry, Page, UserTombstone, newest, slot_of, user_hash_of
+from memory.model import MemoryEntry, Page, UserTombstone, newest, owner_hash, slot_of, user_hash_of
 from memory.report import StoreState
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from memory.acknowledged import AcknowledgedRevisions, Asked
     from memory.model import Audience, Position, Record
-    from memory.outbox import Outbox
+    from memory.outbox import Outbox, Overlay
     from memory.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -62,10 +62,10 @@ class Reader:
         def asked(slot: str, known_key: str) -> bool:
             return known_key == key if slots is None else slot in slots
 
-        async def read(*, everyone: bool) -> Page:
+        async def read(over: Overlay | None, *, everyone: bool) -> Page:
             def among_stores(wanted: Audience) -> Awaitable[Page]:
                 work = partial(_get, user_id, key, wanted)
-                return self._ask_for(user_id, "retrieve", work, near=near, everyone=everyone)
+                return self._ask_for("retrieve", work, over, near=near, everyone=everyone)
 
             return await get_in_all(among_stores, scopes)
 
@@ -77,9 +77,9 @@ class Reader:
     async def scan(self, user_id: str, after: Position | None, limit: int) -> Page:
         """Return a page of one user's records; a store on this machine goes first, because there may be many."""
 
-        async def read(*, everyone: bool) -> Page:
+        async def read(over: Overlay | None, *, everyone: bool) -> Page:
             work = partial(_scan, user_id, after, limit)
-            return await self._ask_for(user_id, "scan", work, near=True, everyone=everyone)
+            return await self._ask_for("scan", work, over, near=True, everyone=everyone)
 
         def merge(page: Page, over: Sequence[Record]) -> Page:
             behind = [r for r in over if after is None or isinstance(r, UserTombstone) or r.position > after]
@@ -93,15 +93,15 @@ class Reader:
 
     async def scan_all(self, after: Position | None, limit: int) -> Page:
         """Return a page of everybody's records."""
+        logged, over = Page(()), None
         try:
-            over, graves = await self._outbox.overlay_page(after, limit)
+            logged, over = await self._outbox.overlay_page(after, limit)
         except BackendUnavailableError as exc:
             log.debug("the outbox was not read: %s", exc)
-            over, graves = Page(()), []
-        page = await self._ask_for(None, "scan", partial(_scan, None, after, limit), near=True)
-        merged = merge_pages([page, over])
+        page = await self._ask_for("scan", partial(_scan, None, after, limit), over, near=True)
+        merged = merge_pages([page, logged])
         # A user's tombstone stands elsewhere than what it buries, so it may not be on this page.
-        buried = {grave.user_hash: grave.revision for grave in graves}
+        buried = {owner_hash(grave): grave.revision for grave in over.records} if over else {}
         left = [
             record
             for record in merged.records
@@ -120,17 +120,19 @@ class Reader:
         """Read until the answer does not contradict what was acknowledged before it was asked for."""
         moment = self._acknowledged.moment
         over = await self._overlay(user_id)  # always before the stores: what leaves it meanwhile is in all of them
-        page = await self._complete(read, merge, over, everyone=over is None)
+        page = await self._complete(read, merge, over)
         if self._contradicted(user_id, page, asked_of(page), moment):
             names = ", ".join(page.answered) or "the outbox"
             log.warning("%s gave an old answer and is compared", names, extra={"event": "stale_answer"})
             for replica in self._replicas:
                 if replica.name in page.answered:
                     replica.distrust()
-            page = await self._complete(read, merge, await self._overlay(user_id), everyone=True)
+            over = await self._overlay(user_id)
+            page = await self._complete(read, merge, over, everyone=True)
             if self._contradicted(user_id, page, asked_of(page), moment):
                 self._admit(user_id, page, operation)
-        in_step = [replica.name for replica in self._replicas if replica.in_step_for(user_hash_of(user_id))]
+        parked_in = over.parked_in if over else frozenset()
+        in_step = [r.name for r in self._replicas if r.in_step and r.name not in parked_in]
         spoken = set(page.answered) <= set(in_step)  # then its word is that of all who are in step
         return replace(page, answered=tuple(in_step)) if page.answered and spoken else page
 
@@ -138,21 +140,22 @@ class Reader:
         self,
         read: Callable[..., Awaitable[Page]],
         merge: Callable[[Page, Sequence[Record]], Page],
-        over: Sequence[Record] | None,
+        over: Overlay | None,
         *,
-        everyone: bool,
+        everyone: bool = False,
     ) -> Page:
         """Return what the stores say with the outbox over it; what the outbox says where no store answers."""
+        logged = over.records if over else ()
         try:
-            page = await read(everyone=everyone)
+            page = await read(over, everyone=everyone)
         except BackendUnavailableError:
-            page = merge(Page((), None, (), *map(tuple, self._names(self._replicas))), over or ())
+            page = merge(Page((), None, (), *map(tuple, self._names(self._replicas))), logged)
             if not page.records:
                 raise
             return page
-        return merge(page, over or ())
+        return merge(page, logged)
 
-    async def _overlay(self, user_id: str) -> list[Record] | None:
+    async def _overlay(self, user_id: str) -> Overlay | None:
         """Return what the outbox says about a user; None if it cannot be read."""
         try:
             return await self._outbox.overlay(user_id)
@@ -181,17 +184,20 @@ class Reader:
 
     async def _ask_for(
         self,
-        user_id: str | None,
         operation: str,
         work: Callable[[Replica], Awaitable[Page]],
+        over: Overlay | None,
         *,
         near: bool = False,
         everyone: bool = False,
     ) -> Page:
-        """Return the page of one store that is in step, or the newest of all if there is none or *everyone* counts."""
+        """Return the page of one store that is in step, or the newest of all if there is none or *everyone* counts.
+
+        Args:
+            over: None if the outbox could not be read: then nobody is known to be in step.
+        """
         usable = [replica for replica in self._replicas if replica.usable]
-        user_hash = "" if user_id is None else user_hash_of(user_id)
-        in_step = [replica for replica in usable if replica.in_step_for(user_hash)]
+        in_step = [replica for replica in usable if over and replica.in_step and replica.name not in over.parked_in]
         if in_step and not everyone and all(replica.trusted for replica in usable):
             page = await self._hedged(self._in_order(in_step, near=near), operation, work)
             if page is not None:

@@ -99,9 +99,10 @@ class Replica(Member):
         await self._outbox.detach(self.name)
         await super().close()
 
-    def in_step_for(self, user_hash: str) -> bool:
-        """Return whether the store, with the outbox over it, knows all that is known about a user."""
-        return self.usable and self.trusted and user_hash not in self._parked
+    @property
+    def in_step(self) -> bool:
+        """Whether the store, with the outbox over it, knows all that is known, but for what is parked for it."""
+        return self.usable and self.trusted
 
     def distrust(self, *, rewind: bool = True) -> None:
         """Believe the store no longer on its own, until it was compared again."""
@@ -128,8 +129,7 @@ class Replica(Member):
         async with self._feeding:
             if self._must_rewind:
                 epoch = self.epoch
-                await self._outbox.rewind(self.name)
-                self.fed = self._settled = 0
+                self.fed = self._settled = await self._outbox.rewind(self.name)
                 self._must_rewind = self.epoch != epoch
             while rows := await self._outbox.rows(self.fed, 1 if self._stuck[1] >= _TRIES - 1 else _BATCH):
                 await self._hand_over(rows)

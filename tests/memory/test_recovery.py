@@ -238,7 +238,7 @@ async def test_a_store_made_anew_is_not_believed_alone_while_one_that_knows_more
         await memory.store("u1", "drink", "tea")
         await until(lambda: healthy(memory))
         await asyncio.sleep(1.2)  # until the outbox has let go of it
-        assert await memory.outbox.overlay("u1") == []
+        assert (await memory.outbox.overlay("u1")).records == ()
     remove(tmp_path / "local.db")
 
     clock = HybridLogicalClock()
@@ -409,6 +409,10 @@ async def test_an_outbox_lost_under_a_running_bot_loses_nothing(tmp_path: Path, 
         await until(lambda: healthy(memory))
         assert await same_in_all(memory)
         assert await memory.outbox.registered() == ["local", "second"]
+        trusted_so_far = [replica.epoch for replica in memory.replicas]
+        await memory.store("u1", "again", "x")
+        await asyncio.sleep(0.3)
+        assert [replica.epoch for replica in memory.replicas] == trusted_so_far
 
 
 # Several processes
@@ -500,7 +504,7 @@ async def test_an_answer_below_what_was_acknowledged_is_not_believed(tmp_path: P
         await memory.delete("u1", "team")
         await until(lambda: same_in_all(memory))
         await asyncio.sleep(0.6)  # until the outbox has let go of it
-        assert await memory.outbox.overlay("u1") == []
+        assert (await memory.outbox.overlay("u1")).records == ()
         lost = InMemoryBackend("first", clock=clock)  # in the middle, unnoticed by any canary
         await lost.put([make_entry("u1", "team", "Eagles", revision=revision(NOW_MS))])
         first.inner = lost
