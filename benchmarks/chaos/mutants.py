@@ -179,7 +179,7 @@ _applied: set[str] = set()
 
 MUTANTS = {
     "outbox_off": Mutant(_outbox_off, "empty:sqlite"),
-    "tombstones_off": Mutant(_tombstones_off, "old_copy:mcp"),
+    "tombstones_off": Mutant(_tombstones_off, "old_copy:mcp:rested"),
     "canary_off": Mutant(_canary_off, "refuse:mcp:quiet"),
     "last_writer_wins_off": Mutant(_last_writer_wins_off, "old_copy:sqlite:killed"),
     "overlay_off": Mutant(_overlay_off, "two_bots+stop_mcp+lock:sqlite"),
@@ -190,5 +190,5 @@ MUTANTS = {
         schedules=4,
     ),
     "grave_check_off": Mutant(_grave_check_off, "scripted_late::forgotten"),
-    "fsync_gate_off": Mutant(_fsync_gate_off, "power_cut_and_loss"),
+    "fsync_gate_off": Mutant(_fsync_gate_off, "power_cut_and_loss::rested"),
 }

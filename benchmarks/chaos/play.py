@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos import files
 from benchmarks.chaos.model import Model, Violation
-from benchmarks.chaos.schedule import FORGOTTEN, LOSSES, burst_keys
+from benchmarks.chaos.schedule import FORGOTTEN, LOSSES, RESTED, burst_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +32,7 @@ _COPY_EVERY_S = 0.5
 _QUIET_S = 0.6  # so that nothing waits for a store any more, which would betray it
 _CONSEQUENCES = {"scripted_empty", "scripted_old_copy", *LOSSES}
 _OFFERED_S = 0.6  # so that all that was acknowledged is on its way to every store: a late one is tried again
+_LET_GO_S = 2.5  # so that every store has it durably, and the outbox has heard of that
 _SYNCED = {"power_cut"}  # takes nothing that was promised, so nobody is excused
 
 
@@ -216,6 +217,7 @@ class _Player:
         self._idle = [asyncio.Event() for _ in schedule.clients]
         self._over = False
         self._quiet = False
+        self._copying = True
         self._held: list[Fault] = []
         self._apart = False
 
@@ -243,6 +245,8 @@ class _Player:
             self._quiet = fault.quiet
             if fault.quiet:
                 await asyncio.sleep(_QUIET_S)
+            if fault.way == RESTED:
+                await self._rest()
             before = list(self._held)
             if loses and fault.kind not in _SYNCED:
                 self.model.lose()
@@ -252,6 +256,7 @@ class _Player:
                     await self._forget_what_is_late()
             if loses and fault.kind not in _SYNCED:
                 self.model.lose()  # again: what was acknowledged while it struck may be in what was lost
+            self._copying = True
             self._apart |= loses
             self.model.foreign_allowed |= self.world.foreign_allowed
             self._held.append(fault)
@@ -268,13 +273,30 @@ class _Player:
 
         What lands then lands below the tombstone of its user, and nothing newer hides it.
         """
-        bot = self.world.bots[0]
-        stores = [next((op for op in ops if op.action == "store"), None) for ops in self.schedule.clients]
-        for store in filter(None, stores):
-            await self._do(bot, store)
+        stored = await self._store_some()
         await asyncio.sleep(_OFFERED_S)
-        for store in filter(None, stores):
-            await self._do(bot, replace(store, action="forget"))
+        await self._do_all([replace(operation, action="forget") for operation in stored[::2]])
+
+    async def _rest(self) -> None:
+        """Store, keep a copy, delete half of it, and wait until no outbox remembers any of this; nobody else calls."""
+        stored = await self._store_some()
+        await asyncio.sleep(_OFFERED_S)
+        self.world.copy()
+        self._copying = False
+        await self._do_all([replace(operation, action="delete") for operation in stored[::2]])
+        await asyncio.sleep(_LET_GO_S)
+
+    async def _store_some(self) -> list[Operation]:
+        """Store two things of each client, or one if it stores no more."""
+        stores = [[op for op in operations if op.action == "store"] for operations in self.schedule.clients]
+        chosen = [operation for of_client in stores for operation in of_client[:2]]
+        await self._do_all(chosen)
+        return chosen
+
+    async def _do_all(self, operations: Sequence[Operation]) -> None:
+        for operation in operations:
+            with suppress(BotGoneError):
+                await self._do(self.world.bots[0], operation)
 
     async def _relieve(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
@@ -425,7 +447,7 @@ class _Player:
         """Look at the status all the time: a store that is broken must not be green for long. Copy the stores, too."""
         copied_at = time.monotonic()
         while not self._over:
-            if time.monotonic() - copied_at > _COPY_EVERY_S:
+            if self._copying and time.monotonic() - copied_at > _COPY_EVERY_S:
                 self.world.copy()
                 copied_at = time.monotonic()
             for bot in list(self.world.bots) if any(broken.lasts for broken in self.world.broken) else ():

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.chaos import files, worker
 from benchmarks.chaos.model import token
 from benchmarks.chaos.play import WHOLE, Bot, BotGoneError, World
+from benchmarks.chaos.schedule import RESTED
 
 if TYPE_CHECKING:
     from benchmarks.chaos.play import Broken
@@ -404,7 +405,7 @@ class RealWorld(World):
         copies = self.copied(fault.target)
         if not copies:
             return False
-        copied = copies[len(copies) // 3]
+        copied = copies[-1 if fault.way == RESTED else len(copies) // 3]
         path = self.stores[fault.target]
         if fault.target == "mcp":
             await self._under_servers(lambda: files.put_back(copied, path))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LIMIT_S = 180.0
 _END_S = 1.0
+_MUTANT_CONVERGE_S = 4.0
 _SHRINK_S = 300.0
 
 
@@ -53,6 +54,8 @@ def play_schedule(schedule: Schedule, options: Options) -> Outcome:
             if schedule.real
             else ScriptedWorld(schedule, mutant=options.mutant)
         )
+        if options.mutant:  # what is broken may never agree, and is not judged by that
+            world.converge_s = _MUTANT_CONVERGE_S
         async with asyncio.timeout(_LIMIT_S):
             return await play(schedule, world)
 

@@ -33,6 +33,9 @@ SCRIPTED = tuple(
 FORGOTTEN = "forgotten"
 """A way of being late: whose it is, is forgotten before it lands."""
 
+RESTED = "rested"
+"""A way of losing data: when the outbox has let go of everything, and a copy is older than some deletions."""
+
 SCOPES = ("", "dm", "guild:1", "guild:10")
 _KEYS = ("colour", "Colour", "a|b", "a", "b|", "naïve 'key'; --", "\u202ertl", "nul\x00", "🫖", "%_")
 _USERS = ("1", "10", "u'1", 'u"|', "U", "u", "\x00", "ü")
@@ -65,7 +68,9 @@ _TARGETS: dict[str, tuple[str, ...]] = {
     "scripted_clock_jump": ("forth", "back"),
 }
 _WAYS: dict[str, tuple[str, ...]] = {
-    "old_copy": ("killed", "stopped", "in place"),
+    "old_copy": ("killed", "stopped", "in place", RESTED),
+    "power_cut": ("", RESTED),
+    "power_cut_and_loss": ("", RESTED),
     "swap_foreign": ("put right", "adopted"),
     "lock": ("IMMEDIATE", "EXCLUSIVE"),
     "scripted_late": ("", FORGOTTEN),
@@ -204,7 +209,7 @@ def _dealt(seed: int, index: int, real: bool, dice: random.Random) -> tuple[Faul
             faults[number] = replace(fault, overlaps=dice.random() < 0.5)
     for number, fault in enumerate(faults):
         if fault.kind in ("stop_mcp", "refuse", "lock", "swap_foreign") or not real:
-            faults[number] = replace(fault, quiet=dice.random() < 0.3 or fault.way == FORGOTTEN)
+            faults[number] = replace(fault, quiet=dice.random() < 0.3 or fault.quiet)
     return tuple(faults)
 
 
@@ -225,7 +230,7 @@ def _chosen(text: str, dice: random.Random) -> tuple[Fault, ...]:
             if kind not in LOSSES + HINDRANCES + SCRIPTED:
                 raise ValueError(f"{kind!r} is no fault; there are {', '.join(LOSSES + HINDRANCES + SCRIPTED)}")
             fault = _made(kind, dice)
-            quiet = way in ("quiet", FORGOTTEN)
+            quiet = way in ("quiet", FORGOTTEN, RESTED)
             fault = replace(
                 fault,
                 target=target or _TARGETS.get(kind, ("",))[0],
@@ -242,13 +247,14 @@ def _chosen(text: str, dice: random.Random) -> tuple[Fault, ...]:
 def _made(kind: str, dice: random.Random) -> Fault:
     target = dice.choice(_TARGETS.get(kind, ("",)))
     way = dice.choice(_WAYS.get(kind, ("",)))
-    if kind == "old_copy" and target == "mcp":
+    if kind == "old_copy" and target == "mcp" and way != RESTED:
         way = "killed"  # its server is frozen while the file is exchanged, then killed
     if kind.startswith("scripted_"):
-        return Fault(kind, target, way, wait_s=dice.uniform(0, 0.1), hold_s=dice.choice((0.05, 0.2, 0.9)))
+        hold_s = dice.choice((0.05, 0.2, 0.9))
+        return Fault(kind, target, way, wait_s=dice.uniform(0, 0.1), hold_s=hold_s, quiet=way == FORGOTTEN)
     # Some hold for longer than the time in which a broken store must no longer be green.
     if kind not in _LASTING:
-        return Fault(kind, target, way, wait_s=dice.uniform(0.1, 0.6), hold_s=0.2)
+        return Fault(kind, target, way, wait_s=dice.uniform(0.1, 0.6), hold_s=0.2, quiet=way == RESTED)
     hold_s = dice.uniform(0.2, 0.8) if dice.random() < 0.6 or kind == "stop_bot" else dice.uniform(2.2, 3.2)
     return Fault(kind, target, way, wait_s=dice.uniform(0.1, 0.6), hold_s=hold_s)
 
