@@ -6,9 +6,11 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.chaos.model import Model, token
+from benchmarks.chaos import run
+from benchmarks.chaos.model import Model, Violation, token
+from benchmarks.chaos.play import Outcome
 from benchmarks.chaos.run import Options, play_schedule, summarise
-from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, schedule_for
+from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, Schedule, schedule_for
 
 A, B = "bot 1", "bot 2"
 
@@ -140,7 +142,7 @@ def test_every_kind_of_fault_is_dealt_often_enough() -> None:
 
     dealt = Counter(fault.kind for schedule in schedules for fault in schedule.faults)
 
-    assert all(dealt[kind] >= 20 for kind in LOSSES + HINDRANCES + SCRIPTED)
+    assert all(dealt[kind] >= 25 for kind in LOSSES + HINDRANCES + SCRIPTED)
     assert sum(schedule.real for schedule in schedules) >= 60
 
 
@@ -158,3 +160,23 @@ def test_scripted_schedules_pass(caplog: pytest.LogCaptureFixture) -> None:
     assert [violation for outcome in outcomes for violation in outcome.violations] == []
     assert [outcome.unexpected for outcome in outcomes] == [[], [], []]
     assert summarise(outcomes, 1.0)["fault_scripted_empty"] == 3
+
+
+def test_what_is_shrunk_keeps_only_what_it_fails_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = schedule_for(1, 0, "two_bots+stop_mcp,kill_bot,refuse:mcp")
+    wanted = schedule.clients[1][3]
+    played = []
+
+    def play(tried: Schedule, _: Options) -> Outcome:
+        played.append(tried)
+        fails = any(f.kind == "kill_bot" for f in tried.faults) and any(wanted in ops for ops in tried.clients)
+        return Outcome(tried.seed, tried.real, [Violation("lost", "something")] if fails else [])
+
+    monkeypatch.setattr(run, "play_schedule", play)
+    smaller, outcome = run.shrunk(schedule, play(schedule, Options(1)), Options(1))
+
+    assert [fault.kind for fault in smaller.faults] == ["kill_bot"]
+    assert smaller.clients == ((wanted,),)
+    assert len(smaller.gap_s) == 1
+    assert outcome.failed
+    assert len(played) < 100
