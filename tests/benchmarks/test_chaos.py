@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from benchmarks.chaos import run
+from benchmarks.chaos import run, scripted
 from benchmarks.chaos.model import Model, Violation, token
-from benchmarks.chaos.play import Outcome
+from benchmarks.chaos.play import WHOLE, Outcome
 from benchmarks.chaos.run import Options, play_schedule, summarise
 from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, Schedule, schedule_for
 
@@ -180,3 +181,15 @@ def test_what_is_shrunk_keeps_only_what_it_fails_by(monkeypatch: pytest.MonkeyPa
     assert len(smaller.gap_s) == 1
     assert outcome.failed
     assert len(played) < 100
+
+
+@pytest.mark.parametrize("fault", ["scripted_hang", "scripted_disk_full", "scripted_late", "scripted_lock:outbox"])
+def test_a_green_light_that_never_goes_out_is_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_green(_: object) -> dict[str, Any]:
+        return {name: {"green": True} for name in ("mcp", "sqlite", WHOLE)}
+
+    monkeypatch.setattr(scripted, "green_of", all_green)
+
+    outcome = play_schedule(schedule_for(1, 0, fault), Options(1))
+
+    assert {violation.zero for violation in outcome.violations} == {"green_while_broken"}
