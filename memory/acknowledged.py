@@ -22,6 +22,7 @@ REMEMBERED = 50_000
 class _Known(NamedTuple):
     revision: str
     key: str | None  # None: a deletion, which an answer need not mention
+    scope: str
     moment: int
     before: _Known | None = None
 
@@ -45,7 +46,7 @@ class AcknowledgedRevisions:
         self.moment += 1
         for record in records:
             if isinstance(record, UserTombstone):
-                self._note(self._graves, record.user_hash, record.revision, None)
+                self._note(self._graves, record.user_hash, record.revision)
                 self._graves.move_to_end(record.user_hash)
                 if len(self._graves) > self._most:
                     self._graves.popitem(last=False)
@@ -54,7 +55,10 @@ class AcknowledgedRevisions:
             slots = self._users.setdefault(user_id, {})
             self._users.move_to_end(user_id)
             self._count += slot not in slots
-            self._note(slots, slot, record.revision, record.key if isinstance(record, MemoryEntry) else None)
+            if isinstance(record, MemoryEntry):
+                self._note(slots, slot, record.revision, record.key, record.scope)
+            else:
+                self._note(slots, slot, record.revision)
         while self._count > self._most and len(self._users) > 1:
             _, dropped = self._users.popitem(last=False)
             self._count -= len(dropped)
@@ -83,17 +87,23 @@ class AcknowledgedRevisions:
                 return True
         return False
 
+    def scopes(self, user_id: str, key: str) -> frozenset[str]:
+        """Return where *key* was acknowledged lately: a deletion can only be found where one knows to look."""
+        return frozenset(known.scope for known in self._users.get(user_id, {}).values() if known.key == key)
+
     def forget(self, user_id: str) -> None:
         """What was acknowledged about *user_id* is lost for good, or was never so: do not insist on it."""
         self._count -= len(self._users.pop(user_id, {}))
         self._graves.pop(user_hash_of(user_id), None)
 
-    def _note(self, known: dict[str, _Known], name: str, revision: str, key: str | None) -> None:
+    def _note(
+        self, known: dict[str, _Known], name: str, revision: str, key: str | None = None, scope: str = ""
+    ) -> None:
         old = known.get(name)
         if old is None or revision > old.revision:
             # One step back is enough for a read that a write overtook; one that two overtook knows less, no more.
             before = old and old._replace(before=None)
-            known[name] = _Known(revision, key, self.moment, before)
+            known[name] = _Known(revision, key, scope, self.moment, before)
 
 
 def _as_of(known: _Known | None, moment: int) -> _Known | None:

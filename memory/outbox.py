@@ -25,7 +25,7 @@ from memory.wire import record_from_json, record_to_json
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from memory.backend import LocalWriter
@@ -247,18 +247,13 @@ class Outbox:
         try:
             kept, failed = await self._again(self._writing, "store", lambda db: self._write(db, batches, writers))
         except BackendUnavailableError as exc:
-            self._not_before = self._now() + _RETRY_S
-            if not self.trouble:
-                log.error("The outbox cannot be written: %s", exc.reason, extra={"event": "outbox_down"})
-            self.trouble = exc.reason
+            self._fail(exc)
             outcome: list[Kept | Exception] = [exc] * len(group)
         except Exception as exc:
             log.exception("The outbox failed unexpectedly", extra={"event": "outbox_fault"})
             outcome = [BackendUnavailableError("outbox", "store", type(exc).__name__)] * len(group)
         else:
-            if self.trouble:
-                self.trouble = ""
-                log.info("The outbox can be written again", extra={"event": "outbox_up"})
+            self._succeed()
             for name, reason in failed.items():
                 if self._writers.get(name) is writers[name]:
                     del self._writers[name]
@@ -316,7 +311,7 @@ class Outbox:
             # The log before what is parked: a refused row is parked before it leaves the log.
             rows = db.execute("SELECT record FROM log WHERE user_hash = ?", [user_hash]).fetchall()
             parked = db.execute("SELECT store FROM parked WHERE user_id IN (?, ?)", [user_id, user_hash])
-            return Overlay(tuple(_parse(text) for (text,) in rows), frozenset(store for (store,) in parked))
+            return Overlay(_all_sound(rows), frozenset(store for (store,) in parked))
 
         return await self._read("read", job)
 
@@ -328,15 +323,17 @@ class Outbox:
             rows = db.execute(sql, [*(after or ("", "")), limit + 1]).fetchall()
             graves = db.execute("SELECT record FROM log WHERE slot = ''").fetchall()
             parked = db.execute("SELECT DISTINCT store FROM parked")
-            over = Overlay(tuple(_parse(text) for (text,) in graves), frozenset(store for (store,) in parked))
-            return [_parse(text) for (text,) in rows], over
+            return [*_all_sound(rows)], Overlay(_all_sound(graves), frozenset(store for (store,) in parked))
 
         records, over = await self._read("read", job)
         following = records[limit - 1].position if len(records) > limit else None
         return Page(tuple(records[:limit]), following), over
 
     async def rows(self, after: int, limit: int) -> list[Row]:
-        """Return what follows row *after*, in order: up to *limit* rows or 256 KiB, whichever is less."""
+        """Return what follows row *after*, in order: up to *limit* rows or 256 KiB, whichever is less.
+
+        A row that makes no sense any more is struck out, with an error in the log.
+        """
 
         def job(db: sqlite3.Connection) -> list[tuple[int, str, int]]:
             found: list[tuple[int, str, int]] = []
@@ -348,7 +345,18 @@ class Outbox:
                 found.append(row)
             return found
 
-        return [Row(seq, _parse(text), at_ms) for seq, text, at_ms in await self._read("feed", job)]
+        found = await self._read("feed", job)
+        rows = [Row(seq, record, at_ms) for seq, text, at_ms in found if (record := _parsed(text)) is not None]
+        if len(rows) < len(found):
+            sound = {row.seq for row in rows}
+            await self._strike_out([seq for seq, _, _ in found if seq not in sound])
+            return rows or await self.rows(after, limit)
+        return rows
+
+    async def _strike_out(self, seqs: Sequence[int]) -> None:
+        log.error("%d damaged rows of the outbox were struck out", len(seqs), extra={"event": "outbox_damaged"})
+        gone = "DELETE FROM log WHERE seq = ?"
+        await self._change("strike out", lambda db: db.executemany(gone, [[seq] for seq in seqs]).rowcount)
 
     async def waiting(self, after: int) -> tuple[int, int | None]:
         """Return how many rows follow row *after*, and when the oldest of them came in (milliseconds)."""
@@ -440,7 +448,7 @@ class Outbox:
         """Return everything that is parked, oldest first."""
         sql = "SELECT store, record, reason, since_ms FROM parked ORDER BY since_ms, store, user_id, slot"
         rows = await self._read("read", lambda db: db.execute(sql).fetchall())
-        return [Parked(store, _parse(text), reason, since_ms) for store, text, reason, since_ms in rows]
+        return [Parked(store, r, reason, since_ms) for store, text, reason, since_ms in rows if (r := _parsed(text))]
 
     # Whose folder this is
 
@@ -482,12 +490,30 @@ class Outbox:
         return await self._again(self._reading, operation, job)
 
     async def _change(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._again(self._writing, operation, lambda db: in_transaction(db, job))
+        try:
+            result = await self._again(self._writing, operation, lambda db: in_transaction(db, job))
+        except BackendUnavailableError as exc:
+            self._fail(exc)
+            raise
+        self._succeed()
+        return result
+
+    def _fail(self, exc: BackendUnavailableError) -> None:
+        self._not_before = self._now() + _RETRY_S
+        if not self.trouble:
+            log.error("The outbox cannot be written: %s", exc.reason, extra={"event": "outbox_down"})
+        self.trouble = exc.reason
+
+    def _succeed(self) -> None:
+        if self.trouble:
+            self.trouble = ""
+            log.info("The outbox can be written again", extra={"event": "outbox_up"})
 
     async def _again(self, file: SQLiteFile, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
         openings = self._openings
+        writes = file is self._writing
         try:
-            return await file.run(operation, job)
+            return await file.run(operation, job, writes=writes)
         except BackendUnavailableError as exc:
             if exc.readable:  # locked, or full: a second try would only cost as much again
                 raise
@@ -497,7 +523,7 @@ class Outbox:
                     await self._reading.close()
                     await self._writing.close()
                     await self.open()
-            return await file.run(operation, job)
+            return await file.run(operation, job, writes=writes)
 
     async def _lazily(self, operation: str, job: Callable[[sqlite3.Connection], object]) -> None:
         """Commit without waiting for the disk: what is lost with the power is only done again."""
@@ -509,7 +535,12 @@ class Outbox:
             finally:
                 db.execute("PRAGMA synchronous = FULL")
 
-        await self._writing.run(operation, work)
+        try:
+            await self._again(self._writing, operation, work)
+        except BackendUnavailableError as exc:
+            self._fail(exc)
+            raise
+        self._succeed()
 
 
 def _tell(writers: Sequence[_Writer], kept: Sequence[Kept]) -> None:
@@ -524,17 +555,17 @@ def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> bool:
     """Put *record* at the end of the log in place of an older one; False if the log has a newer one."""
     owner = owner_hash(record)
     of_slot = "SELECT record FROM log WHERE (user_id, slot) = (?, ?)"
-    known = db.execute(of_slot, record.position).fetchone()
-    if known is not None and not supersedes(record, _parse(known[0])):
-        return False
-    grave = db.execute(of_slot, [owner, ""]).fetchone()
-    if grave is not None and record.revision <= _parse(grave[0]).revision:
-        return False
+    for known in _all_sound(db.execute(of_slot, record.position).fetchall()):
+        if not supersedes(record, known):
+            return False
+    for grave in _all_sound(db.execute(of_slot, [owner, ""]).fetchall()):
+        if record.revision <= grave.revision:
+            return False
     if isinstance(record, UserTombstone):
         buried = [
             [seq]
             for seq, text in db.execute("SELECT seq, record FROM log WHERE user_hash = ?", [owner])
-            if _parse(text).revision <= record.revision
+            if (old := _parsed(text)) is None or old.revision <= record.revision
         ]
         db.executemany("DELETE FROM log WHERE seq = ?", buried)
         _unpark_buried(db, record)
@@ -587,3 +618,15 @@ def _text(record: Record) -> str:
 
 def _parse(text: str) -> Record:
     return record_from_json(json.loads(text))
+
+
+def _parsed(text: str) -> Record | None:
+    """Return the record that *text* stands for; None if it is damaged."""
+    try:
+        return _parse(text)
+    except (TypeError, ValueError, RecursionError):  # MemoryRejectedError is a ValueError
+        return None
+
+
+def _all_sound(texts: Iterable[tuple[str]]) -> tuple[Record, ...]:
+    return tuple(record for (text,) in texts if (record := _parsed(text)) is not None)

@@ -57,20 +57,31 @@ class Reader:
 
     async def get(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page:
         """Return what stands under *key*; *near*: a store on this machine goes first, because time is short."""
-        slots = None if scopes is None else frozenset(slot_of(user_id, scope, key) for scope in scopes)
+        # A store cannot tell of a deletion in every scope, only in those that it is asked for.
+        named = self._acknowledged.scopes(user_id, key) if scopes is None else scopes
+        slots = frozenset(slot_of(user_id, scope, key) for scope in named)
 
         def asked(slot: str, known_key: str) -> bool:
-            return known_key == key if slots is None else slot in slots
+            return slot in slots or (scopes is None and known_key == key)
+
+        def belongs(record: Record) -> bool:
+            if isinstance(record, UserTombstone) or record.position[1] in slots:
+                return True
+            return scopes is None and isinstance(record, MemoryEntry) and record.key == key
 
         async def read(over: Overlay | None, *, everyone: bool) -> Page:
             def among_stores(wanted: Audience) -> Awaitable[Page]:
                 work = partial(_get, user_id, key, wanted)
                 return self._ask_for("retrieve", work, over, near=near, everyone=everyone)
 
-            return await get_in_all(among_stores, scopes)
+            page = await get_in_all(among_stores, scopes)
+            found = {record.scope for record in page.records if isinstance(record, MemoryEntry)}
+            if scopes is None and not named <= found:
+                page = merge_pages([page, await among_stores(named - found)])
+            return page
 
         def merge(page: Page, over: Sequence[Record]) -> Page:
-            return _about(key, slots, merge_pages([page, Page(tuple(over))]))
+            return merge_pages([page, Page(tuple(filter(belongs, over)))])
 
         return await self._believe(user_id, "retrieve", read, merge, lambda _: asked)
 
@@ -287,19 +298,6 @@ def _get(user_id: str, key: str, scopes: Audience, replica: Replica) -> Awaitabl
 
 def _scan(user_id: str | None, after: Position | None, limit: int, replica: Replica) -> Awaitable[Page]:
     return replica.store.scan(user_id, after, limit)
-
-
-def _about(key: str, slots: frozenset[str] | None, page: Page) -> Page:
-    """Return *page* without what the outbox knew of the user's other keys."""
-
-    def belongs(record: Record) -> bool:
-        if isinstance(record, UserTombstone):
-            return True
-        if slots is not None:
-            return record.position[1] in slots
-        return isinstance(record, MemoryEntry) and record.key == key
-
-    return replace(page, records=tuple(filter(belongs, page.records)))
 
 
 def _forget(task: asyncio.Task[Page]) -> None:

@@ -321,6 +321,9 @@ class Replica(Member):
                 log.debug("%s was not fed: %s", self.name, exc)
                 with suppress(BackendUnavailableError):
                     await self.count_backlog()
+            except Exception as exc:  # the loop must outlive whatever nobody thought of, and not in silence
+                log.exception("%s could not be fed", self.name, extra={"event": "feeding_failed"})
+                self.give_up(f"it could not be fed: {type(exc).__name__}")
             async with self._confirmed:
                 self._confirmed.notify_all()
 

@@ -307,6 +307,11 @@ class UnifiedMemoryBackend(MemoryBackend):
                 log.debug("the stores were not compared: %s", exc)
                 self._attention.set()
                 await asyncio.sleep(_RETRY_S)
+            except Exception:  # the loop must outlive whatever nobody thought of, and not in silence
+                log.exception("The stores could not be compared", extra={"event": "comparison_failed"})
+                for replica in self.replicas:
+                    replica.distrust(rewind=False)
+                await asyncio.sleep(_AGAIN_S)
             else:
                 self._compared.set()
 

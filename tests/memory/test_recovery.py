@@ -15,7 +15,7 @@ from memory.backends.in_memory import InMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError, WriteConcernError
 from memory.folder import Folder
-from memory.model import MemoryEntry
+from memory.model import MemoryEntry, user_hash_of
 from memory.report import StoreState
 from memory.revision import HybridLogicalClock
 from tests.contract import NOW_MS, everything, make_entry, revision
@@ -393,6 +393,32 @@ async def test_without_an_outbox_a_write_counts_only_if_every_store_took_it(tmp_
         await until(lambda: same_in_all(memory))
 
 
+async def test_an_outbox_that_cannot_be_written_is_noticed_without_a_write_and_costs_no_trust(tmp_path: Path) -> None:
+    async with files(tmp_path) as memory:
+        await until(lambda: healthy(memory))
+        trusted_so_far = [replica.epoch for replica in memory.replicas]
+        with locked(tmp_path / "outbox.db"):
+            await until(lambda: "locked" in memory.report().trouble)
+            assert not healthy(memory)
+            await memory.store("u1", "drink", "tea")
+        await until(lambda: healthy(memory))
+        assert [replica.epoch for replica in memory.replicas] == trusted_so_far
+
+
+async def test_a_damaged_row_of_the_outbox_holds_up_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with files(tmp_path) as memory:
+        await until(lambda: healthy(memory))
+        with closing(sqlite3.connect(tmp_path / "outbox.db")) as db, db:
+            broken = "INSERT INTO log (user_hash, user_id, slot, record, at_ms) VALUES (?, 'u1', 's', '{\"user', 0)"
+            db.execute(broken, [user_hash_of("u1")])
+        await memory.store("u1", "drink", "tea")
+        assert await memory.get_all("u1") == {"drink": "tea"}
+
+        await until(lambda: same_in_all(memory))
+        await until(lambda: healthy(memory))
+        assert [r for r in caplog.records if getattr(r, "event", "") == "outbox_damaged"]
+
+
 @pytest.mark.parametrize("fate", ["removed", "damaged"])
 async def test_an_outbox_lost_under_a_running_bot_loses_nothing(tmp_path: Path, fate: str) -> None:
     async with files(tmp_path) as memory:
@@ -429,6 +455,20 @@ async def test_two_processes_on_one_folder_see_each_others_writes_at_once(tmp_pa
             assert entry.value == f"coffee {n}"
             assert await other.delete("u1", "drink")
             assert await one.get_all("u1") == {}
+
+
+async def test_what_another_process_deleted_is_no_contradiction(tmp_path: Path) -> None:
+    async with files(tmp_path, plan=BY_HAND) as one, files(tmp_path, plan=BY_HAND) as other:
+        await one.store("u1", "drink", "tea", scope="dm")
+        await other.delete("u1", "drink", scope="dm")
+        await asyncio.sleep(1.5)  # until the outbox has let go of it
+        assert (await one.outbox.overlay("u1")).records == ()
+        trusted_so_far = [replica.epoch for replica in one.replicas]
+
+        assert await one.retrieve("u1", "drink") is None
+        assert await one.get_all("u1") == {}
+
+        assert [replica.epoch for replica in one.replicas] == trusted_so_far
 
 
 async def test_two_machines_that_share_a_store_see_each_others_writes_after_a_comparison(tmp_path: Path) -> None:
