@@ -50,16 +50,14 @@ async def _measure(alone: SharedMemory, hanging: SharedMemory, rounds: int, seco
     await asyncio.gather(alone.open(), hanging.open())
     await alone.store("u1", "drink", "tea")
     await hanging.store("u1", "drink", "tea")
-    while not (await hanging.peek_status())["healthy"]:
-        await asyncio.sleep(0.1)
+    await _until(hanging, "healthy")
     control = await _stall_ms(hanging, asyncio.sleep(seconds))
     healthy = await _stall_ms(hanging, _crowd(hanging, seconds))
     server = await hanging.on_loop("find the server", _server, bounded=False)
     os.kill(server, signal.SIGSTOP)
     try:
         first = [await _timed(operation) for operation in _operations(hanging, 0)]
-        while (await hanging.peek_status())["backends"]["mcp"]["state"] != "down":
-            await asyncio.sleep(0.1)
+        await _until(hanging, "down")
         alone_ms: list[float] = []
         hanging_ms: list[float] = []
         for number in range(rounds):
@@ -133,6 +131,11 @@ async def _stall_ms(memory: SharedMemory, work: Awaitable[object]) -> tuple[floa
         ticker.cancel()
     await asyncio.wait(tickers)
     return max(ours), max(theirs)
+
+
+async def _until(memory: SharedMemory, state: str) -> None:
+    while (await memory.peek_status())["backends"]["mcp"]["state"] != state:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0.1)
 
 
 async def _server(system: MemorySystem) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from memory.acknowledged import AcknowledgedRevisions, Asked
     from memory.model import Audience, Position, Record
-    from memory.outbox import Outbox, Overlay
+    from memory.outbox import Outbox
     from memory.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Reader:
                 return True
             return scopes is None and isinstance(record, MemoryEntry) and record.key == key
 
-        async def read(over: Overlay | None, *, everyone: bool) -> Page:
+        async def read(over: Sequence[Record] | None, *, everyone: bool) -> Page:
             def among_stores(wanted: Audience) -> Awaitable[Page]:
                 work = partial(_get, user_id, key, wanted)
                 return self._ask_for("retrieve", work, over, near=near, everyone=everyone)
@@ -88,7 +88,7 @@ class Reader:
     async def scan(self, user_id: str, after: Position | None, limit: int) -> Page:
         """Return a page of one user's records; a store on this machine goes first, because there may be many."""
 
-        async def read(over: Overlay | None, *, everyone: bool) -> Page:
+        async def read(over: Sequence[Record] | None, *, everyone: bool) -> Page:
             work = partial(_scan, user_id, after, limit)
             return await self._ask_for("scan", work, over, near=True, everyone=everyone)
 
@@ -104,15 +104,15 @@ class Reader:
 
     async def scan_all(self, after: Position | None, limit: int) -> Page:
         """Return a page of everybody's records."""
-        logged, over = Page(()), None
+        logged, graves = Page(()), None
         try:
-            logged, over = await self._outbox.overlay_page(after, limit)
+            logged, graves = await self._outbox.overlay_page(after, limit)
         except BackendUnavailableError as exc:
             log.debug("the outbox was not read: %s", exc)
-        page = await self._ask_for("scan", partial(_scan, None, after, limit), over, near=True)
+        page = await self._ask_for("scan", partial(_scan, None, after, limit), graves, near=True)
         merged = merge_pages([page, logged])
         # A user's tombstone stands elsewhere than what it buries, so it may not be on this page.
-        buried = {owner_hash(grave): grave.revision for grave in over.records} if over else {}
+        buried = {owner_hash(grave): grave.revision for grave in graves or ()}
         left = [
             record
             for record in merged.records
@@ -142,8 +142,7 @@ class Reader:
             page = await self._complete(read, merge, over, everyone=True)
             if self._contradicted(user_id, page, asked_of(page), moment):
                 self._admit(user_id, page, operation)
-        parked_in = over.parked_in if over else frozenset()
-        in_step = [r.name for r in self._replicas if r.in_step and r.name not in parked_in]
+        in_step = [replica.name for replica in self._replicas if replica.in_step]
         spoken = set(page.answered) <= set(in_step)  # then its word is that of all who are in step
         return replace(page, answered=tuple(in_step)) if page.answered and spoken else page
 
@@ -151,12 +150,12 @@ class Reader:
         self,
         read: Callable[..., Awaitable[Page]],
         merge: Callable[[Page, Sequence[Record]], Page],
-        over: Overlay | None,
+        over: Sequence[Record] | None,
         *,
         everyone: bool = False,
     ) -> Page:
         """Return what the stores say with the outbox over it; what the outbox says where no store answers."""
-        logged = over.records if over else ()
+        logged = over or ()
         try:
             page = await read(over, everyone=everyone)
         except BackendUnavailableError:
@@ -166,7 +165,7 @@ class Reader:
             return page
         return merge(page, logged)
 
-    async def _overlay(self, user_id: str) -> Overlay | None:
+    async def _overlay(self, user_id: str) -> Sequence[Record] | None:
         """Return what the outbox says about a user; None if it cannot be read."""
         try:
             return await self._outbox.overlay(user_id)
@@ -197,7 +196,7 @@ class Reader:
         self,
         operation: str,
         work: Callable[[Replica], Awaitable[Page]],
-        over: Overlay | None,
+        over: Sequence[Record] | None,
         *,
         near: bool = False,
         everyone: bool = False,
@@ -208,7 +207,7 @@ class Reader:
             over: None if the outbox could not be read: then nobody is known to be in step.
         """
         usable = [replica for replica in self._replicas if replica.usable]
-        in_step = [replica for replica in usable if over and replica.in_step and replica.name not in over.parked_in]
+        in_step = [replica for replica in usable if over is not None and replica.in_step]
         if in_step and not everyone and all(replica.trusted for replica in usable):
             page = await self._hedged(self._in_order(in_step, near=near), operation, work)
             if page is not None:

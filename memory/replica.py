@@ -101,7 +101,7 @@ class Replica(Member):
 
     @property
     def in_step(self) -> bool:
-        """Whether the store, with the outbox over it, knows all that is known, but for what is parked for it."""
+        """Whether the store, with the outbox over it, knows all that is known."""
         return self.usable and self.trusted
 
     def distrust(self, *, rewind: bool = True) -> None:

@@ -6,14 +6,15 @@ A mutant is put into the bot's process, and into its MCP server's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from memory import antientropy, model, outbox
+from memory import antientropy, model
 from memory.backends.sqlite import SQLiteMemoryBackend, tables
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.member import Member
 from memory.model import Page, Tombstone, UserTombstone, content_hash
-from memory.outbox import Outbox, Overlay
+from memory.outbox import Outbox
+from memory.outbox import tables as outbox_tables
 
 if TYPE_CHECKING:
     import sqlite3
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from memory.backends.sqlite.tables import _User
     from memory.model import Position, Record
+    from memory.outbox import Kept
+    from memory.revision import HybridLogicalClock
 
 _NEVER = "0" * 32
 
@@ -49,14 +52,14 @@ def apply(name: str) -> None:
 
 def _outbox_off() -> None:
     """What is acknowledged is in the local store alone, and nobody is fed."""
-    append = Outbox._append
+    append = outbox_tables.append
 
-    def forgetful(self: Outbox, db: sqlite3.Connection, records: Sequence[Record]) -> Any:
-        kept = append(self, db, records)
+    def forgetful(db: sqlite3.Connection, clock: HybridLogicalClock, records: Sequence[Record]) -> Kept:
+        kept = append(db, clock, records)
         db.execute("DELETE FROM log")
         return kept
 
-    Outbox._append = forgetful  # type: ignore[method-assign]
+    outbox_tables.append = forgetful
 
 
 def _tombstones_off() -> None:
@@ -107,18 +110,18 @@ def _last_writer_wins_off() -> None:
 
     tables._put_one = credulous
     model.supersedes = always
-    vars(outbox)["supersedes"] = always
+    vars(outbox_tables)["supersedes"] = always
     antientropy._says_more = lambda record, copy: record != copy
 
 
 def _overlay_off() -> None:
     """Reads see the stores alone."""
 
-    async def nothing(self: Outbox, user_id: str) -> Overlay:  # noqa: ARG001 - the signature is the product's
-        return Overlay()
+    async def nothing(self: Outbox, user_id: str) -> tuple[Record, ...]:  # noqa: ARG001 - the signature is the product's
+        return ()
 
-    async def no_page(self: Outbox, after: Position | None, limit: int) -> tuple[Page, Overlay]:  # noqa: ARG001
-        return Page(()), Overlay()
+    async def no_page(self: Outbox, after: Position | None, limit: int) -> tuple[Page, tuple[Record, ...]]:  # noqa: ARG001
+        return Page(()), ()
 
     Outbox.overlay = nothing  # type: ignore[method-assign]
     Outbox.overlay_page = no_page  # type: ignore[method-assign]
@@ -126,7 +129,7 @@ def _overlay_off() -> None:
 
 def _persisted_clock_off() -> None:
     """A process begins at the wall clock, whatever was stamped before it."""
-    in_outbox, in_store = outbox._meta, tables.meta_in
+    in_outbox, in_store = outbox_tables.meta, tables.meta_in
 
     def no_clock(db: sqlite3.Connection, name: str, default: str = _NEVER) -> str:
         return _NEVER if name == "clock" else in_outbox(db, name, default)
@@ -134,7 +137,7 @@ def _persisted_clock_off() -> None:
     def no_clock_either(db: sqlite3.Connection, name: str) -> str | None:
         return None if name == "clock" else in_store(db, name)
 
-    outbox._meta = no_clock
+    outbox_tables.meta = no_clock
     tables.meta_in = no_clock_either
 
 

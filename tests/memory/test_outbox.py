@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ async def test_an_older_record_changes_nothing_and_a_user_deletion_takes_the_tex
     await outbox.append([make_entry("u1", "drink", "late", revision=revision(NOW_MS))])
 
     assert await in_log(outbox) == [("drink", "x")]
-    assert [type(record) for record in (await outbox.overlay("u1")).records] == [UserTombstone]
+    assert [type(record) for record in await outbox.overlay("u1")] == [UserTombstone]
 
 
 async def test_concurrent_appends_are_all_kept_and_commit_together(outbox: Outbox) -> None:
@@ -230,6 +231,20 @@ async def test_an_outbox_that_is_gone_is_made_anew_and_says_so(outbox: Outbox, p
     assert (await outbox.rows(0, 10))[0].seq > before.last_seq  # what is known of the old one is not taken for news
 
 
+async def test_what_comes_after_closing_fails_and_opens_nothing(outbox: Outbox) -> None:
+    await outbox.append([draft()])
+    await outbox.close()
+    threads = threading.active_count()
+
+    for late in (outbox.append([draft("late")]), outbox.overlay("u1"), outbox.advance("a", 1)):
+        with pytest.raises(BackendUnavailableError):
+            await late
+    assert threading.active_count() == threads
+
+    await outbox.open()
+    assert await in_log(outbox) == [("drink", "tea")]
+
+
 async def test_what_is_parked_is_kept_shown_and_struck_off(outbox: Outbox) -> None:
     bad, buried = make_entry("u1", "drink", "tea"), make_entry("u2", "drink", "x")
     await outbox.park("a", bad, "too long")
@@ -271,9 +286,9 @@ async def test_pages_of_everything_give_every_row_once_and_all_user_deletions(ou
     seen = []
     after = None
     while True:
-        page, over = await outbox.overlay_page(after, 4)
+        page, graves = await outbox.overlay_page(after, 4)
         seen += [record.position for record in page.records]
-        assert [record.position[0] for record in over.records] == [user_hash_of("nobody")]
+        assert [record.position[0] for record in graves] == [user_hash_of("nobody")]
         if page.next is None:
             break
         after = page.next

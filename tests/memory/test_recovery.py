@@ -238,7 +238,7 @@ async def test_a_store_made_anew_is_not_believed_alone_while_one_that_knows_more
         await memory.store("u1", "drink", "tea")
         await until(lambda: healthy(memory))
         await asyncio.sleep(1.2)  # until the outbox has let go of it
-        assert (await memory.outbox.overlay("u1")).records == ()
+        assert (await memory.outbox.overlay("u1")) == ()
     remove(tmp_path / "local.db")
 
     clock = HybridLogicalClock()
@@ -462,7 +462,7 @@ async def test_what_another_process_deleted_is_no_contradiction(tmp_path: Path) 
         await one.store("u1", "drink", "tea", scope="dm")
         await other.delete("u1", "drink", scope="dm")
         await asyncio.sleep(1.5)  # until the outbox has let go of it
-        assert (await one.outbox.overlay("u1")).records == ()
+        assert (await one.outbox.overlay("u1")) == ()
         trusted_so_far = [replica.epoch for replica in one.replicas]
 
         assert await one.retrieve("u1", "drink") is None
@@ -544,7 +544,7 @@ async def test_an_answer_below_what_was_acknowledged_is_not_believed(tmp_path: P
         await memory.delete("u1", "team")
         await until(lambda: same_in_all(memory))
         await asyncio.sleep(0.6)  # until the outbox has let go of it
-        assert (await memory.outbox.overlay("u1")).records == ()
+        assert (await memory.outbox.overlay("u1")) == ()
         lost = InMemoryBackend("first", clock=clock)  # in the middle, unnoticed by any canary
         await lost.put([make_entry("u1", "team", "Eagles", revision=revision(NOW_MS))])
         first.inner = lost

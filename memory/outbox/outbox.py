@@ -8,117 +8,35 @@ the transactional outbox (Richardson, "Microservices Patterns", 2018), with one 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import secrets
 import time
 from collections import deque
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from memory.errors import BackendUnavailableError
-from memory.model import Page, UserTombstone, owner_hash, supersedes, user_hash_of
-from memory.sqlite_file import SQLiteFile, in_transaction, versioned
-from memory.wire import record_from_json, record_to_json
+from memory.outbox import tables
+from memory.outbox.tables import Kept, Parked, Row
+from memory.sqlite_file import SQLiteFile, in_transaction
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from memory.backend import LocalWriter
-    from memory.model import Position, Record
+    from memory.model import Page, Position, Record
     from memory.revision import HybridLogicalClock
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-LAG_MAX = 100_000
-"""Rows that a store may be behind before it no longer holds them back: it is compared in full when it returns."""
-
-_BATCH_BYTES = 256 * 1024
 _GROUP_MAX = 1_000
 _ROWS_PER_MS = 1_000
 _BUSY_S = 0.3
 _RETRY_S = 1.0
-
-# `log` holds the newest record of each slot that some store lacks; `stores` those that count, each with the seq up
-# to which it has everything durably, and as what it was last trusted; `parked` what a store refused; `meta` the clock
-# and the ids.
-_SCHEMA = versioned(
-    """CREATE TABLE log (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    user_hash TEXT NOT NULL,
-    user_id TEXT NOT NULL,
-    slot TEXT NOT NULL,
-    record TEXT NOT NULL,
-    at_ms INTEGER NOT NULL,
-    UNIQUE (user_id, slot)
-);
-CREATE INDEX log_by_user ON log (user_hash);
-CREATE TABLE stores (
-    name TEXT PRIMARY KEY,
-    cursor INTEGER NOT NULL,
-    store_id TEXT NOT NULL DEFAULT '',
-    counter INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE TABLE parked (
-    store TEXT NOT NULL,
-    user_id TEXT NOT NULL,
-    slot TEXT NOT NULL,
-    record TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    since_ms INTEGER NOT NULL,
-    PRIMARY KEY (store, user_id, slot)
-) WITHOUT ROWID;
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
-)
-
-_START = "coalesce((SELECT min(seq) FROM log) - 1, (SELECT seq FROM sqlite_sequence WHERE name = 'log'))"
-"""The place before the first row."""
-
-_SET_META = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-
-
-class Row(NamedTuple):
-    """A record of the log, and when it was acknowledged."""
-
-    seq: int
-    record: Record
-    at_ms: int
-
-
-class Parked(NamedTuple):
-    """A record that *store* refused, and why."""
-
-    store: str
-    record: Record
-    reason: str
-    since_ms: int
-
-
-class Overlay(NamedTuple):
-    """What the log says about a user, deletions too, and the stores that refused something about that user."""
-
-    records: tuple[Record, ...] = ()
-    parked_in: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What `append` did.
-
-    Attributes:
-        records: what was asked for, with the revisions it got; without what the log already had newer.
-        last_seq: the last row; a store that was fed up to it has all of it.
-        changed: how many records changed anything, as far as this machine knows.
-    """
-
-    records: tuple[Record, ...]
-    last_seq: int
-    changed: int
 
 
 @dataclass(slots=True)
@@ -149,8 +67,9 @@ class Outbox:
         """The installation's id, as far as it is known: also while the file cannot be read."""
         self.on_replaced: Callable[[], None] = lambda: None
         self._now = now
-        self._writing = SQLiteFile(path, name="outbox", schema=_SCHEMA, busy_timeout_s=_BUSY_S)
-        self._reading = SQLiteFile(path, name="outbox", schema=_SCHEMA, busy_timeout_s=_BUSY_S)
+        self._writing = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S)
+        self._reading = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S)
+        self._closed = True
         self._openings = 0
         self._reopening = asyncio.Lock()
         self._writers: dict[str, _Writer] = {}
@@ -161,16 +80,20 @@ class Outbox:
 
     async def open(self) -> None:
         """Open the file, or make it; safe to repeat."""
+        self._closed = False
+        await self._open()
+
+    async def _open(self) -> None:
         if self._openings and self._writing.identity is not None and self._reading.identity is not None:
             return
         await self._writing.open()
         await self._reading.open()
-        found = await self._reading.run("open", _who_are_you)
+        found = await self._reading.run("open", tables.who_are_you)
         if not found["outbox_id"]:
             # Numbers are not used again, not even after this file is lost: a store's place in the old one means
             # nothing in the new one, and must not be taken for a place that lies ahead.
             first = int(self.clock.stamp()[:12], 16) * _ROWS_PER_MS
-            found = await self._writing.write("open", lambda db: _found_log(db, first))
+            found = await self._writing.write("open", lambda db: tables.found_log(db, first))
         self.clock.observe(found["clock"])
         self._openings += 1
         if self._openings > 1:  # it was lost under us; what is there now may be new, or an old copy
@@ -179,7 +102,8 @@ class Outbox:
             self.on_replaced()
 
     async def close(self) -> None:
-        """Finish what is being appended, and close."""
+        """Finish what is being appended, and close; whatever comes later fails."""
+        self._closed = True
         if self._flushing is not None:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({self._flushing}, timeout=1.0)
@@ -274,7 +198,7 @@ class Outbox:
         self, db: sqlite3.Connection, batches: Sequence[Sequence[Record]], writers: dict[str, _Writer]
     ) -> tuple[list[Kept], dict[str, str]]:
         """Commit the log, then each local store, on one thread, one after the other."""
-        kept = in_transaction(db, lambda db: [self._append(db, records) for records in batches])
+        kept = in_transaction(db, lambda db: [tables.append(db, self.clock, records) for records in batches])
         records = [record for one in kept for record in one.records]
         failed: dict[str, str] = {}
         changed: int | None = None
@@ -288,69 +212,24 @@ class Outbox:
             kept = [replace(kept[0], changed=changed)]
         return kept, failed
 
-    def _append(self, db: sqlite3.Connection, records: Sequence[Record]) -> Kept:
-        self.clock.observe(_meta(db, "clock"))
-        kept: list[Record] = []
-        at_ms = self.clock.now_ms()
-        for draft in records:
-            record = draft if draft.revision else replace(draft, revision=self.clock.stamp())
-            if _insert(db, record, at_ms):
-                kept.append(record)
-        if kept:
-            highest = max(_meta(db, "clock"), max(record.revision for record in kept))
-            db.execute(_SET_META, ["clock", highest])
-        return Kept(tuple(kept), _head(db), len(kept))
-
     # Reading
 
-    async def overlay(self, user_id: str) -> Overlay:
-        """Return what the stores may not know yet about one user."""
-        user_hash = user_hash_of(user_id)
+    async def overlay(self, user_id: str) -> tuple[Record, ...]:
+        """Return what the stores may lack about one user, deletions too: it goes over whatever one of them says."""
+        return await self._read("read", lambda db: tables.overlay(db, user_id))
 
-        def job(db: sqlite3.Connection) -> Overlay:
-            # The log before what is parked: a refused row is parked before it leaves the log.
-            rows = db.execute("SELECT record FROM log WHERE user_hash = ?", [user_hash]).fetchall()
-            parked = db.execute("SELECT store FROM parked WHERE user_id IN (?, ?)", [user_id, user_hash])
-            return Overlay(_all_sound(rows), frozenset(store for (store,) in parked))
-
-        return await self._read("read", job)
-
-    async def overlay_page(self, after: Position | None, limit: int) -> tuple[Page, Overlay]:
-        """Return a page of the whole log in the order of positions, and with it every user's tombstone in the log."""
-
-        def job(db: sqlite3.Connection) -> tuple[list[Record], Overlay]:
-            sql = "SELECT record FROM log WHERE (user_id, slot) > (?, ?) ORDER BY user_id, slot LIMIT ?"
-            rows = db.execute(sql, [*(after or ("", "")), limit + 1]).fetchall()
-            graves = db.execute("SELECT record FROM log WHERE slot = ''").fetchall()
-            parked = db.execute("SELECT DISTINCT store FROM parked")
-            return [*_all_sound(rows)], Overlay(_all_sound(graves), frozenset(store for (store,) in parked))
-
-        records, over = await self._read("read", job)
-        following = records[limit - 1].position if len(records) > limit else None
-        return Page(tuple(records[:limit]), following), over
+    async def overlay_page(self, after: Position | None, limit: int) -> tuple[Page, tuple[Record, ...]]:
+        """Return a page of the same about everybody in the order of positions, and every user's tombstone in it."""
+        return await self._read("read", lambda db: tables.overlay_page(db, after, limit))
 
     async def rows(self, after: int, limit: int) -> list[Row]:
         """Return what follows row *after*, in order: up to *limit* rows or 256 KiB, whichever is less.
 
         A row that makes no sense any more is struck out, with an error in the log.
         """
-
-        def job(db: sqlite3.Connection) -> list[tuple[int, str, int]]:
-            found: list[tuple[int, str, int]] = []
-            size = 0
-            for row in db.execute("SELECT seq, record, at_ms FROM log WHERE seq > ? ORDER BY seq", [after]):
-                size += len(row[1])
-                if found and (size > _BATCH_BYTES or len(found) >= limit):
-                    break
-                found.append(row)
-            return found
-
-        found = await self._read("feed", job)
-        rows = [Row(seq, record, at_ms) for seq, text, at_ms in found if (record := _parsed(text)) is not None]
-        if len(rows) < len(found):
-            sound = {row.seq for row in rows}
-            await self._strike_out([seq for seq, _, _ in found if seq not in sound])
-            return rows or await self.rows(after, limit)
+        rows, damaged = await self._read("feed", lambda db: tables.rows_after(db, after, limit))
+        if damaged:
+            await self._strike_out(damaged)
         return rows
 
     async def _strike_out(self, seqs: Sequence[int]) -> None:
@@ -370,7 +249,7 @@ class Outbox:
         """Make the stores *names* count; *alone* (no other process uses the folder) strikes off all others."""
 
         def job(db: sqlite3.Connection) -> list[str]:
-            new = f"INSERT OR IGNORE INTO stores (name, cursor) VALUES (?, {_START})"
+            new = f"INSERT OR IGNORE INTO stores (name, cursor) VALUES (?, {tables.START})"
             db.executemany(new, [[name] for name in names])
             known = [name for (name,) in db.execute("SELECT name FROM stores")]
             return [name for name in known if name not in names]
@@ -392,7 +271,7 @@ class Outbox:
         def job(db: sqlite3.Connection) -> bool:
             db.execute("DELETE FROM parked WHERE store = ?", [name])
             known = bool(db.execute("DELETE FROM stores WHERE name = ?", [name]).rowcount)
-            _trim(db)
+            tables.trim(db)
             return known
 
         return await self._change("remove", job)
@@ -402,7 +281,7 @@ class Outbox:
 
         def job(db: sqlite3.Connection) -> None:
             db.execute("UPDATE stores SET cursor = ? WHERE name = ? AND cursor < ?", [seq, name, seq])
-            _trim(db)
+            tables.trim(db)
 
         await self._lazily("advance", job)
 
@@ -410,9 +289,9 @@ class Outbox:
         """Nothing is known of what the store *name* has: return the place from which to feed it all of the log."""
 
         def job(db: sqlite3.Connection) -> int:
-            (start,) = db.execute(f"SELECT {_START}").fetchone()
+            start = tables.start(db)
             db.execute("UPDATE stores SET cursor = ? WHERE name = ? AND cursor > ?", [start, name, start])
-            return int(start)
+            return start
 
         return await self._change("rewind", job)
 
@@ -431,7 +310,7 @@ class Outbox:
 
     async def park(self, name: str, record: Record, reason: str) -> None:
         """Note that the store *name* refused *record*."""
-        values = [name, *record.position, _text(record), reason, self.clock.now_ms()]
+        values = [name, *record.position, tables.text_of(record), reason, self.clock.now_ms()]
         sql = "INSERT OR REPLACE INTO parked (store, user_id, slot, record, reason, since_ms) VALUES (?, ?, ?, ?, ?, ?)"
         await self._change("park", lambda db: db.execute(sql, values).rowcount)
 
@@ -448,13 +327,15 @@ class Outbox:
         """Return everything that is parked, oldest first."""
         sql = "SELECT store, record, reason, since_ms FROM parked ORDER BY since_ms, store, user_id, slot"
         rows = await self._read("read", lambda db: db.execute(sql).fetchall())
-        return [Parked(store, r, reason, since_ms) for store, text, reason, since_ms in rows if (r := _parsed(text))]
+        return [
+            Parked(store, r, reason, since_ms) for store, text, reason, since_ms in rows if (r := tables.parse(text))
+        ]
 
     # Whose folder this is
 
     async def installation(self) -> str:
         """Return the id that every store of this installation carries; empty as long as none was chosen."""
-        self.home = await self._read("read", lambda db: _meta(db, "installation_id", "")) or self.home
+        self.home = await self._read("read", lambda db: tables.meta(db, "installation_id", "")) or self.home
         return self.home
 
     async def former_installations(self) -> frozenset[str]:
@@ -468,7 +349,7 @@ class Outbox:
 
         def job(db: sqlite3.Connection) -> str:
             db.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('installation_id', ?)", [installation_id])
-            return _meta(db, "installation_id")
+            return tables.meta(db, "installation_id")
 
         self.home = await self._change("found", job)
         return self.home
@@ -477,10 +358,10 @@ class Outbox:
         """Take *installation_id* for ours, whatever ours was."""
 
         def job(db: sqlite3.Connection) -> None:
-            former = _meta(db, "installation_id", "")
+            former = tables.meta(db, "installation_id", "")
             if former and former != installation_id:
-                db.execute(_SET_META, [f"former:{former}", former])
-            db.execute(_SET_META, ["installation_id", installation_id])
+                tables.set_meta(db, f"former:{former}", former)
+            tables.set_meta(db, "installation_id", installation_id)
             db.execute("DELETE FROM meta WHERE name = ?", [f"former:{installation_id}"])
 
         await self._change("adopt", job)
@@ -515,14 +396,14 @@ class Outbox:
         try:
             return await file.run(operation, job, writes=writes)
         except BackendUnavailableError as exc:
-            if exc.readable:  # locked, or full: a second try would only cost as much again
+            if exc.readable or self._closed:  # locked, or full: a second try would only cost as much again
                 raise
             async with self._reopening:
                 if self._openings == openings:
                     # It was removed or damaged. Whatever is there now is looked at afresh, over both connections.
                     await self._reading.close()
                     await self._writing.close()
-                    await self.open()
+                    await self._open()
             return await file.run(operation, job, writes=writes)
 
     async def _lazily(self, operation: str, job: Callable[[sqlite3.Connection], object]) -> None:
@@ -549,84 +430,3 @@ def _tell(writers: Sequence[_Writer], kept: Sequence[Kept]) -> None:
         before = rows[0].last_seq - len(rows[0].records)
         for writer in writers:
             writer.applied(before, rows[-1].last_seq)
-
-
-def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> bool:
-    """Put *record* at the end of the log in place of an older one; False if the log has a newer one."""
-    owner = owner_hash(record)
-    of_slot = "SELECT record FROM log WHERE (user_id, slot) = (?, ?)"
-    for known in _all_sound(db.execute(of_slot, record.position).fetchall()):
-        if not supersedes(record, known):
-            return False
-    for grave in _all_sound(db.execute(of_slot, [owner, ""]).fetchall()):
-        if record.revision <= grave.revision:
-            return False
-    if isinstance(record, UserTombstone):
-        buried = [
-            [seq]
-            for seq, text in db.execute("SELECT seq, record FROM log WHERE user_hash = ?", [owner])
-            if (old := _parsed(text)) is None or old.revision <= record.revision
-        ]
-        db.executemany("DELETE FROM log WHERE seq = ?", buried)
-        _unpark_buried(db, record)
-    sql = "INSERT OR REPLACE INTO log (user_hash, user_id, slot, record, at_ms) VALUES (?, ?, ?, ?, ?)"
-    db.execute(sql, [owner, *record.position, _text(record), at_ms])
-    return True
-
-
-def _unpark_buried(db: sqlite3.Connection, grave: UserTombstone) -> None:
-    for store, user_id, slot in db.execute("SELECT store, user_id, slot FROM parked").fetchall():
-        if slot and user_hash_of(user_id) == grave.user_hash:
-            db.execute("DELETE FROM parked WHERE (store, user_id, slot) = (?, ?, ?)", [store, user_id, slot])
-
-
-def _trim(db: sqlite3.Connection) -> None:
-    """Delete the rows that every store has; one that is too far behind waits no longer, if two others have them."""
-    cursors = [cursor for (cursor,) in db.execute("SELECT cursor FROM stores ORDER BY cursor")]
-    if not cursors:
-        return
-    head = _head(db)
-    near = [cursor for cursor in cursors if head - cursor <= LAG_MAX]
-    everywhere = min(near) if len(near) >= min(2, len(cursors)) else cursors[0]
-    db.execute("DELETE FROM log WHERE seq <= ?", [everywhere])
-
-
-def _head(db: sqlite3.Connection) -> int:
-    """Return the number of the newest row there ever was."""
-    return int(db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'log'").fetchone()[0])
-
-
-def _found_log(db: sqlite3.Connection, first: int) -> dict[str, str]:
-    new = "INSERT OR IGNORE INTO meta (name, value) VALUES ('outbox_id', ?)"
-    if db.execute(new, [secrets.token_hex(16)]).rowcount:  # and not another process just before
-        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('log', ?)", [first])
-    return _who_are_you(db)
-
-
-def _who_are_you(db: sqlite3.Connection) -> dict[str, str]:
-    return {"outbox_id": _meta(db, "outbox_id", ""), "clock": _meta(db, "clock")}
-
-
-def _meta(db: sqlite3.Connection, name: str, default: str = "0" * 32) -> str:
-    row = db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
-    return str(row[0]) if row else default
-
-
-def _text(record: Record) -> str:
-    return json.dumps(record_to_json(record), ensure_ascii=False)
-
-
-def _parse(text: str) -> Record:
-    return record_from_json(json.loads(text))
-
-
-def _parsed(text: str) -> Record | None:
-    """Return the record that *text* stands for; None if it is damaged."""
-    try:
-        return _parse(text)
-    except (TypeError, ValueError, RecursionError):  # MemoryRejectedError is a ValueError
-        return None
-
-
-def _all_sound(texts: Iterable[tuple[str]]) -> tuple[Record, ...]:
-    return tuple(record for (text,) in texts if (record := _parsed(text)) is not None)

@@ -1,0 +1,229 @@
+"""What stands in the outbox's file, and how: functions on an open database, within whatever transaction there is."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from memory.model import Page, UserTombstone, owner_hash, supersedes, user_hash_of
+from memory.sqlite_file import versioned
+from memory.wire import record_from_json, record_to_json
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from memory.model import Position, Record
+    from memory.revision import HybridLogicalClock
+
+LAG_MAX = 100_000
+"""Rows that a store may be behind before it no longer holds them back: it is compared in full when it returns."""
+
+_BATCH_BYTES = 256 * 1024
+
+# `log` holds the newest record of each slot that some store lacks; `stores` those that count, each with the seq up
+# to which it has everything durably, and as what it was last trusted; `parked` what a store refused; `meta` the clock
+# and the ids.
+SCHEMA = versioned(
+    """CREATE TABLE log (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_hash TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    slot TEXT NOT NULL,
+    record TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    UNIQUE (user_id, slot)
+);
+CREATE INDEX log_by_user ON log (user_hash);
+CREATE TABLE stores (
+    name TEXT PRIMARY KEY,
+    cursor INTEGER NOT NULL,
+    store_id TEXT NOT NULL DEFAULT '',
+    counter INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE parked (
+    store TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    slot TEXT NOT NULL,
+    record TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    since_ms INTEGER NOT NULL,
+    PRIMARY KEY (store, user_id, slot)
+) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
+)
+
+START = "coalesce((SELECT min(seq) FROM log) - 1, (SELECT seq FROM sqlite_sequence WHERE name = 'log'))"
+"""The place before the first row."""
+
+
+class Row(NamedTuple):
+    """A record of the log, and when it was acknowledged."""
+
+    seq: int
+    record: Record
+    at_ms: int
+
+
+class Parked(NamedTuple):
+    """A record that *store* refused, and why."""
+
+    store: str
+    record: Record
+    reason: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What `append` did.
+
+    Attributes:
+        records: what was asked for, with the revisions it got; without what the log already had newer.
+        last_seq: the last row; a store that was fed up to it has all of it.
+        changed: how many records changed anything, as far as this machine knows.
+    """
+
+    records: tuple[Record, ...]
+    last_seq: int
+    changed: int
+
+
+def append(db: sqlite3.Connection, clock: HybridLogicalClock, records: Sequence[Record]) -> Kept:
+    """Stamp those of *records* that have no revision, above all that was ever stamped here, and put them at the end."""
+    clock.observe(meta(db, "clock"))
+    kept: list[Record] = []
+    at_ms = clock.now_ms()
+    for draft in records:
+        record = draft if draft.revision else replace(draft, revision=clock.stamp())
+        if _insert(db, record, at_ms):
+            kept.append(record)
+    if kept:
+        set_meta(db, "clock", max(meta(db, "clock"), *(record.revision for record in kept)))
+    return Kept(tuple(kept), head(db), len(kept))
+
+
+def overlay(db: sqlite3.Connection, user_id: str) -> tuple[Record, ...]:
+    """Return what the stores may lack about one user: what is in the log, and what one of them refused."""
+    user_hash = user_hash_of(user_id)
+    # The log first: a refused row is parked before it leaves the log.
+    logged = db.execute("SELECT record FROM log WHERE user_hash = ?", [user_hash]).fetchall()
+    refused = db.execute("SELECT record FROM parked WHERE user_id IN (?, ?)", [user_id, user_hash]).fetchall()
+    return _sound(logged + refused)
+
+
+def overlay_page(db: sqlite3.Connection, after: Position | None, limit: int) -> tuple[Page, tuple[Record, ...]]:
+    """Return a page of the same about everybody, and with it every user's tombstone."""
+    both = "SELECT {} FROM log WHERE {} UNION SELECT {} FROM parked WHERE {}"
+    columns, behind = "user_id, slot, record", "(user_id, slot) > (?1, ?2)"
+    sql = both.format(columns, behind, columns, behind) + " ORDER BY user_id, slot LIMIT ?3"
+    rows = db.execute(sql, [*(after or ("", "")), limit + 1]).fetchall()
+    graves = db.execute(both.format("record", "slot = ''", "record", "slot = ''")).fetchall()
+    following = (rows[limit - 1][0], rows[limit - 1][1]) if len(rows) > limit else None
+    return Page(_sound([text] for _, _, text in rows[:limit]), following), _sound(graves)
+
+
+def rows_after(db: sqlite3.Connection, after: int, limit: int) -> tuple[list[Row], list[int]]:
+    """Return up to *limit* rows, or 256 KiB, that follow row *after*; and the numbers of damaged ones among them."""
+    rows: list[Row] = []
+    damaged: list[int] = []
+    size = 0
+    for seq, text, at_ms in db.execute("SELECT seq, record, at_ms FROM log WHERE seq > ? ORDER BY seq", [after]):
+        size += len(text)
+        if rows and (size > _BATCH_BYTES or len(rows) >= limit):
+            break
+        record = parse(text)
+        if record is None:
+            damaged.append(seq)
+        else:
+            rows.append(Row(seq, record, at_ms))
+    return rows, damaged
+
+
+def start(db: sqlite3.Connection) -> int:
+    """Return the place before the first row."""
+    return int(db.execute(f"SELECT {START}").fetchone()[0])
+
+
+def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> bool:
+    """Put *record* at the end of the log in place of an older one; False if the log has a newer one."""
+    owner = owner_hash(record)
+    of_slot = "SELECT record FROM log WHERE (user_id, slot) = (?, ?)"
+    for known in _sound(db.execute(of_slot, record.position).fetchall()):
+        if not supersedes(record, known):
+            return False
+    for grave in _sound(db.execute(of_slot, [owner, ""]).fetchall()):
+        if record.revision <= grave.revision:
+            return False
+    if isinstance(record, UserTombstone):
+        buried = [
+            [seq]
+            for seq, text in db.execute("SELECT seq, record FROM log WHERE user_hash = ?", [owner])
+            if (old := parse(text)) is None or old.revision <= record.revision
+        ]
+        db.executemany("DELETE FROM log WHERE seq = ?", buried)
+        _unpark_buried(db, record)
+    sql = "INSERT OR REPLACE INTO log (user_hash, user_id, slot, record, at_ms) VALUES (?, ?, ?, ?, ?)"
+    db.execute(sql, [owner, *record.position, text_of(record), at_ms])
+    return True
+
+
+def _unpark_buried(db: sqlite3.Connection, grave: UserTombstone) -> None:
+    for store, user_id, slot in db.execute("SELECT store, user_id, slot FROM parked").fetchall():
+        if slot and user_hash_of(user_id) == grave.user_hash:
+            db.execute("DELETE FROM parked WHERE (store, user_id, slot) = (?, ?, ?)", [store, user_id, slot])
+
+
+def trim(db: sqlite3.Connection) -> None:
+    """Delete the rows that every store has; one that is too far behind waits no longer, if two others have them."""
+    cursors = [cursor for (cursor,) in db.execute("SELECT cursor FROM stores ORDER BY cursor")]
+    if not cursors:
+        return
+    last = head(db)
+    near = [cursor for cursor in cursors if last - cursor <= LAG_MAX]
+    everywhere = min(near) if len(near) >= min(2, len(cursors)) else cursors[0]
+    db.execute("DELETE FROM log WHERE seq <= ?", [everywhere])
+
+
+def head(db: sqlite3.Connection) -> int:
+    """Return the number of the newest row there ever was."""
+    return int(db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'log'").fetchone()[0])
+
+
+def found_log(db: sqlite3.Connection, first: int) -> dict[str, str]:
+    new = "INSERT OR IGNORE INTO meta (name, value) VALUES ('outbox_id', ?)"
+    if db.execute(new, [secrets.token_hex(16)]).rowcount:  # and not another process just before
+        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('log', ?)", [first])
+    return who_are_you(db)
+
+
+def who_are_you(db: sqlite3.Connection) -> dict[str, str]:
+    return {"outbox_id": meta(db, "outbox_id", ""), "clock": meta(db, "clock")}
+
+
+def set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
+    sql = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    db.execute(sql, [name, value])
+
+
+def meta(db: sqlite3.Connection, name: str, default: str = "0" * 32) -> str:
+    row = db.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
+    return str(row[0]) if row else default
+
+
+def text_of(record: Record) -> str:
+    return json.dumps(record_to_json(record), ensure_ascii=False)
+
+
+def parse(text: str) -> Record | None:
+    """Return the record that *text* stands for; None if it is damaged."""
+    try:
+        return record_from_json(json.loads(text))
+    except (TypeError, ValueError, RecursionError):  # MemoryRejectedError is a ValueError
+        return None
+
+
+def _sound(rows: Iterable[Sequence[str]]) -> tuple[Record, ...]:
+    return tuple(record for (text,) in rows if (record := parse(text)) is not None)
