@@ -166,10 +166,9 @@ class Outbox:
                 await self._commit(group)
 
     async def _commit(self, group: list[tuple[Sequence[Record], asyncio.Future[Kept]]]) -> None:
-        batches = [records for records, _ in group]
         writers = dict(self._writers)
         try:
-            kept, failed = await self._again(self._writing, "store", lambda db: self._write(db, batches, writers))
+            kept, failed = await self._again(self._writing, "store", lambda db: self._write(db, group, writers))
         except BackendUnavailableError as exc:
             self._fail(exc)
             outcome: list[Kept | Exception] = [exc] * len(group)
@@ -195,10 +194,22 @@ class Outbox:
             event.set()
 
     def _write(
-        self, db: sqlite3.Connection, batches: Sequence[Sequence[Record]], writers: dict[str, _Writer]
+        self,
+        db: sqlite3.Connection,
+        group: list[tuple[Sequence[Record], asyncio.Future[Kept]]],
+        writers: dict[str, _Writer],
     ) -> tuple[list[Kept], dict[str, str]]:
-        """Commit the log, then each local store, on one thread, one after the other."""
-        kept = in_transaction(db, lambda db: [tables.append(db, self.clock, records) for records in batches])
+        """Commit the log, then each local store, on one thread, one after the other.
+
+        What nobody waits for any more is left out: its caller may have written something newer elsewhere by now, and
+        would be overtaken by itself.
+        """
+
+        def job(db: sqlite3.Connection) -> list[Kept]:
+            wanted = ([] if future.cancelled() else records for records, future in group)
+            return [tables.append(db, self.clock, records) for records in wanted]
+
+        kept = in_transaction(db, job)
         records = [record for one in kept for record in one.records]
         failed: dict[str, str] = {}
         changed: int | None = None

@@ -208,6 +208,20 @@ async def test_an_outbox_that_is_locked_fails_soon_and_works_again(outbox: Outbo
     assert await in_log(outbox) == [("before", "tea"), ("after", "tea")]
 
 
+async def test_a_write_that_nobody_waits_for_any_more_does_not_come_after_a_later_one(
+    outbox: Outbox, path: Path
+) -> None:
+    with locked(path):
+        early = asyncio.create_task(outbox.append([draft("drink", "tea")]))
+        await asyncio.sleep(0.1)  # it is in the thread by now, and waits for the lock
+        early.cancel()
+        await asyncio.wait({early})
+    await outbox.append([draft("drink", "coffee")])
+
+    assert await in_log(outbox) == [("drink", "coffee")]
+    assert (await outbox.rows(0, 10))[0].seq == (await outbox.append([draft("drink", "milk")])).last_seq - 1
+
+
 @pytest.mark.parametrize("fate", ["removed", "damaged"])
 async def test_an_outbox_that_is_gone_is_made_anew_and_says_so(outbox: Outbox, path: Path, fate: str) -> None:
     before = await outbox.append([draft("before")])
