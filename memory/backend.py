@@ -349,7 +349,10 @@ class StoreBackend(MemoryBackend):
 
     @abstractmethod
     async def identify(self) -> StoreIdentity:
-        """Return which store this is; writes nothing."""
+        """Return which store this is; writes nothing.
+
+        Whoever uses it must ask again after the store was away: it may have come back as another.
+        """
 
     @abstractmethod
     async def claim(self, installation_id: str) -> None:

@@ -58,8 +58,8 @@ class Reader:
     async def get(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page:
         """Return what stands under *key*; *near*: a store on this machine goes first, because time is short."""
         # A store cannot tell of a deletion in every scope, only in those that it is asked for.
-        named = self._acknowledged.scopes(user_id, key) if scopes is None else scopes
-        slots = frozenset(slot_of(user_id, scope, key) for scope in named)
+        named = set(self._acknowledged.scopes(user_id, key) if scopes is None else scopes)
+        slots = {slot_of(user_id, scope, key) for scope in named}
 
         def asked(slot: str, known_key: str) -> bool:
             return slot in slots or (scopes is None and known_key == key)
@@ -75,9 +75,12 @@ class Reader:
                 return self._ask_for("retrieve", work, over, near=near, everyone=everyone)
 
             page = await get_in_all(among_stores, scopes)
-            found = {record.scope for record in page.records if isinstance(record, MemoryEntry)}
-            if scopes is None and not named <= found:
-                page = merge_pages([page, await among_stores(named - found)])
+            if scopes is None:
+                named.update(r.scope for r in over or () if isinstance(r, MemoryEntry) and r.key == key)
+                slots.update(slot_of(user_id, scope, key) for scope in named)
+                found = {record.scope for record in page.records if isinstance(record, MemoryEntry)}
+                if not named <= found:
+                    page = merge_pages([page, await among_stores(frozenset(named - found))])
             return page
 
         def merge(page: Page, over: Sequence[Record]) -> Page:

@@ -321,18 +321,12 @@ class Outbox:
 
     async def park(self, name: str, record: Record, reason: str) -> None:
         """Note that the store *name* refused *record*."""
-        values = [name, *record.position, tables.text_of(record), reason, self.clock.now_ms()]
-        sql = "INSERT OR REPLACE INTO parked (store, user_id, slot, record, reason, since_ms) VALUES (?, ?, ?, ?, ?, ?)"
-        await self._change("park", lambda db: db.execute(sql, values).rowcount)
+        at_ms = self.clock.now_ms()
+        await self._change("park", lambda db: tables.park(db, name, record, reason, at_ms))
 
     async def unpark(self, name: str, records: Sequence[Record]) -> None:
-        """Strike off what the store *name* has taken meanwhile, and what a deletion of its user made pointless."""
-
-        def job(db: sqlite3.Connection) -> None:
-            for record in records:
-                db.execute("DELETE FROM parked WHERE store = ? AND (user_id, slot) = (?, ?)", [name, *record.position])
-
-        await self._change("unpark", job)
+        """Strike off what the store *name* has taken meanwhile."""
+        await self._change("unpark", lambda db: tables.unpark(db, name, records))
 
     async def parked(self) -> list[Parked]:
         """Return everything that is parked, oldest first."""

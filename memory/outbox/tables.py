@@ -142,6 +142,26 @@ def rows_after(db: sqlite3.Connection, after: int, limit: int) -> tuple[list[Row
     return rows, damaged
 
 
+def park(db: sqlite3.Connection, name: str, record: Record, reason: str, at_ms: int) -> None:
+    """Note that the store *name* refused *record*, unless it refused a newer one there."""
+    there = [name, *record.position]
+    rows = db.execute("SELECT record FROM parked WHERE (store, user_id, slot) = (?, ?, ?)", there).fetchall()
+    if any(supersedes(known, record) for known in _sound(rows)):
+        return
+    sql = "INSERT OR REPLACE INTO parked (store, user_id, slot, record, reason, since_ms) VALUES (?, ?, ?, ?, ?, ?)"
+    db.execute(sql, [*there, text_of(record), reason, at_ms])
+
+
+def unpark(db: sqlite3.Connection, name: str, records: Sequence[Record]) -> None:
+    """The store *name* has *records*: strike off those that it refused, and what they replace, but nothing newer."""
+    for record in records:
+        there = [name, *record.position]
+        rows = db.execute("SELECT record FROM parked WHERE (store, user_id, slot) = (?, ?, ?)", there).fetchall()
+        if not any(supersedes(known, record) for known in _sound(rows)):
+            db.execute("DELETE FROM parked WHERE (store, user_id, slot) = (?, ?, ?)", there)
+    trim(db)
+
+
 def start(db: sqlite3.Connection) -> int:
     """Return the place before the first row."""
     return int(db.execute(f"SELECT {START}").fetchone()[0])
@@ -184,7 +204,9 @@ def trim(db: sqlite3.Connection) -> None:
     last = head(db)
     near = [cursor for cursor in cursors if last - cursor <= LAG_MAX]
     everywhere = min(near) if len(near) >= min(2, len(cursors)) else cursors[0]
-    db.execute("DELETE FROM log WHERE seq <= ?", [everywhere])
+    # What a store refused stays, so that a store that loses its copy is given it again.
+    refused = "EXISTS (SELECT 1 FROM parked WHERE (parked.user_id, parked.slot) = (log.user_id, log.slot))"
+    db.execute(f"DELETE FROM log WHERE seq <= ? AND NOT {refused}", [everywhere])
 
 
 def head(db: sqlite3.Connection) -> int:

@@ -92,6 +92,11 @@ class MCPLink:
         """The server's process, while there is one."""
         return self._process.pid if self._process else None
 
+    @property
+    def connection(self) -> object | None:
+        """What is there between one coming up of the server and its end; another object each time."""
+        return self._session
+
     async def open(self) -> None:
         """Begin to connect, and return. Safe to repeat."""
         if self._owner is not None and not self._owner.done() and not self._loop.is_closed():
