@@ -91,6 +91,14 @@ class AcknowledgedRevisions:
         """Return where *key* was acknowledged lately: a deletion can only be found where one knows to look."""
         return frozenset(known.scope for known in self._users.get(user_id, {}).values() if known.key == key)
 
+    def is_latest(self, record: Record) -> bool:
+        """Return whether *record* is what was acknowledged last in its place, by this process."""
+        if isinstance(record, UserTombstone):
+            known = self._graves.get(record.user_hash)
+        else:
+            known = self._users.get(record.user_id, {}).get(record.position[1])
+        return known is not None and known.revision == record.revision
+
     def forget(self, user_id: str) -> None:
         """What was acknowledged about *user_id* is lost for good, or was never so: do not insist on it."""
         self._count -= len(self._users.pop(user_id, {}))

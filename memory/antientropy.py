@@ -10,13 +10,14 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from memory.errors import BackendUnavailableError
 from memory.model import MemoryEntry, UserTombstone, content_hash, newest
 from memory.revision import is_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from memory.model import Position, Record, UserDigest
+    from memory.model import Page, Position, Record, UserDigest
     from memory.replica import Replica
 
 T = TypeVar("T")
@@ -41,6 +42,8 @@ async def compare(replicas: Sequence[Replica]) -> int:
     await run.compare()
     # A store that lost what it knew learns nothing from another such, unless there is nobody else to learn from.
     sound = len(present) == len(replicas) or not all(replica.doubtful for replica in present)
+    for replica in run.lacking:
+        replica.trusted = False  # others know more, and it cannot be told
     for replica in present:
         if sound and replica.epoch == epochs[replica] and replica.usable and replica not in run.lacking:
             await replica.trust()
@@ -82,20 +85,34 @@ class _Comparison:
                 await self._compare_user(user_hash, digests)
 
     async def _compare_user(self, user_hash: str, digests: dict[Replica, UserDigest | None]) -> None:
+        """Compare page by page, so that a user of a hundred thousand memories takes no more room than one of few."""
         user_id = next((digest.user_id for digest in digests.values() if digest and digest.user_id), "")
-        copies: dict[Replica, dict[Position, Record]] = {}
-        for replica, digest in digests.items():
-            records: list[Record] = []
-            if digest is not None and digest.grave and not is_damaged(digest.grave):
-                records.append(UserTombstone(user_hash, digest.grave))
-            if digest is not None and digest.count > len(records) and user_id:
-                records += await _all_of(replica, user_id)
-            copies[replica] = {record.position: record for record in records if not is_damaged(record.revision)}
-        winners = newest([record for copy in copies.values() for record in copy.values()])
-        for replica, copy in copies.items():
-            for position, record in winners.items():
-                if _says_more(record, copy.get(position)):
-                    await self._give(replica, record)
+        graves = {r: UserTombstone(user_hash, d.grave) for r, d in digests.items() if d and d.grave}
+        asked = [r for r, d in digests.items() if user_id and d is not None and d.count > (r in graves)]
+        after: Position | None = None
+        while True:
+            pages = await self._scan(asked, user_id, after)
+            end = min((page.next for page in pages.values() if page.next is not None), default=None)
+            copies: dict[Replica, dict[Position, Record]] = {}
+            for replica in digests:
+                records = pages[replica].records if replica in pages else ()
+                here = [r for r in records if not isinstance(r, UserTombstone) and (end is None or r.position <= end)]
+                grave = [graves[replica]] if replica in graves else []
+                copies[replica] = {r.position: r for r in (*grave, *here) if not is_damaged(r.revision)}
+            winners = newest([record for copy in copies.values() for record in copy.values()])
+            for replica, copy in copies.items():
+                for position, record in winners.items():
+                    if _says_more(record, copy.get(position)):
+                        await self._give(replica, record)
+                        if isinstance(record, UserTombstone):
+                            graves[replica] = record
+            if end is None:
+                return
+            after = end
+
+    async def _scan(self, replicas: Sequence[Replica], user_id: str, after: Position | None) -> dict[Replica, Page]:
+        pages = await asyncio.gather(*(r.call("compare", partial(r.store.scan, user_id, after)) for r in replicas))
+        return dict(zip(replicas, pages, strict=True))
 
     async def _give(self, replica: Replica, record: Record) -> None:
         if not replica.writable:
@@ -110,7 +127,13 @@ class _Comparison:
     async def _flush(self, replica: Replica) -> None:
         batch, self._missing[replica], self._bytes[replica] = self._missing[replica], [], 0
         if batch:
-            await replica.deliver(batch)
+            try:
+                await replica.deliver(batch)
+            except BackendUnavailableError as exc:
+                if not exc.readable:
+                    raise
+                self.lacking.add(replica)
+                return
             self.handed_over += len(batch)
             replica.filled += len(batch)
             replica.differences = max(0, replica.differences - len(batch))
@@ -122,17 +145,6 @@ class _Comparison:
 
 def _digests_of(bucket: str, replica: Replica) -> Awaitable[list[UserDigest]]:
     return replica.store.digests(bucket)
-
-
-async def _all_of(replica: Replica, user_id: str) -> list[Record]:
-    records: list[Record] = []
-    after = None
-    while True:
-        page = await replica.call("compare", partial(replica.store.scan, user_id, after))
-        records += page.records
-        if page.next is None:
-            return records
-        after = page.next
 
 
 def _differ(held: dict[Replica, dict[str, tuple[int, int]]], bucket: str) -> bool:

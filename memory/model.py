@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,6 +22,7 @@ KEY_MAX = 256
 SCOPE_MAX = 128
 VALUE_MAX_BYTES = 102_400
 METADATA_MAX_BYTES = 16_384
+METADATA_MAX_DEPTH = 100
 QUERY_MAX = 4_096
 LIMIT_MAX = 1_000
 
@@ -307,6 +308,8 @@ def check_value(value: str) -> None:
 def check_metadata(metadata: Mapping[str, Any]) -> None:
     if not isinstance(metadata, Mapping):
         raise MemoryRejectedError("metadata", "is not a mapping", "a JSON object")
+    if _deeper_than(METADATA_MAX_DEPTH, metadata):
+        raise MemoryRejectedError("metadata", "is nested too deep", f"{METADATA_MAX_DEPTH} levels")
     if not all(isinstance(name, str) for name in metadata):
         raise MemoryRejectedError("metadata", "has a name that is not text", "a JSON object")
     try:
@@ -316,6 +319,21 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
     size = len(_utf8("metadata", text))
     if size > METADATA_MAX_BYTES:
         raise MemoryRejectedError("metadata", f"is {size:,} bytes long", f"{METADATA_MAX_BYTES:,} bytes of JSON")
+
+
+def _deeper_than(most: int, value: object) -> bool:
+    level: list[object] = [value]
+    for _ in range(most + 1):
+        level = [inner for outer in level for inner in _inside(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _check_text(field_name: str, text: str, least: int, most: int) -> None:

@@ -157,16 +157,20 @@ class Reader:
         *,
         everyone: bool = False,
     ) -> Page:
-        """Return what the stores say with the outbox over it; what the outbox says where no store answers."""
-        logged = over or ()
+        """Return what the stores say with the outbox over it.
+
+        Where no store answers: what the outbox says that this process wrote. Of the rest nobody knows whether it is
+        still so: what is written while the outbox is in trouble is in the stores alone.
+        """
         try:
             page = await read(over, everyone=everyone)
         except BackendUnavailableError:
-            page = merge(Page((), None, (), *map(tuple, self._names(self._replicas))), logged)
+            ours = [record for record in over or () if self._acknowledged.is_latest(record)]
+            page = merge(Page((), None, (), *map(tuple, self._names(self._replicas))), ours)
             if not page.records:
                 raise
             return page
-        return merge(page, logged)
+        return merge(page, over or ())
 
     async def _overlay(self, user_id: str) -> Sequence[Record] | None:
         """Return what the outbox says about a user; None if it cannot be read."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
 from memory.member import Member, stop
 from memory.model import owner_hash
+from memory.outbox import LAG_MAX
 from memory.report import StoreHealth, StoreState
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH = 500
+_MANY = 1_000
+_COUNT_EVERY_S = 5.0
 _POLL_S = 0.5  # how soon what another process appended is noticed, for feeding; reads see it at once
 _SYNC_EVERY_S = 1.0
 _LATE_S = 1.0  # what waits no longer than this is on its way, not behind
@@ -78,6 +81,8 @@ class Replica(Member):
         self._must_rewind = True
         self._parked: dict[str, int] = {}
         self._behind: tuple[int, int | None] = (0, None)
+        self._counted_at = 0.0
+        self._batch = _BATCH
         self._stuck: tuple[int, int] = (0, 0)
         self._feeding = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
@@ -131,7 +136,7 @@ class Replica(Member):
                 epoch = self.epoch
                 self.fed = self._settled = await self._outbox.rewind(self.name)
                 self._must_rewind = self.epoch != epoch
-            while rows := await self._outbox.rows(self.fed, 1 if self._stuck[1] >= _TRIES - 1 else _BATCH):
+            while rows := await self._outbox.rows(self.fed, self._batch):
                 await self._hand_over(rows)
                 async with self._confirmed:
                     self.fed = max(self.fed, rows[-1].seq)
@@ -143,7 +148,12 @@ class Replica(Member):
         return await self._bounded("identify", self.store.identify)
 
     async def deliver(self, records: Sequence[Record]) -> None:
-        """Put *records*; park those that the store refuses."""
+        """Put *records*, as many at once as the store takes in its time; park those that it refuses."""
+        for at in range(0, len(records), self._batch):
+            await self._put(records[at : at + self._batch])
+
+    async def _put(self, records: Sequence[Record]) -> None:
+        batch = self._batch
         try:
             await self.call("catch up", lambda: self.store.put(records))
         except MemoryRejectedError as exc:
@@ -151,9 +161,14 @@ class Replica(Member):
                 await self._park(records[0], str(exc))
                 return
             half = len(records) // 2
-            await self.deliver(records[:half])
-            await self.deliver(records[half:])
+            await self._put(records[:half])
+            await self._put(records[half:])
+        except BackendUnavailableError as exc:
+            if not exc.readable:
+                self._batch = max(1, batch // 4)
+            raise
         else:
+            self._batch = min(_BATCH, max(batch, len(records)) + 1 + batch // 4)
             if not self._parked.keys().isdisjoint(map(owner_hash, records)):
                 await self._outbox.unpark(self.name, records)
                 await self.look_up_parked()
@@ -184,6 +199,9 @@ class Replica(Member):
     async def count_backlog(self) -> None:
         """Look up how much of the outbox the store does not have yet."""
         self._behind = await self._outbox.waiting(0 if self._must_rewind else self.fed)
+        self._counted_at = self._now()
+        if self._behind[0] > LAG_MAX // 2 and self.trusted:
+            self.distrust()  # soon the outbox will hold nothing back for it any more
 
     def health(self) -> StoreHealth:
         rows, oldest_ms = self._behind
@@ -259,18 +277,14 @@ class Replica(Member):
         return True
 
     async def _whose_folder(self, claimed: str) -> str:
-        """Return the installation's id; a store of this machine may say it where the outbox does not know it."""
-        home = ""
+        """Return the installation's id; where the outbox is new, a store of this machine says it."""
         with suppress(BackendUnavailableError):
             home = await self._outbox.installation()
             if not home and self.may_found:
                 home = await self._outbox.found(claimed or secrets.token_hex(16))
-        if not home and self.may_found:
-            self._outbox.home = self._outbox.home or claimed
-        home = home or self._outbox.home
-        if not home:
+        if not self._outbox.home:  # an outbox that cannot be read may know better than a store that was swapped
             raise BackendStartingError(self.name, "be used", "it is not known yet whose folder this is")
-        return home
+        return self._outbox.home
 
     def _pass(self, counter: int) -> None:
         was_up = self.writable
@@ -315,17 +329,22 @@ class Replica(Member):
                 if self.trusted and self._seen is not None and self._seen != self._noted:
                     await self._outbox.saw(self.name, *self._seen)
                     self._noted = self._seen
-                await self.count_backlog()
+                await self._count_now_and_then()
             except BackendUnavailableError as exc:
                 # Whoever failed says so in the status, and is tried again at the next news or the next look.
                 log.debug("%s was not fed: %s", self.name, exc)
                 with suppress(BackendUnavailableError):
-                    await self.count_backlog()
+                    await self._count_now_and_then()
             except Exception as exc:  # the loop must outlive whatever nobody thought of, and not in silence
                 log.exception("%s could not be fed", self.name, extra={"event": "feeding_failed"})
                 self.give_up(f"it could not be fed: {type(exc).__name__}")
             async with self._confirmed:
                 self._confirmed.notify_all()
+
+    async def _count_now_and_then(self) -> None:
+        """To count takes as long as there is much to count."""
+        if self._behind[0] < _MANY or self._now() - self._counted_at >= _COUNT_EVERY_S:
+            await self.count_backlog()
 
     async def _hand_over(self, rows: Sequence[Row]) -> None:
         first = rows[0].seq
@@ -340,9 +359,9 @@ class Replica(Member):
         self._stuck = (0, 0)
 
     async def _park(self, record: Record, reason: str) -> None:
-        await self._outbox.park(self.name, record, reason)
-        extra = {"event": "record_parked", "backend": self.name}
-        log.error("%s refused a record, which is parked: python -m memory parked", self.name, extra=extra)
+        if await self._outbox.park(self.name, record, reason):
+            extra = {"event": "record_parked", "backend": self.name}
+            log.error("%s refused a record, which is parked: python -m memory parked", self.name, extra=extra)
         await self.look_up_parked()
 
     async def _settle(self, *, at_once: bool = False) -> None:

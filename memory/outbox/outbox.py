@@ -36,6 +36,7 @@ T = TypeVar("T")
 _GROUP_MAX = 1_000
 _ROWS_PER_MS = 1_000
 _BUSY_S = 0.3
+_READ_BUSY_S = 0.05
 _RETRY_S = 1.0
 
 
@@ -68,7 +69,9 @@ class Outbox:
         self.on_replaced: Callable[[], None] = lambda: None
         self._now = now
         self._writing = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S)
-        self._reading = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S)
+        self._reading = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_READ_BUSY_S)
+        self._unreadable: BackendUnavailableError | None = None
+        self._unreadable_until = 0.0
         self._closed = True
         self._openings = 0
         self._reopening = asyncio.Lock()
@@ -81,6 +84,7 @@ class Outbox:
     async def open(self) -> None:
         """Open the file, or make it; safe to repeat."""
         self._closed = False
+        self._unreadable = None
         await self._open()
 
     async def _open(self) -> None:
@@ -319,10 +323,10 @@ class Outbox:
 
     # What stores refused
 
-    async def park(self, name: str, record: Record, reason: str) -> None:
-        """Note that the store *name* refused *record*."""
+    async def park(self, name: str, record: Record, reason: str) -> bool:
+        """Note that the store *name* refused *record*; return whether that is news."""
         at_ms = self.clock.now_ms()
-        await self._change("park", lambda db: tables.park(db, name, record, reason, at_ms))
+        return await self._change("park", lambda db: tables.park(db, name, record, reason, at_ms))
 
     async def unpark(self, name: str, records: Sequence[Record]) -> None:
         """Strike off what the store *name* has taken meanwhile."""
@@ -373,7 +377,16 @@ class Outbox:
         self.home = installation_id
 
     async def _read(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._again(self._reading, operation, job)
+        if self._unreadable is not None and self._now() < self._unreadable_until:
+            raise self._unreadable
+        try:
+            found = await self._again(self._reading, operation, job)
+        except BackendUnavailableError as exc:
+            # Readers wait for nobody, but for one who locks out everybody: then each read need not find out anew.
+            self._unreadable, self._unreadable_until = exc, self._now() + _RETRY_S / 2
+            raise
+        self._unreadable = None
+        return found
 
     async def _change(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
         try:

@@ -142,14 +142,15 @@ def rows_after(db: sqlite3.Connection, after: int, limit: int) -> tuple[list[Row
     return rows, damaged
 
 
-def park(db: sqlite3.Connection, name: str, record: Record, reason: str, at_ms: int) -> None:
-    """Note that the store *name* refused *record*, unless it refused a newer one there."""
+def park(db: sqlite3.Connection, name: str, record: Record, reason: str, at_ms: int) -> bool:
+    """Note that the store *name* refused *record*, unless it refused that or a newer one there before."""
     there = [name, *record.position]
     rows = db.execute("SELECT record FROM parked WHERE (store, user_id, slot) = (?, ?, ?)", there).fetchall()
-    if any(supersedes(known, record) for known in _sound(rows)):
-        return
+    if any(not supersedes(record, known) for known in _sound(rows)):
+        return False
     sql = "INSERT OR REPLACE INTO parked (store, user_id, slot, record, reason, since_ms) VALUES (?, ?, ?, ?, ?, ?)"
     db.execute(sql, [*there, text_of(record), reason, at_ms])
+    return True
 
 
 def unpark(db: sqlite3.Connection, name: str, records: Sequence[Record]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -214,6 +214,40 @@ async def test_comparing_hands_over_only_what_is_missing_both_ways(tmp_path: Pat
 
         assert await memory.compare() == 3
         assert await same_in_all(memory)
+
+
+async def test_a_store_that_lacks_something_and_takes_no_writes_is_no_longer_believed(tmp_path: Path) -> None:
+    clock = HybridLogicalClock()
+    shared = InMemoryBackend("shared", clock=clock)
+    local = SQLiteMemoryBackend(tmp_path / "local.db", name="local", clock=clock, busy_timeout_s=0.1)
+    async with unify(tmp_path, shared, local, plan=QUICK) as memory:
+        await memory.store("u1", "city", "old")
+        await until(lambda: healthy(memory))
+        with locked(tmp_path / "local.db"):
+            await shared.put([make_entry("u1", "city", "new", revision=clock.stamp())])  # by another machine
+            await memory.compare()
+
+            assert await memory.get_all("u1") == {"city": "new"}
+            assert memory.report()["local"].state is StoreState.READ_ONLY
+        await until(lambda: healthy(memory))
+        assert await same_in_all(memory)
+
+
+async def test_a_slow_store_is_fed_in_smaller_batches(tmp_path: Path) -> None:
+    clock = HybridLogicalClock()
+    slow, quick = FaultyBackend("slow", clock=clock), InMemoryBackend("quick", clock=clock)
+    put = slow.inner.put
+
+    async def take_time(records: Any) -> int:
+        await asyncio.sleep(0.003 * len(records))
+        return await put(records)
+
+    slow.inner.put = take_time  # type: ignore[method-assign]
+    slow._lock = nullcontext()  # type: ignore[assignment]
+    async with unify(tmp_path, slow, quick, plan=QUICK, timeout_s=0.2) as memory:
+        await memory.put([make_entry(f"u{n}", "key", "x") for n in range(400)])
+        await until(lambda: same_in_all(memory), 20)
+        assert await memory.parked() == []
 
 
 async def test_a_damaged_revision_is_never_merged(tmp_path: Path) -> None:

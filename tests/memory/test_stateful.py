@@ -61,8 +61,6 @@ AUDIENCES: tuple[Audience, ...] = (None, frozenset({""}), frozenset({"", "dm"}),
 BREAKS = ("down", "hang", "rude", "late", "crash", "refuse", "unheard")
 NUISANCES = ("flaky", "slow")
 IN_MEMORY = Path("/dev/shm")
-REFUSALS = os.environ.get("STATEFUL_REFUSALS") == "1"
-"""Off until a record that stores refuse is still read: as it is, it leaves the outbox, and no read finds it."""
 FOREIGN = "another installation's"
 
 INTERVAL_S, TIMEOUT_S, DEADLINE_S, GRACE_S = 2.0, 1.5, 2.0, 0.25
@@ -775,7 +773,6 @@ class FiveZeros(RuleBasedStateMachine):
 
         self._soon(delay_s, relieve)
 
-    @precondition(lambda _: REFUSALS)
     @rule(store=st.none() | stores, user=users, how=st.sampled_from(["reject", "choke"]))
     def sicken(self, store: int | None, user: str, how: str) -> None:
         for disk in self.world.disks if store is None else [self._disk(store)]:
@@ -1137,7 +1134,7 @@ SLOW = [
     last_put_wins,
     what_was_acknowledged_is_forgotten,
     rows_leave_before_they_are_synced,
-    *([refused_records_leave] if REFUSALS else []),
+    refused_records_leave,
 ]
 MUTANTS = [*QUICK, *(pytest.param(mutant, marks=[pytest.mark.real, pytest.mark.timeout(300)]) for mutant in SLOW)]
 
