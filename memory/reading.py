@@ -84,7 +84,8 @@ class Reader:
             return page
 
         def merge(page: Page, over: Sequence[Record]) -> Page:
-            return merge_pages([page, Page(tuple(filter(belongs, over)))])
+            merged = merge_pages([page, Page(tuple(over))])  # all of it: a deletion there does not say of which key
+            return replace(merged, records=tuple(filter(belongs, merged.records)))
 
         return await self._believe(user_id, "retrieve", read, merge, lambda _: asked)
 
@@ -221,14 +222,12 @@ class Reader:
                 return merge_pages([page], *self._names([r for r in self._replicas if not r.usable]))
             usable = [replica for replica in usable if replica.usable]
         outcomes = await ask(usable, operation, work)
-        pages = [
-            replace(outcome, answered=()) if replica.doubtful else outcome  # it speaks, but not for all that it had
-            for replica, outcome in outcomes.items()
-            if isinstance(outcome, Page)
-        ]
-        if not pages:
-            raise nobody(self._name, operation, self._replicas, outcomes)
+        pages = [outcome for outcome in outcomes.values() if isinstance(outcome, Page)]
         spoke = {name for page in pages for name in page.answered}
+        # Who lost what it knew is believed beside one who did not, or where nobody is left who may know more.
+        believed = len(spoke) == len(self._replicas) or any(r.name in spoke and not r.doubtful for r in usable)
+        if not believed:
+            raise nobody(self._name, operation, self._replicas, outcomes)
         return merge_pages(pages, *self._names([r for r in self._replicas if r.name not in spoke]))
 
     def _in_order(self, replicas: Sequence[Replica], *, near: bool) -> list[Replica]:

@@ -60,7 +60,7 @@ class Replica(Member):
         self.store = backend
         self.trusted = False
         self.doubtful = False
-        """Whether the store is not what it was when it was last trusted: an old copy, or made anew."""
+        """Whether it may lack what it had: it is an old copy, or made anew, or the outbox was lost that held it."""
         self.epoch = 0
         """Raised whenever trust is lost, so that a comparison that was under way does not restore it."""
         self.fed = 0
@@ -209,7 +209,7 @@ class Replica(Member):
         found = super().health()
         problems = [found.detail] if found.detail else []
         if self.usable and self.doubtful:
-            problems.append("its data is not what it was: it must be compared with the others before it is believed")
+            problems.append("it may lack what it had: it must be compared with the others before it is believed")
         elif self.usable and not self.trusted:
             problems.append("being compared with the others")
         if parked:
@@ -268,7 +268,7 @@ class Replica(Member):
                 if seen:
                     extra = {"event": "store_new", "backend": self.name}
                     log.info("%s is new: it is compared first", self.name, extra=extra)
-                return bool(seen)
+                return bool(seen or identity.installation_id)  # the outbox is new, and the store is not
             known = seen[self.name]
         if identity.store_id == known[0] and identity.counter >= known[1]:
             return False

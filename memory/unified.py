@@ -285,6 +285,7 @@ class UnifiedMemoryBackend(MemoryBackend):
     def _outbox_replaced(self) -> None:
         self._registered = False
         for replica in self.replicas:
+            replica.doubtful = True  # what it did not have yet may have been lost with the outbox
             replica.distrust()
             replica.look()
 

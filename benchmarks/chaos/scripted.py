@@ -72,6 +72,11 @@ class ScriptedLink:
                     await store.open()
                     self._store = store
 
+    @property
+    def connection(self) -> object | None:
+        """Another object after each restart, as of a real link."""
+        return self._store
+
     async def wait_ready(self, _: float) -> bool:
         return True
 

@@ -282,18 +282,20 @@ async def test_a_store_made_anew_is_not_believed_alone_while_one_that_knows_more
     async with unify(tmp_path, away, local, plan=QUICK) as memory:
         await asyncio.sleep(0.2)
         assert memory.report()["local"].state is StoreState.BEHIND
-        assert "not what it was" in memory.report()["local"].detail
+        assert "may lack" in memory.report()["local"].detail
         with pytest.raises(BackendUnavailableError):
             await memory.get_all("u1")
         with pytest.raises(BackendUnavailableError):
             await memory.retrieve("u1", "drink")
-        found = await memory.search("u1", "drink")
-        assert (found.answered, set(found.missing)) == ((), {"second", "local"})
+        with pytest.raises(BackendUnavailableError):
+            await memory.search("u1", "drink")
 
         await memory.store("u1", "pet", "Rex")
         entry = await memory.retrieve("u1", "pet")
         assert entry is not None
-        assert [hit.value for hit in await memory.search("u1")] == ["Rex"]
+        found = await memory.search("u1")
+        assert [hit.value for hit in found] == ["Rex"]
+        assert (found.answered, set(found.missing)) == ((), {"second", "local"})
 
     async with files(tmp_path) as memory:
         await until(lambda: healthy(memory))
@@ -503,6 +505,41 @@ async def test_what_another_process_deleted_is_no_contradiction(tmp_path: Path) 
         assert await one.get_all("u1") == {}
 
         assert [replica.epoch for replica in one.replicas] == trusted_so_far
+
+
+async def test_a_deletion_by_another_process_hides_what_a_store_still_has(tmp_path: Path) -> None:
+    async with files(tmp_path, plan=BY_HAND) as one:
+        await one.store("u1", "drink", "tea", scope="dm")
+        await until(lambda: same_in_all(one))
+        with locked(tmp_path / "second.db"):
+            async with files(tmp_path, plan=BY_HAND) as other:
+                await one.delete("u1", "drink", scope="dm")
+                assert await other.retrieve("u1", "drink") is None
+                assert await other.get_all("u1") == {}
+
+
+async def test_after_the_loss_of_the_outbox_no_store_is_believed_alone(tmp_path: Path) -> None:
+    async with files(tmp_path) as memory:
+        await memory.store("u1", "drink", "tea")
+        await until(lambda: healthy(memory))
+        with locked(tmp_path / "second.db"):
+            await memory.store("u1", "drink", "coffee")  # the second store does not have this
+            await memory.close()
+    remove(tmp_path / "outbox.db")
+    away = tmp_path / "away"
+    (tmp_path / "local.db").rename(away)
+    (tmp_path / "local.db").mkdir()  # cannot be opened
+
+    async with files(tmp_path, plan=BY_HAND) as memory:
+        with pytest.raises(BackendUnavailableError):
+            await memory.retrieve("u1", "drink")
+        with pytest.raises(BackendUnavailableError):
+            await memory.get_all("u1")
+
+        (tmp_path / "local.db").rmdir()
+        away.rename(tmp_path / "local.db")
+        await memory.health_check()
+        assert await memory.get_all("u1") == {"drink": "coffee"}
 
 
 async def test_two_machines_that_share_a_store_see_each_others_writes_after_a_comparison(tmp_path: Path) -> None:
