@@ -163,10 +163,15 @@ class Schedule:
         return "\n".join(lines)
 
 
+def is_real(index: int) -> bool:
+    """Return whether schedule *index* of a run is one with real processes: five in eleven are."""
+    return index % 11 < 5
+
+
 def schedule_for(seed: int, index: int, chosen: str = "") -> Schedule:
     """Return schedule *index* of the run with *seed*.
 
-    Five in eleven run real processes. Each kind of fault comes as often as any other of its group: they are dealt
+    Each kind of fault comes as often as any other of its group: they are dealt
     like cards from shuffled packs, so that no kind depends on luck.
 
     Args:
@@ -178,7 +183,7 @@ def schedule_for(seed: int, index: int, chosen: str = "") -> Schedule:
         faults = _chosen(chosen, dice)
         real = not faults[0].kind.startswith("scripted_")
     else:
-        real = index % 11 < 5
+        real = is_real(index)
         faults = _dealt(seed, index, real, dice)
     clients = 4 if real else 3
     users = [_USERS[i::clients] for i in range(clients)]
