@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from abc import ABC, abstractmethod
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -45,7 +45,7 @@ from memory.report import HealthReport, StoreHealth, StoreState
 from memory.revision import HybridLogicalClock, one_above
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from memory.model import StoreIdentity, UserDigest
 
@@ -376,6 +376,18 @@ class StoreBackend(MemoryBackend):
     def writer(self) -> LocalWriter | None:
         """Return a way to write from another thread, if the store has one; call after `open`."""
         return None
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let what is done inside know that it has no more than *seconds*, nor more than the operation around it has."""
+    end = asyncio.get_running_loop().time() + seconds
+    outer = _deadline.get()
+    token = _deadline.set(end if outer is None else min(end, outer))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
 
 
 def remaining_s() -> float | None:

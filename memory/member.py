@@ -10,7 +10,7 @@ from contextvars import Context
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from memory.backend import remaining_s
+from memory.backend import remaining_s, within
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
 from memory.health import CircuitBreaker, ProbePlan
 from memory.report import StoreHealth, StoreState
@@ -114,9 +114,10 @@ class Member:
         async with self._checking:
             began = time.perf_counter()
             try:
-                await self._bounded("open", self.backend.open)
-                await self._greet()
-                counter = await self._bounded("probe", self.backend.probe)
+                with within(self._timeout_s):  # all of it together, or a light would stay green three times as long
+                    await self._bounded("open", self.backend.open)
+                    await self._greet()
+                    counter = await self._bounded("probe", self.backend.probe)
             except (BackendUnavailableError, MemoryRejectedError) as exc:
                 self._fail(exc)
             else:
