@@ -349,10 +349,7 @@ class StoreBackend(MemoryBackend):
 
     @abstractmethod
     async def identify(self) -> StoreIdentity:
-        """Return which store this is; writes nothing.
-
-        Whoever uses it must ask again after the store was away: it may have come back as another.
-        """
+        """Return which store this is; writes nothing."""
 
     @abstractmethod
     async def claim(self, installation_id: str) -> None:
@@ -368,6 +365,9 @@ class StoreBackend(MemoryBackend):
     @abstractmethod
     async def digests(self, bucket: str) -> list[UserDigest]:
         """Return the digest of each user in *bucket*."""
+
+    def guard(self) -> None:
+        """From now on everything but `identify` fails after the store was away, until it was asked who it is."""
 
     async def sync(self) -> bool:
         """Make what a LocalWriter applied survive a power cut; return whether all of it does now."""

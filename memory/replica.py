@@ -58,6 +58,7 @@ class Replica(Member):
     ) -> None:
         super().__init__(backend, priority=priority, timeout_s=timeout_s, plan=plan, now=now)
         self.store = backend
+        backend.guard()
         self.trusted = False
         self.doubtful = False
         """Whether it may lack what it had: it is an old copy, or made anew, or the outbox was lost that held it."""

@@ -370,7 +370,7 @@ class BackendContract(ABC):
             ({"metadata": {"x": "y" * 16_384}}, "metadata", "16,384 bytes"),
             ({"metadata": {"x": float("nan")}}, "metadata", "JSON"),
             ({"metadata": {"x": object()}}, "metadata", "JSON"),
-            ({"metadata": {"x": json.loads("[" * 110 + "]" * 110)}}, "metadata", "100 levels"),
+            ({"metadata": {"x": json.loads("[" * 510 + "]" * 510)}}, "metadata", "500 levels"),
             ({"scope": "x" * 129}, "scope", "128"),
         ],
     )

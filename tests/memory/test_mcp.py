@@ -291,6 +291,22 @@ async def test_the_death_of_an_idle_server_is_noticed_without_a_call(
     assert [vars(record)["event"] for record in caplog.records] == ["mcp_lost", "mcp_connected"]
 
 
+async def test_who_asked_for_a_guard_must_ask_a_server_that_came_back_who_it_is(tmp_path: Path) -> None:
+    async with real(tmp_path / "mcp.db") as server:
+        assert await server.wait_ready(UP_WITHIN_S)
+        server.guard()
+        assert "which store it is" in await reason_of(server.get("u1", "drink", None))
+        await server.identify()
+        assert await server.get_all("u1") == {}
+
+        os.kill(pid_of(server), signal.SIGKILL)
+        await until(lambda: server.pid is None)
+        assert await server.wait_ready(UP_WITHIN_S)
+        assert "which store it is" in await reason_of(server.put([make_entry("u1", "drink", "tea")]))
+        await server.identify()
+        assert await server.put([make_entry("u1", "drink", "tea")]) == 1
+
+
 async def test_a_stopped_server_costs_one_bounded_call_and_is_replaced(server: MCPMemoryBackend, user: str) -> None:
     await server.store(user, "drink", "tea")
     pid = pid_of(server)

@@ -52,9 +52,7 @@ class MCPMemoryBackend(StoreBackend):
     """Keeps memories in an MCP server, which it runs as a child process and keeps running.
 
     `open` returns before the server is up. Until it is, and whenever it is not, everything raises
-    BackendUnavailableError at once. Whoever asked once which store it is must ask again after the server came back;
-    until then everything else fails, since it may be another. A put of more than 256 KiB is all or nothing in each part
-    of that size.
+    BackendUnavailableError at once. A put of more than 256 KiB is all or nothing in each part of that size.
 
     Args:
         command: how to start the server, such as `[sys.executable, "-m", "tools.mcp_server", "--db", path]`.
@@ -83,6 +81,7 @@ class MCPMemoryBackend(StoreBackend):
         super().__init__(name, clock=clock, deadline_s=deadline_s)
         self._call_timeout_s = call_timeout_s
         self._distrusted = False
+        self._guarded = False
         self._identified: object | None = None
         self._link = MCPLink(
             command,
@@ -173,6 +172,9 @@ class MCPMemoryBackend(StoreBackend):
     async def probe(self) -> int:
         return await self._checked("probe", protocol.PROBE, {}, lambda answer: count_from_json(answer.get("counter")))
 
+    def guard(self) -> None:
+        self._guarded = True
+
     async def identify(self) -> StoreIdentity:
         connection = self._link.connection
         identity = await self._checked("identify", protocol.IDENTIFY, {}, identity_from_json)
@@ -253,7 +255,8 @@ class MCPMemoryBackend(StoreBackend):
     async def _ask(self, operation: str, tool: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
         left_s = remaining_s()
         timeout_s = self._call_timeout_s if left_s is None else min(self._call_timeout_s, left_s)
-        if tool != protocol.IDENTIFY and self._identified not in (None, self._link.connection):
+        strange = self._link.connection not in (None, self._identified)
+        if self._guarded and strange and tool != protocol.IDENTIFY:
             # A server that was started again may have another file before it.
             raise BackendUnavailableError(self.name, operation, "it came back, and has not said yet which store it is")
         try:
