@@ -152,6 +152,7 @@ def test_without_the_flag_legacy_writes_and_has_a_line(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.real  # it waits for stores that cannot come up
 def test_an_outbox_that_cannot_be_used_has_a_line(tmp_path: Path) -> None:
     config = settings(tmp_path)
     remember(config, drink="tea")

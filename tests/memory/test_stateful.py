@@ -1022,7 +1022,7 @@ class FiveZeros(RuleBasedStateMachine):
 LONG = int(os.environ.get("STATEFUL_EXAMPLES", "0"))
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.large_base_example]
 PLAN = settings(
-    max_examples=LONG or 200,
+    max_examples=LONG or 120,
     stateful_step_count=50,
     derandomize=not LONG,
     database=None,
