@@ -337,6 +337,7 @@ def test_two_folders_share_a_store_once_one_has_adopted_it(tmp_path: Path) -> No
     one, two = settings(tmp_path / "one", ONE_STORE + shared), settings(tmp_path / "two", ONE_STORE + shared)
     assert run(one, "status").exit_code == 0  # it is the first, so the store is its own
     remember(one, from_one="1")
+    assert run(one, "status").exit_code == 0  # it has reached the shared store by now
     remember(two, from_two="2")
 
     refused = run(two, "status")
@@ -346,7 +347,8 @@ def test_two_folders_share_a_store_once_one_has_adopted_it(tmp_path: Path) -> No
     adopted = start(two, "adopt", "mcp")
     assert (adopted.returncode, adopted.stderr) == (0, "")
     assert re.match(r"Took over installation [0-9a-f]{32} from mcp; ours was [0-9a-f]{32}\.\n", adopted.stdout)
-    assert everything(two) == everything(one) == {"from_one": "1", "from_two": "2"}
+    assert run(one, "status").exit_code == 0
+    assert everything(one) == everything(two) == {"from_one": "1", "from_two": "2"}
 
 
 IN_ANOTHER_PROCESS = """
