@@ -102,6 +102,7 @@ class _Comparison:
             winners = newest([record for copy in copies.values() for record in copy.values()])
             for replica, copy in copies.items():
                 for position, record in winners.items():
+                    replica.store.clock.observe(record.revision)  # so that a deletion of all of it is above all of it
                     if _says_more(record, copy.get(position)):
                         await self._give(replica, record)
                         if isinstance(record, UserTombstone):

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 PAGE = 500
 """Records a page: about 100 kB of ordinary memories."""
 
+_A_FEW = 20
+
 _deadline: ContextVar[float | None] = ContextVar("memory_deadline", default=None)
 
 
@@ -264,6 +266,26 @@ class MemoryBackend(ABC):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+    async def _has_any(self, user_id: str) -> tuple[bool, bool]:
+        """Return whether there is anything of a user, and whether that is unsure.
+
+        To forget somebody must not take the longer, the more there is to forget; and some time is left for doing it.
+        """
+        unsure = False
+        after = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.deadline_s / 2):
+                while True:
+                    page = await self.scan(user_id, after, _A_FEW)
+                    self._observe(page)
+                    if visible(page.records, None):
+                        return True, False
+                    unsure = unsure or bool(page.missing)
+                    if page.next is None:
+                        return False, unsure
+                    after = page.next
+        return True, True
 
     async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
         """Return when the entry was first made; None if there is none, or if to find out takes too long.

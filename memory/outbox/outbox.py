@@ -85,7 +85,8 @@ class Outbox:
         """Open the file, or make it; safe to repeat."""
         self._closed = False
         self._unreadable = None
-        await self._open()
+        async with self._reopening:
+            await self._open()
 
     async def _open(self) -> None:
         if self._openings and self._writing.identity is not None and self._reading.identity is not None:
