@@ -460,7 +460,8 @@ class RealWorld(World):
             count = await self._kill_bots()
             exchange()
             await self._start_bots(count)
-        self._breaks[fault] = self.breaks(fault.target)
+        if not self.foreign_allowed:  # since that installation was adopted, its stores are ours, and may be green
+            self._breaks[fault] = self.breaks(fault.target)
         return True
 
     async def _end_swap_foreign(self, fault: Fault) -> None:
