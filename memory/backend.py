@@ -158,12 +158,12 @@ class MemoryBackend(ABC):
             check_key(key)
         async with self._bounded("delete"):
             if key is None:
-                page = await self._all_of(user_id)
+                existed, unsure = await self._has_any(user_id)
             else:
                 page = await self.get(user_id, key, frozenset({scope}))
                 self._observe(page)
-            existed = bool(visible(page.records, None if key is None else frozenset({scope})))
-            if existed or page.missing:  # a store that did not answer may hold it
+                existed, unsure = bool(visible(page.records, frozenset({scope}))), bool(page.missing)
+            if existed or unsure:  # a store that did not answer may hold it
                 grave: Record = (
                     UserTombstone(user_hash_of(user_id))
                     if key is None
