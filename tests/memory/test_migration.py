@@ -30,7 +30,7 @@ def flag(tmp_path: Path) -> MigrationFlag:
 
 @pytest.fixture
 def store() -> FaultyBackend:
-    return FaultyBackend("store", clock=HybridLogicalClock())
+    return FaultyBackend("store", clock=HybridLogicalClock(), direct=True)
 
 
 @pytest.fixture
