@@ -69,42 +69,48 @@ class Reader:
                 return True
             return scopes is None and isinstance(record, MemoryEntry) and record.key == key
 
-        async def read(over: Sequence[Record] | None, *, everyone: bool) -> Page:
+        async def look_up() -> Page:
+            return Page(await self._outbox.overlay_of_key(user_id, key, None if scopes is None else slots))
+
+        async def read(over: Page | None, *, everyone: bool) -> Page:
             def among_stores(wanted: Audience) -> Awaitable[Page]:
                 work = partial(_get, user_id, key, wanted)
                 return self._ask_for("retrieve", work, over, near=near, everyone=everyone)
 
             page = await get_in_all(among_stores, scopes)
             if scopes is None:
-                named.update(r.scope for r in over or () if isinstance(r, MemoryEntry) and r.key == key)
+                logged = over.records if over else ()
+                named.update(r.scope for r in logged if isinstance(r, MemoryEntry) and r.key == key)
                 slots.update(slot_of(user_id, scope, key) for scope in named)
                 found = {record.scope for record in page.records if isinstance(record, MemoryEntry)}
                 if not named <= found:
                     page = merge_pages([page, await among_stores(frozenset(named - found))])
             return page
 
-        def merge(page: Page, over: Sequence[Record]) -> Page:
-            merged = merge_pages([page, Page(tuple(over))])  # all of it: a deletion there does not say of which key
+        def merge(page: Page, over: Page) -> Page:
+            merged = merge_pages([page, over])
             return replace(merged, records=tuple(filter(belongs, merged.records)))
 
-        return await self._believe(user_id, "retrieve", read, merge, lambda _: asked)
+        return await self._believe(user_id, "retrieve", look_up, read, merge, lambda _: asked)
 
     async def scan(self, user_id: str, after: Position | None, limit: int) -> Page:
         """Return a page of one user's records; a store on this machine goes first, because there may be many."""
 
-        async def read(over: Sequence[Record] | None, *, everyone: bool) -> Page:
+        def look_up() -> Awaitable[Page]:
+            return self._outbox.overlay_of_user(user_id, after, limit)
+
+        async def read(over: Page | None, *, everyone: bool) -> Page:
             work = partial(_scan, user_id, after, limit)
             return await self._ask_for("scan", work, over, near=True, everyone=everyone)
 
-        def merge(page: Page, over: Sequence[Record]) -> Page:
-            behind = [r for r in over if after is None or isinstance(r, UserTombstone) or r.position > after]
-            return merge_pages([page, Page(tuple(behind))])
+        def merge(page: Page, over: Page) -> Page:
+            return merge_pages([page, over])
 
         def asked_of(page: Page) -> Asked:
             first, last = after and after[1], page.next and page.next[1]
             return lambda slot, _: (first is None or slot > first) and (last is None or slot <= last)
 
-        return await self._believe(user_id, "scan", read, merge, asked_of)
+        return await self._believe(user_id, "scan", look_up, read, merge, asked_of)
 
     async def scan_all(self, after: Position | None, limit: int) -> Page:
         """Return a page of everybody's records."""
@@ -128,13 +134,14 @@ class Reader:
         self,
         user_id: str,
         operation: str,
+        look_up: Callable[[], Awaitable[Page]],
         read: Callable[..., Awaitable[Page]],
-        merge: Callable[[Page, Sequence[Record]], Page],
+        merge: Callable[[Page, Page], Page],
         asked_of: Callable[[Page], Asked],
     ) -> Page:
         """Read until the answer does not contradict what was acknowledged before it was asked for."""
         moment = self._acknowledged.moment
-        over = await self._overlay(user_id)  # always before the stores: what leaves it meanwhile is in all of them
+        over = await self._overlay(look_up)  # always before the stores: what leaves it meanwhile is in all of them
         page = await self._complete(read, merge, over)
         if self._contradicted(user_id, page, asked_of(page), moment):
             names = ", ".join(page.answered) or "the outbox"
@@ -142,7 +149,7 @@ class Reader:
             for replica in self._replicas:
                 if replica.name in page.answered:
                     replica.distrust()
-            over = await self._overlay(user_id)
+            over = await self._overlay(look_up)
             page = await self._complete(read, merge, over, everyone=True)
             if self._contradicted(user_id, page, asked_of(page), moment):
                 self._admit(user_id, page, operation)
@@ -153,8 +160,8 @@ class Reader:
     async def _complete(
         self,
         read: Callable[..., Awaitable[Page]],
-        merge: Callable[[Page, Sequence[Record]], Page],
-        over: Sequence[Record] | None,
+        merge: Callable[[Page, Page], Page],
+        over: Page | None,
         *,
         everyone: bool = False,
     ) -> Page:
@@ -166,17 +173,19 @@ class Reader:
         try:
             page = await read(over, everyone=everyone)
         except BackendUnavailableError:
-            ours = [record for record in over or () if self._acknowledged.is_latest(record)]
-            page = merge(Page((), None, (), *map(tuple, self._names(self._replicas))), ours)
+            logged = over or Page(())
+            ours = tuple(filter(self._acknowledged.is_latest, logged.records))
+            page = merge(Page((), None, (), *map(tuple, self._names(self._replicas))), replace(logged, records=ours))
             if not page.records:
                 raise
             return page
-        return merge(page, over or ())
+        return merge(page, over or Page(()))
 
-    async def _overlay(self, user_id: str) -> Sequence[Record] | None:
-        """Return what the outbox says about a user; None if it cannot be read."""
+    @staticmethod
+    async def _overlay(look_up: Callable[[], Awaitable[Page]]) -> Page | None:
+        """Return what the outbox says; None if it cannot be read."""
         try:
-            return await self._outbox.overlay(user_id)
+            return await look_up()
         except BackendUnavailableError as exc:
             log.debug("the outbox was not read: %s", exc)
             return None
@@ -204,7 +213,7 @@ class Reader:
         self,
         operation: str,
         work: Callable[[Replica], Awaitable[Page]],
-        over: Sequence[Record] | None,
+        over: object,
         *,
         near: bool = False,
         everyone: bool = False,

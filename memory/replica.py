@@ -154,7 +154,7 @@ class Replica(Member):
             await self._put(records[at : at + self._batch])
 
     async def _put(self, records: Sequence[Record]) -> None:
-        batch = self._batch
+        batch, began = self._batch, self._now()
         try:
             await self.call("catch up", lambda: self.store.put(records))
         except MemoryRejectedError as exc:
@@ -169,7 +169,8 @@ class Replica(Member):
                 self._batch = max(1, batch // 4)
             raise
         else:
-            self._batch = min(_BATCH, max(batch, len(records)) + 1 + batch // 4)
+            if self._now() - began < self._timeout_s / 2:  # else a bigger one would be too late, and end its health
+                self._batch = min(_BATCH, max(batch, len(records)) + 1 + batch // 4)
             if not self._parked.keys().isdisjoint(map(owner_hash, records)):
                 await self._outbox.unpark(self.name, records)
                 await self.look_up_parked()

@@ -23,7 +23,7 @@ from memory.sqlite_file import SQLiteFile, in_transaction
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from memory.backend import LocalWriter
@@ -230,9 +230,16 @@ class Outbox:
 
     # Reading
 
-    async def overlay(self, user_id: str) -> tuple[Record, ...]:
-        """Return what the stores may lack about one user, deletions too: it goes over whatever one of them says."""
-        return await self._read("read", lambda db: tables.overlay(db, user_id))
+    async def overlay_of_key(self, user_id: str, key: str, slots: Collection[str] | None) -> tuple[Record, ...]:
+        """Return what the stores may lack in *slots*, deletions too: it goes over whatever one of them says.
+
+        With None: what they may lack under *key* anywhere, and each deletion, since none says of which key it is.
+        """
+        return await self._read("read", lambda db: tables.overlay_of_key(db, user_id, key, slots))
+
+    async def overlay_of_user(self, user_id: str, after: Position | None, limit: int) -> Page:
+        """Return a page of what the stores may lack about one user, with the user's tombstone on every one."""
+        return await self._read("read", lambda db: tables.overlay_of_user(db, user_id, after, limit))
 
     async def overlay_page(self, after: Position | None, limit: int) -> tuple[Page, tuple[Record, ...]]:
         """Return a page of the same about everybody in the order of positions, and every user's tombstone in it."""

@@ -13,7 +13,7 @@ from memory.wire import record_from_json, record_to_json
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from memory.model import Position, Record
     from memory.revision import HybridLogicalClock
@@ -105,13 +105,34 @@ def append(db: sqlite3.Connection, clock: HybridLogicalClock, records: Sequence[
     return Kept(tuple(kept), head(db), len(kept))
 
 
-def overlay(db: sqlite3.Connection, user_id: str) -> tuple[Record, ...]:
-    """Return what the stores may lack about one user: what is in the log, and what one of them refused."""
-    user_hash = user_hash_of(user_id)
-    # The log first: a refused row is parked before it leaves the log.
-    logged = db.execute("SELECT record FROM log WHERE user_hash = ?", [user_hash]).fetchall()
-    refused = db.execute("SELECT record FROM parked WHERE user_id IN (?, ?)", [user_id, user_hash]).fetchall()
-    return _sound(logged + refused)
+def overlay_of_key(db: sqlite3.Connection, user_id: str, key: str, slots: Collection[str] | None) -> tuple[Record, ...]:
+    """Return what the stores may lack in *slots*; None: under *key* anywhere, and each deletion: it names no key."""
+    if slots is None:
+        rows = _of_user(db, user_id, "instr(record, ?2) OR NOT instr(record, '\"key\": ')", [_text(key)])
+    else:
+        rows = _of_user(db, user_id, "slot IN (SELECT value FROM json_each(?2))", [json.dumps(list(slots))])
+    return _sound([*_graves_of(db, user_id), *rows])
+
+
+def overlay_of_user(db: sqlite3.Connection, user_id: str, after: Position | None, limit: int) -> Page:
+    """Return a page of what the stores may lack about one user, with the user's tombstone on every one."""
+    rows = _of_user(db, user_id, "slot > ?2", [after[1] if after else ""], limit + 1)
+    following = (user_id, rows[limit - 1][0]) if len(rows) > limit else None
+    return Page(_sound([*_graves_of(db, user_id), *rows[:limit]]), following)
+
+
+def _of_user(
+    db: sqlite3.Connection, user_id: str, where: str, given: Sequence[str], limit: int = -1
+) -> list[tuple[str, str]]:
+    """Return slot and record of what is in the log about one user, and of what a store refused, in order."""
+    # One statement, within which nothing that is refused can leave the log unseen. Ordered, so that it ends early.
+    arm = f"SELECT slot, record FROM {{}} WHERE user_id = ?1 AND ({where})"
+    sql = f"{arm.format('log')} UNION {arm.format('parked')} ORDER BY slot, record LIMIT {limit}"
+    return db.execute(sql, [user_id, *given]).fetchall()
+
+
+def _graves_of(db: sqlite3.Connection, user_id: str) -> list[tuple[str, str]]:
+    return _of_user(db, user_hash_of(user_id), "slot = ''", [])
 
 
 def overlay_page(db: sqlite3.Connection, after: Position | None, limit: int) -> tuple[Page, tuple[Record, ...]]:
@@ -237,7 +258,7 @@ def meta(db: sqlite3.Connection, name: str, default: str = "0" * 32) -> str:
 
 
 def text_of(record: Record) -> str:
-    return json.dumps(record_to_json(record), ensure_ascii=False)
+    return _text(record_to_json(record))
 
 
 def parse(text: str) -> Record | None:
@@ -248,5 +269,9 @@ def parse(text: str) -> Record | None:
         return None
 
 
+def _text(what: object) -> str:
+    return json.dumps(what, ensure_ascii=False)
+
+
 def _sound(rows: Iterable[Sequence[str]]) -> tuple[Record, ...]:
-    return tuple(record for (text,) in rows if (record := parse(text)) is not None)
+    return tuple(record for *_, text in rows if (record := parse(text)) is not None)

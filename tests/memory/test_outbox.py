@@ -79,7 +79,7 @@ async def test_an_older_record_changes_nothing_and_a_user_deletion_takes_the_tex
     await outbox.append([make_entry("u1", "drink", "late", revision=revision(NOW_MS))])
 
     assert await in_log(outbox) == [("drink", "x")]
-    assert [type(record) for record in await outbox.overlay("u1")] == [UserTombstone]
+    assert [type(record) for record in (await outbox.overlay_of_user("u1", None, 100)).records] == [UserTombstone]
 
 
 async def test_concurrent_appends_are_all_kept_and_commit_together(outbox: Outbox) -> None:
@@ -251,7 +251,7 @@ async def test_what_comes_after_closing_fails_and_opens_nothing(outbox: Outbox) 
     await outbox.close()
     threads = threading.active_count()
 
-    for late in (outbox.append([draft("late")]), outbox.overlay("u1"), outbox.advance("a", 1)):
+    for late in (outbox.append([draft("late")]), outbox.overlay_of_user("u1", None, 100), outbox.advance("a", 1)):
         with pytest.raises(BackendUnavailableError):
             await late
     assert threading.active_count() == threads

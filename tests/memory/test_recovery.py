@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memory.backend import PAGE
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError, WriteConcernError
 from memory.folder import Folder
-from memory.model import MemoryEntry, user_hash_of
+from memory.model import MemoryEntry, Tombstone, slot_of, user_hash_of
 from memory.report import StoreState
 from memory.revision import HybridLogicalClock
 from tests.contract import NOW_MS, everything, make_entry, revision
@@ -237,17 +238,46 @@ async def test_a_slow_store_is_fed_in_smaller_batches(tmp_path: Path) -> None:
     clock = HybridLogicalClock()
     slow, quick = FaultyBackend("slow", clock=clock), InMemoryBackend("quick", clock=clock)
     put = slow.inner.put
+    begun = done = 0
 
     async def take_time(records: Any) -> int:
-        await asyncio.sleep(0.003 * len(records))
+        nonlocal begun, done
+        begun += 1
+        await asyncio.sleep(0.002 * len(records))
+        done += 1
         return await put(records)
 
     slow.inner.put = take_time  # type: ignore[method-assign]
     slow._lock = nullcontext()  # type: ignore[assignment]
-    async with unify(tmp_path, slow, quick, plan=QUICK, timeout_s=0.2) as memory:
-        await memory.put([make_entry(f"u{n}", "key", "x") for n in range(400)])
+    async with unify(tmp_path, slow, quick, plan=QUICK, timeout_s=0.15) as memory:
+        await memory.put([make_entry(f"u{n}", "key", "x") for n in range(800)])
         await until(lambda: same_in_all(memory), 20)
         assert await memory.parked() == []
+        assert begun - done <= 3  # it does not grow until the next failure
+
+
+async def test_a_long_backlog_lies_over_each_page_of_what_the_stores_hold(tmp_path: Path) -> None:
+    clock = HybridLogicalClock()
+    up, away = FaultyBackend("up", clock=clock), FaultyBackend("away", clock=clock)
+    async with unify(tmp_path, up, away, plan=BY_HAND) as memory:
+        before = [make_entry("u1", f"key{n:03}", "old", revision=clock.stamp()) for n in range(3 * PAGE)]
+        await memory.put(before)
+        await until(lambda: same_in_all(memory))
+        up.fault = "refuse writes"  # so that what comes now is in the outbox alone
+        away.fault = "down"
+        await memory.put([make_entry("u1", f"key{n:03}", "new", revision=clock.stamp()) for n in range(0, 3 * PAGE, 3)])
+        await memory.put(
+            [Tombstone("u1", slot_of("u1", "", f"key{n:03}"), clock.stamp()) for n in range(1, 3 * PAGE, 3)]
+        )
+        await memory.put([make_entry("u1", f"other{n:03}", "new", revision=clock.stamp()) for n in range(2 * PAGE)])
+
+        wanted = {f"key{n:03}": "old" if n % 3 else "new" for n in range(3 * PAGE) if n % 3 != 1}
+        wanted |= {f"other{n:03}": "new" for n in range(2 * PAGE)}
+        assert await memory.get_all("u1") == wanted
+        for key, value in {"key000": "new", "key001": None, "key002": "old", "other001": "new"}.items():
+            for scopes in (None, frozenset({""})):
+                found = await memory.retrieve("u1", key, audience=scopes)
+                assert (found and found.value) == value
 
 
 async def test_a_damaged_revision_is_never_merged(tmp_path: Path) -> None:
@@ -272,7 +302,7 @@ async def test_a_store_made_anew_is_not_believed_alone_while_one_that_knows_more
         await memory.store("u1", "drink", "tea")
         await until(lambda: healthy(memory))
         await asyncio.sleep(1.2)  # until the outbox has let go of it
-        assert (await memory.outbox.overlay("u1")) == ()
+        assert (await memory.outbox.overlay_of_user("u1", None, 100)).records == ()
     remove(tmp_path / "local.db")
 
     clock = HybridLogicalClock()
@@ -498,7 +528,7 @@ async def test_what_another_process_deleted_is_no_contradiction(tmp_path: Path) 
         await one.store("u1", "drink", "tea", scope="dm")
         await other.delete("u1", "drink", scope="dm")
         await asyncio.sleep(1.5)  # until the outbox has let go of it
-        assert (await one.outbox.overlay("u1")) == ()
+        assert (await one.outbox.overlay_of_user("u1", None, 100)).records == ()
         trusted_so_far = [replica.epoch for replica in one.replicas]
 
         assert await one.retrieve("u1", "drink") is None
@@ -615,7 +645,7 @@ async def test_an_answer_below_what_was_acknowledged_is_not_believed(tmp_path: P
         await memory.delete("u1", "team")
         await until(lambda: same_in_all(memory))
         await asyncio.sleep(0.6)  # until the outbox has let go of it
-        assert (await memory.outbox.overlay("u1")) == ()
+        assert (await memory.outbox.overlay_of_user("u1", None, 100)).records == ()
         lost = InMemoryBackend("first", clock=clock)  # in the middle, unnoticed by any canary
         await lost.put([make_entry("u1", "team", "Eagles", revision=revision(NOW_MS))])
         first.inner = lost

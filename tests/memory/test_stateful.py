@@ -39,7 +39,7 @@ from memory.errors import BackendUnavailableError, MemoryRejectedError, WriteCon
 from memory.health import CircuitBreaker, ProbePlan
 from memory.member import Member
 from memory.model import MemoryEntry, StoreIdentity
-from memory.outbox import Outbox
+from memory.outbox import Outbox, tables
 from memory.replica import Replica
 from memory.report import StoreState
 from memory.revision import HybridLogicalClock
@@ -1051,10 +1051,7 @@ def test_whatever_happens_the_five_zeros_are_zero() -> None:
 
 
 def no_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def overlay(self: Outbox, user_id: str) -> list[Record]:  # noqa: ARG001
-        return []
-
-    monkeypatch.setattr(Outbox, "overlay", overlay)
+    monkeypatch.setattr(tables, "_of_user", lambda *_: [])
 
 
 def tombstones_lose(monkeypatch: pytest.MonkeyPatch) -> None:
