@@ -103,6 +103,14 @@ def rows(path: Path) -> Rows | None:
         return None
 
 
+def waiting(outbox: Path, held: Rows) -> int:
+    """Return how many records of the outbox are newer than what a store holds; it may lack them and not be late yet."""
+    there = {(row[0], row[1]): row[2] for row in held}
+    with closing(_connect(outbox)) as db:
+        logged = db.execute("SELECT user_hash, user_id, slot, json_extract(record, '$.revision') FROM log").fetchall()
+    return sum(at > max(there.get((user, slot), ""), there.get((of, ""), "")) for of, user, slot, at in logged)
+
+
 def live(path: Path) -> dict[str, dict[Slot, str]]:
     """Return the entries of a store, by user and slot."""
     found: dict[str, dict[Slot, str]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -107,7 +108,7 @@ class World(ABC):
     Attributes:
         bots: those that answer now.
         broken: the stores that are known to be broken, each as long as it is.
-        stores: the file of each store.
+        stores: the file of each store; *outbox*: that of the outbox.
         converge_s: how long the stores may take to agree once nothing hinders them.
     """
 
@@ -119,6 +120,7 @@ class World(ABC):
         self.stores: dict[str, Path] = {}
         self.foreign_allowed = False
         self._folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+        self.outbox = self._folder / "data/outbox.db"
         self._copies: dict[str, list[Path]] = {}
 
     @abstractmethod
@@ -342,6 +344,12 @@ class _Player:
         (name, some), (other_name, other) = rows.items()
         if some is None or other is None:
             return False, f"{name if some is None else other_name} cannot be read"
+        try:
+            waiting = files.waiting(self.world.outbox, some)
+        except sqlite3.Error as exc:
+            return False, f"the outbox cannot be read: {exc}"
+        if waiting:
+            return False, f"{waiting} records of the outbox are not in {name}"
         return some == other, f"{len(some - other)} rows only in {name}, {len(other - some)} only in {other_name}"
 
     async def _judge_all(self) -> None:

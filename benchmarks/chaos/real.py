@@ -202,7 +202,6 @@ class RealWorld(World):
             "mcp": self._folder / "second/mcp_memory.db",
             "sqlite": self._folder / "data/memory.db",
         }
-        self._outbox = self._folder / "data/outbox.db"
 
     async def open(self) -> None:
         self._config = write_config(self._folder, self._schedule, self._mutant)
@@ -347,7 +346,7 @@ class RealWorld(World):
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     async def _lock(self, fault: Fault) -> bool:
-        path = self._outbox if fault.target == "outbox" else self.stores[fault.target]
+        path = self.outbox if fault.target == "outbox" else self.stores[fault.target]
         if not path.exists():
             return False
         lock = sqlite3.connect(path, timeout=0, isolation_level=None)
@@ -505,8 +504,8 @@ class RealWorld(World):
 
     async def _outbox_gone(self, _: Fault) -> bool:
         count = await self._kill_bots()
-        was_there = self._outbox.exists()
-        files.remove(self._outbox)
+        was_there = self.outbox.exists()
+        files.remove(self.outbox)
         await self._start_bots(count)
         return was_there
 

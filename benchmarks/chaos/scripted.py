@@ -275,7 +275,7 @@ class ScriptedWorld(World):
         return True
 
     async def _lock(self, fault: Fault) -> bool:
-        paths = {"second": self.stores["mcp"], "outbox": self._folder / "data/outbox.db"}
+        paths = {"second": self.stores["mcp"], "outbox": self.outbox}
         path = paths.get(fault.target, self.stores["sqlite"])
         if not path.exists():
             return False

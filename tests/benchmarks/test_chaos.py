@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.chaos import run, scripted
+from benchmarks.chaos import files, run, scripted
 from benchmarks.chaos.model import Model, Violation, token
 from benchmarks.chaos.play import WHOLE, Outcome
 from benchmarks.chaos.run import Options, play_schedule, summarise
 from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, Schedule, schedule_for
+from memory.backends.sqlite import SQLiteMemoryBackend
+from memory.model import UserTombstone, user_hash_of
+from memory.outbox import Outbox
+from memory.revision import HybridLogicalClock
+from tests.contract import make_entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 A, B = "bot 1", "bot 2"
 
@@ -192,3 +200,25 @@ def test_a_green_light_that_never_goes_out_is_noticed(fault: str, monkeypatch: p
     outcome = play_schedule(schedule_for(1, 0, fault), Options(1))
 
     assert {violation.zero for violation in outcome.violations} == {"green_while_broken"}
+
+
+async def test_stores_that_both_lack_what_the_outbox_holds_do_not_agree_yet(tmp_path: Path) -> None:
+    clock = HybridLogicalClock()
+    outbox = Outbox(tmp_path / "outbox.db", clock)
+    store = SQLiteMemoryBackend(tmp_path / "memory.db", clock=clock)
+    await outbox.open()
+    await store.open()
+
+    def waiting() -> int:
+        held = files.rows(tmp_path / "memory.db")
+        assert held is not None
+        return files.waiting(tmp_path / "outbox.db", held)
+
+    kept = await outbox.append([make_entry("u1", "drink", "tea", revision=""), make_entry("u2", "a", "b", revision="")])
+    assert waiting() == 2
+    await store.put(kept.records[:1])
+    assert waiting() == 1
+    await store.put([UserTombstone(user_hash_of("u2"), clock.stamp())])  # what is forgotten is not waited for
+    assert waiting() == 0
+    await outbox.close()
+    await store.close()
