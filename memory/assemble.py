@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory.backends.legacy import LegacyMemoryBackend
-from memory.backends.mcp import MCPMemoryBackend
+from memory.backends.mcp import Command, MCPMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
 from memory.folder import Folder
@@ -99,10 +99,8 @@ def _build(
         case MCPTable():
             ours = (sys.executable, "-m", "tools.mcp_server", "--db", str(root / table.path))
             return MCPMemoryBackend(
-                table.command or ours,
+                Command(table.command or ours, cwd=_PROJECT, is_ours=not table.command),
                 name=name,
-                cwd=_PROJECT,
-                is_ours=not table.command,
                 clock=clock,
                 deadline_s=deadline_s,
                 call_timeout_s=table.timeout_s,

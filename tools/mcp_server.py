@@ -58,7 +58,7 @@ _BUSY_S = 0.3
 _CLOSE_WITHIN_S = 0.5
 
 
-async def memory_put(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def replica_put(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     records = arguments.get("records")
     if not isinstance(records, list) or len(records) > LIMIT_MAX:
         raise MemoryRejectedError("records", "is not a list of records", f"up to {LIMIT_MAX} records")
@@ -66,7 +66,7 @@ async def memory_put(store: StoreBackend, arguments: dict[str, Any]) -> tuple[st
     return f"{changed} of {len(records)} records changed something", {"changed": changed}
 
 
-async def memory_get(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def replica_get(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     user_id, key, scopes = arguments.get("user_id"), arguments.get("key"), arguments.get("scopes")
     check_user_id(user_id)  # type: ignore[arg-type]
     check_key(key)  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ async def memory_get(store: StoreBackend, arguments: dict[str, Any]) -> tuple[st
     return message.page(None if whole else message.last)
 
 
-async def memory_scan(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def replica_scan(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     user_id, limit = arguments.get("user_id"), arguments.get("limit", PAGE)
     if user_id is not None:
         check_user_id(user_id)
@@ -100,32 +100,32 @@ async def memory_scan(store: StoreBackend, arguments: dict[str, Any]) -> tuple[s
             return message.page(after)
 
 
-async def memory_probe(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def replica_probe(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     await store.open()  # again, should the file have been removed or damaged under us
     counter = await store.probe()
     return "a canary was written, read back and deleted", {"counter": counter}
 
 
-async def memory_identify(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def replica_identify(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     await store.open()
     identity = wire.identity_to_json(await store.identify())
     return f"store {identity['store_id']}", identity
 
 
-async def memory_claim(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def replica_claim(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     installation_id = arguments.get("installation_id")
     wire.check_installation_id(installation_id)
     await store.claim(str(installation_id))
     return "claimed", {"installation_id": installation_id}
 
 
-async def memory_buckets(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def replica_buckets(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     found = await store.buckets()
     buckets = {name: {"count": count, "xor": wire.xor_to_json(xor)} for name, (count, xor) in found.items()}
     return f"{len(buckets)} buckets", {"buckets": buckets}
 
 
-async def memory_digests(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+async def replica_digests(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     bucket, after = arguments.get("bucket"), arguments.get("after")
     if after is not None and not isinstance(after, str):
         raise MemoryRejectedError("after", "is not a user's hash", "the `next` of an answer")
@@ -207,7 +207,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
     tool.name: (run, tool)
     for run, tool in (
         (
-            memory_put,
+            replica_put,
             types.Tool(
                 name=protocol.PUT,
                 title="Keep records",
@@ -222,7 +222,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
             ),
         ),
         (
-            memory_get,
+            replica_get,
             types.Tool(
                 name=protocol.GET,
                 title="Look up one key",
@@ -240,7 +240,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
             ),
         ),
         (
-            memory_scan,
+            replica_scan,
             types.Tool(
                 name=protocol.SCAN,
                 title="Read records in order",
@@ -257,7 +257,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
             ),
         ),
         (
-            memory_probe,
+            replica_probe,
             types.Tool(
                 name=protocol.PROBE,
                 title="Test the store",
@@ -271,7 +271,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
             ),
         ),
         (
-            memory_identify,
+            replica_identify,
             types.Tool(
                 name=protocol.IDENTIFY,
                 title="Say which store this is",
@@ -283,7 +283,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
             ),
         ),
         (
-            memory_claim,
+            replica_claim,
             types.Tool(
                 name=protocol.CLAIM,
                 title="Take the store over",
@@ -296,7 +296,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
             ),
         ),
         (
-            memory_buckets,
+            replica_buckets,
             types.Tool(
                 name=protocol.BUCKETS,
                 title="Compare the whole store",
@@ -315,7 +315,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
             ),
         ),
         (
-            memory_digests,
+            replica_digests,
             types.Tool(
                 name=protocol.DIGESTS,
                 title="Compare the users of a bucket",

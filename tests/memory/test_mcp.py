@@ -24,7 +24,7 @@ import pytest_asyncio
 from memory import backend as backend_module
 from memory import wire
 from memory.backend import remaining_s
-from memory.backends.mcp import MCPMemoryBackend, protocol
+from memory.backends.mcp import Command, MCPMemoryBackend, protocol
 from memory.backends.mcp import backend as mcp_backend
 from memory.backends.mcp import process as mcp_process
 from memory.backends.sqlite.tables import recomputed
@@ -67,13 +67,13 @@ FAKE = textwrap.dedent("""
 """)
 
 
-def real(db: Path, **settings: Any) -> MCPMemoryBackend:
-    command = [sys.executable, "-m", "tools.mcp_server", "--db", str(db)]
-    return MCPMemoryBackend(command, cwd=ROOT, **settings)
+def real(db: Path, *, is_ours: bool = False, **settings: Any) -> MCPMemoryBackend:
+    command = (sys.executable, "-m", "tools.mcp_server", "--db", str(db))
+    return MCPMemoryBackend(Command(command, cwd=ROOT, is_ours=is_ours), **settings)
 
 
 def script(source: str, *arguments: str, **settings: Any) -> MCPMemoryBackend:
-    return MCPMemoryBackend([sys.executable, "-c", source, *arguments], **settings)
+    return MCPMemoryBackend(Command((sys.executable, "-c", source, *arguments)), **settings)
 
 
 def fake(data: Any = None, *, without: str = "", **settings: Any) -> MCPMemoryBackend:
@@ -411,7 +411,7 @@ async def test_closing_takes_no_longer_for_a_stopped_server_and_open_may_follow(
 async def test_a_wrapper_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     note = tmp_path / "note"
     wrapper = 'trap "" TERM; sleep 1000 & echo $! > "$0.part"; mv "$0.part" "$0"; sleep 1000'
-    backend = MCPMemoryBackend(["sh", "-c", wrapper, str(note)])
+    backend = MCPMemoryBackend(Command(("sh", "-c", wrapper, str(note))))
     await backend.open()
     await until(lambda: note.exists() and backend.pid)
     pids = [pid_of(backend), int(note.read_text())]
@@ -467,7 +467,7 @@ async def test_a_command_that_is_no_server_is_unavailable_with_the_reason_and_tr
         nonlocal tries
         tries += 1
 
-    backend = MCPMemoryBackend(command, sleep=sleep)
+    backend = MCPMemoryBackend(Command(tuple(command)), sleep=sleep)
     async with backend:
         await until_reason(backend, reason)
         await until(lambda: tries >= 2)
@@ -497,7 +497,7 @@ async def test_a_mute_server_is_given_up_after_a_while() -> None:
 
 async def test_a_server_without_our_tools_is_refused_by_name() -> None:
     async with fake(said({}), without=protocol.SCAN) as backend:
-        await until_reason(backend, "the server does not offer memory_scan")
+        await until_reason(backend, "the server does not offer replica_scan")
 
 
 async def test_a_server_that_dies_of_a_call_is_unavailable() -> None:
@@ -708,7 +708,8 @@ async def test_a_child_gets_what_it_is_given_and_none_of_our_secrets(
     note = tmp_path / "note"
     source = "import json, os, sys; open(sys.argv[1], 'w').write(json.dumps([os.getcwd(), dict(os.environ)]))"
 
-    async with script(source, str(note), env={"GIVEN": "this"}, cwd=tmp_path) as backend:
+    command = Command((sys.executable, "-c", source, str(note)), env={"GIVEN": "this"}, cwd=tmp_path)
+    async with MCPMemoryBackend(command) as backend:
         await until_reason(backend, "exit code 0")
 
     cwd, environment = json.loads(note.read_text())
@@ -760,9 +761,9 @@ async def test_on_a_loop_where_it_was_not_opened_it_says_so(server: MCPMemoryBac
 
 PROGRAM = """
 import asyncio, sys
-from memory.backends.mcp import MCPMemoryBackend
+from memory.backends.mcp import Command, MCPMemoryBackend
 async def main():
-    backend = MCPMemoryBackend(sys.argv[2:])
+    backend = MCPMemoryBackend(Command(tuple(sys.argv[2:])))
     await backend.open()
     assert await backend.wait_ready(20)
     print(backend.pid, flush=True)

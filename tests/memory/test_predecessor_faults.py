@@ -23,7 +23,7 @@ import pytest_asyncio
 from memory import antientropy
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.legacy import LegacyMemoryBackend
-from memory.backends.mcp import MCPMemoryBackend
+from memory.backends.mcp import Command, MCPMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError
 from memory.health import ProbePlan
@@ -66,8 +66,8 @@ class Real(NamedTuple):
 @asynccontextmanager
 async def shipped(folder: Path) -> AsyncIterator[Real]:
     clock = HybridLogicalClock()
-    command = [sys.executable, "-m", "tools.mcp_server", "--db", str(folder / "mcp_memory.db")]
-    mcp = MCPMemoryBackend(command, cwd=ROOT, clock=clock)
+    command = (sys.executable, "-m", "tools.mcp_server", "--db", str(folder / "mcp_memory.db"))
+    mcp = MCPMemoryBackend(Command(command, cwd=ROOT), clock=clock)
     sqlite = SQLiteMemoryBackend(folder / "memory.db", clock=clock)
     async with unify(folder, mcp, sqlite, plan=PLAN) as memory:
         yield Real(memory, mcp, sqlite)

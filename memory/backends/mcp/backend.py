@@ -39,8 +39,8 @@ from memory.wire import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
+    from memory.backends.mcp.endpoint import Endpoint
     from memory.revision import HybridLogicalClock
 
 log = logging.getLogger(__name__)
@@ -55,24 +55,19 @@ class MCPMemoryBackend(StoreBackend):
     BackendUnavailableError at once. A put of more than 256 KiB is all or nothing in each part of that size.
 
     Args:
-        command: how to start the server, such as `[sys.executable, "-m", "tools.mcp_server", "--db", path]`.
-        env: added to the little that a child inherits (PATH, HOME and the like; no secrets).
-        cwd: where the server starts; the project's root for the command above.
+        endpoint: where the server is.
         call_timeout_s: the longest that one call may take; a server that says nothing for so long is restarted.
         connect_timeout_s: the longest that a server may take to come up.
-        is_ours, sleep, jitter: see MCPLink.
+        sleep, jitter: see MCPLink.
     """
 
     def __init__(
         self,
-        command: Sequence[str],
+        endpoint: Endpoint,
         *,
         name: str = "mcp",
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
         clock: HybridLogicalClock | None = None,
         deadline_s: float = 2.0,
-        is_ours: bool = False,
         call_timeout_s: float = 1.5,
         connect_timeout_s: float = 10.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -84,12 +79,9 @@ class MCPMemoryBackend(StoreBackend):
         self._guarded = False
         self._identified: object | None = None
         self._link = MCPLink(
-            command,
+            endpoint,
             name=name,
             tools=protocol.TOOLS,
-            env=env,
-            cwd=cwd,
-            is_ours=is_ours,
             call_timeout_s=call_timeout_s,
             connect_timeout_s=connect_timeout_s,
             sleep=sleep,

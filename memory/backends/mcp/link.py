@@ -10,13 +10,14 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from memory.backends.mcp.endpoint import Command
 from memory.backends.mcp.process import ServerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable
     from types import ModuleType
 
+    from memory.backends.mcp.endpoint import Endpoint
     from memory.backends.mcp.session import Answer, Session
 
 log = logging.getLogger(__name__)
@@ -37,13 +38,11 @@ class LinkStartingError(LinkDownError):
 
 
 class MCPLink:
-    """Runs *command* as an MCP server and starts it again whenever it ends, hangs or makes no sense.
+    """Keeps an MCP server within reach: connects again whenever it ends, hangs or makes no sense.
 
     Args:
         name: what logs call it.
         tools: what the server must offer.
-        env: what the child is given beside the little that it inherits.
-        is_ours: whether it is our own server, whose standard error holds nothing private and goes to the log.
         call_timeout_s: a call that takes longer, while the server says nothing at all, ends the server.
         connect_timeout_s: how long a server may take from its start to its list of tools.
         sleep: waits between two attempts.
@@ -56,25 +55,21 @@ class MCPLink:
 
     def __init__(
         self,
-        command: Sequence[str],
+        endpoint: Endpoint,
         *,
         name: str,
         tools: frozenset[str],
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        is_ours: bool = False,
         call_timeout_s: float = 1.5,
         connect_timeout_s: float = 10.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.reason = "not open"
-        self._command = tuple(command)
+        if not isinstance(endpoint, Command):
+            raise NotImplementedError
+        self._command = endpoint
         self._name = name
         self._tools = tools
-        self._env = env
-        self._cwd = cwd
-        self._is_ours = is_ours
         self._complaint = ""
         self._call_timeout_s = call_timeout_s
         self._connect_timeout_s = connect_timeout_s
@@ -213,7 +208,7 @@ class MCPLink:
 
     async def _connection(self) -> str:
         """Connect, stay connected until it is over, and return why."""
-        process = self._process = ServerProcess(self._complained if self._is_ours else None)
+        process = self._process = ServerProcess(self._complained if self._command.is_ours else None)
         late = f"no answer within {self._connect_timeout_s:g} s of its start"
         overdue = self._loop.call_later(self._connect_timeout_s, process.fail, late)
         trouble = ""
@@ -243,7 +238,7 @@ class MCPLink:
 
     async def _start(self, process: ServerProcess) -> None:
         try:
-            await process.start(self._command, env=self._env, cwd=self._cwd)
+            await process.start(self._command.argv, env=self._command.env, cwd=self._command.cwd)
         except (OSError, ValueError) as exc:
             why = getattr(exc, "strerror", None) or type(exc).__name__
             raise LinkDownError(f"the server cannot be started ({why})") from exc

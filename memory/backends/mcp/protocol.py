@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from memory.model import Record
 
-PUT = "memory_put"
-GET = "memory_get"
-SCAN = "memory_scan"
-PROBE = "memory_probe"
-IDENTIFY = "memory_identify"
-CLAIM = "memory_claim"
-BUCKETS = "memory_buckets"
-DIGESTS = "memory_digests"
+PUT = "replica_put"
+GET = "replica_get"
+SCAN = "replica_scan"
+PROBE = "replica_probe"
+IDENTIFY = "replica_identify"
+CLAIM = "replica_claim"
+BUCKETS = "replica_buckets"
+DIGESTS = "replica_digests"
 TOOLS = frozenset({PUT, GET, SCAN, PROBE, IDENTIFY, CLAIM, BUCKETS, DIGESTS})
 
 BATCH_BYTES = 256 * 1024

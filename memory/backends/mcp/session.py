@@ -32,6 +32,7 @@ class Answer:
 
     Attributes:
         data: its structured content.
+        text: its text; a server without structured content says everything in it.
         failed: whether it is an error.
         meta: what the server adds for machines.
     """
@@ -39,6 +40,7 @@ class Answer:
     data: Mapping[str, Any] = field(default_factory=dict)
     failed: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
 
 
 class Session:
@@ -64,7 +66,8 @@ class Session:
         request = types.CallToolRequest(params=types.CallToolRequestParams(name=tool, arguments=arguments))
         result = await self._client.send_request(request, CallToolResult)
         data = result.structured_content
-        return Answer(data if isinstance(data, dict) else {}, bool(result.is_error), result.meta or {})
+        text = "\n".join(part.text for part in result.content if isinstance(part, types.TextContent))
+        return Answer(data if isinstance(data, dict) else {}, bool(result.is_error), result.meta or {}, text)
 
     async def ping(self) -> None:
         """Return when the server has answered."""
