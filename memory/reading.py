@@ -152,7 +152,7 @@ class Reader:
             over = await self._overlay(look_up)
             page = await self._complete(read, merge, over, everyone=True)
             if self._contradicted(user_id, page, asked_of(page), moment):
-                self._admit(user_id, page, operation)
+                self._admit(user_id, page, operation, outbox_read=over is not None)
         in_step = [replica.name for replica in self._replicas if replica.in_step]
         spoken = set(page.answered) <= set(in_step)  # then its word is that of all who are in step
         return replace(page, answered=tuple(in_step)) if page.answered and spoken else page
@@ -197,13 +197,13 @@ class Reader:
             self._acknowledged.note(graves)
         return self._acknowledged.contradict(user_id, records, asked, moment)
 
-    def _admit(self, user_id: str, page: Page, operation: str) -> None:
+    def _admit(self, user_id: str, page: Page, operation: str, *, outbox_read: bool) -> None:
         """Everybody was asked, and nobody knows what was acknowledged.
 
         Raises:
-            BackendUnavailableError: somebody who does not answer may know it.
+            BackendUnavailableError: somebody who does not answer may know it, or the outbox, which cannot be read.
         """
-        if page.missing:
+        if page.missing or not outbox_read:
             reason = f"what was acknowledged is not in {', '.join(page.answered)}, and others do not answer"
             raise BackendUnavailableError(self._name, operation, reason)
         log.error("Something that was acknowledged is in no store", extra={"event": "acknowledged_lost"})

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memory.backend import StoreBackend
+    from memory.outbox import Outbox
     from memory.unified import UnifiedMemoryBackend
 
 
@@ -73,6 +74,15 @@ async def same_in_all(memory: UnifiedMemoryBackend) -> bool:
 def locked(path: Path) -> Iterator[None]:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextmanager
+def unreadable(outbox: Outbox) -> Iterator[None]:
+    """As on a disk that gives errors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "_unreadable", BackendUnavailableError("outbox", "read", "disk I/O error"))
+        patch.setattr(outbox, "_unreadable_until", float("inf"))
         yield
 
 
@@ -278,6 +288,25 @@ async def test_a_long_backlog_lies_over_each_page_of_what_the_stores_hold(tmp_pa
             for scopes in (None, frozenset({""})):
                 found = await memory.retrieve("u1", key, audience=scopes)
                 assert (found and found.value) == value
+
+
+async def test_what_only_an_outbox_knows_that_cannot_be_read_is_not_taken_for_lost(tmp_path: Path) -> None:
+    clock = HybridLogicalClock()
+    stores = [FaultyBackend("one", clock=clock), FaultyBackend("other", clock=clock)]
+    async with unify(tmp_path, *stores, plan=BY_HAND) as memory:
+        await memory.store("u1", "drink", "tea")
+        await until(lambda: all(store.inner._records for store in stores))
+        for store in stores:
+            store.fault = "refuse writes"
+        await memory.store("u1", "drink", "coffee")
+        await memory.delete("u1", "drink")
+
+        with unreadable(memory.outbox):
+            for read in (memory.retrieve("u1", "drink"), memory.get_all("u1"), memory.search("u1")):
+                with pytest.raises(BackendUnavailableError, match="what was acknowledged"):
+                    await read
+
+        assert await memory.get_all("u1") == {}
 
 
 async def test_a_damaged_revision_is_never_merged(tmp_path: Path) -> None:
