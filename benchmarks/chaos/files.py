@@ -104,8 +104,10 @@ def rows(path: Path) -> Rows | None:
 
 
 def waiting(outbox: Path, held: Rows) -> int:
-    """Return how many records of the outbox are newer than what a store holds; it may lack them and not be late yet."""
-    there = {(row[0], row[1]): row[2] for row in held}
+    """Return how many records of the outbox are newer than what is *held*, by one store or by several together."""
+    there: dict[tuple[str, str], str] = {}
+    for user, slot, revision, *_ in held:
+        there[user, slot] = max(revision, there.get((user, slot), ""))
     with closing(_connect(outbox)) as db:
         logged = db.execute("SELECT user_hash, user_id, slot, json_extract(record, '$.revision') FROM log").fetchall()
     return sum(at > max(there.get((user, slot), ""), there.get((of, ""), "")) for of, user, slot, at in logged)

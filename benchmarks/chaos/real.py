@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _START_S = 20.0
 _ANSWER_S = 30.0
 _DISK_BYTES = 24 << 20
+_TRIES = 5
+_AGAIN_S = 0.3
 
 # Bots are forked from a process that has imported everything: a start costs tens of milliseconds and not two seconds.
 _forks = multiprocessing.get_context("forkserver")
@@ -502,15 +504,22 @@ class RealWorld(World):
             await self._start_bots(count)
         return True
 
-    async def _outbox_gone(self, _: Fault) -> bool:
-        count = await self._kill_bots()
-        was_there = self.outbox.exists()
-        files.remove(self.outbox)
-        await self._start_bots(count)
-        return was_there
+    async def _outbox_gone(self, fault: Fault) -> bool:  # noqa: ARG002 - every fault is called alike
+        for _ in range(_TRIES):
+            count = await self._kill_bots()
+            # Not while it has the only copy, because a store failed a moment ago: then there is nothing to mend with.
+            held = [rows for path in self.stores.values() if (rows := files.rows(path)) is not None]
+            fair = self.outbox.exists() and not files.waiting(self.outbox, frozenset().union(*held))
+            if fair:
+                files.remove(self.outbox)
+            await self._start_bots(count)
+            if fair:
+                return True
+            await asyncio.sleep(_AGAIN_S)
+        return False
 
     async def _power_cut(self, fault: Fault) -> bool:
-        for _ in range(5):
+        for _ in range(_TRIES):
             count = await self._kill_bots()
             fair = files.can_lose_log(self.stores["sqlite"])
             if fair:
@@ -520,7 +529,7 @@ class RealWorld(World):
             await self._start_bots(count)
             if fair:
                 return True
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(_AGAIN_S)
         return False
 
     _power_cut_and_loss = _power_cut

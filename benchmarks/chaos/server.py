@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from benchmarks.chaos import mutants
-from tools import mcp_server
+from tools.mcp_server.__main__ import main
 
 if __name__ == "__main__":
     mutants.apply(sys.argv.pop(1))
-    mcp_server.main()
+    main()
