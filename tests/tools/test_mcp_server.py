@@ -22,7 +22,7 @@ from memory.backends.mcp import protocol
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.model import UserTombstone, user_hash_of
 from tests.contract import NOW_MS, make_entry, revision
-from tools import mcp_server
+from tools.mcp_server import build_server, server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ async def child(db: Path, errors: Path) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def in_process(store: StoreBackend) -> AsyncIterator[Client]:
-    async with Client(mcp_server.build_server(store)) as client:
+    async with Client(build_server(store)) as client:
         yield client
 
 
@@ -126,12 +126,14 @@ async def test_what_is_kept_is_there_after_a_restart_of_the_process_and_the_tool
     async with child(db, errors) as client:
         found = data_of(await client.call_tool(protocol.GET, {"user_id": "u", "key": "key", "scopes": [""]}))
 
-    assert set(tools) == protocol.TOOLS
+    assert set(tools) > protocol.TOOLS
     for tool in tools.values():
         assert tool.description
         assert tool.input_schema["type"] == "object"
         assert tool.output_schema
         assert tool.output_schema["required"]
+        assert tool.title
+        assert tool.annotations
     assert found == {"records": [protocol.to_wire(entry)], "next": None}
     assert [result.is_error for result in (refused, unknown, odd)] == [True, True, True]
     assert "value is 120,000 bytes long (limit: 102,400 bytes of UTF-8)" in text_of(refused)
@@ -363,7 +365,7 @@ async def test_what_nobody_foresaw_is_told_without_its_text_and_spares_the_other
 
 
 async def test_a_store_that_hangs_is_an_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_server, "ANSWER_WITHIN_S", 0.05)
+    monkeypatch.setattr(server, "ANSWER_WITHIN_S", 0.05)
     async with in_process(Broken()) as client:
         result = await client.call_tool(protocol.PUT, {"records": [ENTRY]})
 

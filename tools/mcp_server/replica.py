@@ -1,30 +1,18 @@
-"""The bot's second memory: an MCP server over a SQLite file of its own.
+"""The tools for programs that keep copies, our bot first: the primitives of memory/backend.py, one tool each.
 
-`python -m tools.mcp_server --db FILE` speaks MCP over standard input and output. Its tools carry the primitives of
-memory/backend.py, so that any number of records, deletions included, can be copied in and out safely.
+Any number of records, deletions included, can be copied in and out with them safely. They see everybody.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import logging
-import os
-import signal
-import sys
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mcp_types as types
-from mcp.server.lowlevel import Server
-from mcp.server.stdio import stdio_server
 
 from memory import wire
 from memory.backend import PAGE
 from memory.backends.mcp import protocol
-from memory.backends.sqlite import SQLiteMemoryBackend
-from memory.errors import BackendUnavailableError, MemoryBackendError, MemoryRejectedError
+from memory.errors import MemoryRejectedError
 from memory.model import (
     LIMIT_MAX,
     UserTombstone,
@@ -33,29 +21,17 @@ from memory.model import (
     check_scope,
     check_user_id,
 )
+from tools.mcp_server.grants import Scope
+from tools.mcp_server.tool import Tool, object_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
-
-    from mcp.server import ServerRequestContext
+    from collections.abc import Iterable
 
     from memory.backend import StoreBackend
     from memory.model import Position, Record
 
-    Tool = Callable[[StoreBackend, dict[str, Any]], Awaitable[tuple[str, dict[str, Any]]]]
-
-log = logging.getLogger(__name__)
-
-ANSWER_WITHIN_S = 1.3
-"""Below the client's patience of 1.5 s, so that a locked file is an error it reads and not a silence."""
-
 _CHUNK = 50
 """Records read from the file at once, so that a page of large ones does not cost 50 MB."""
-
-_BUSY_S = 0.3
-"""The file is ours alone; whoever locks it holds up every call, so several must fit into one call's time."""
-
-_CLOSE_WITHIN_S = 0.5
 
 
 async def replica_put(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -196,16 +172,11 @@ _XOR = {**_TEXT, "pattern": "^[0-9a-f]{16}$"}
 _USER = {**_TEXT, "minLength": 1, "maxLength": 128}
 
 
-def _object(**properties: Any) -> dict[str, Any]:
-    required = [name for name, schema in properties.items() if "null" not in schema["type"] and "default" not in schema]
-    return {"type": "object", "properties": properties, "required": required}
+_FOUND = object_of(records=_RECORDS, next=_POSITION)
 
-
-_FOUND = _object(records=_RECORDS, next=_POSITION)
-
-TOOLS: dict[str, tuple[Tool, types.Tool]] = {
-    tool.name: (run, tool)
-    for run, tool in (
+TOOLS = [
+    Tool(run, spec, Scope.ADMIN)
+    for run, spec in (
         (
             replica_put,
             types.Tool(
@@ -214,8 +185,8 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
                 description="Keep records, all of this call or none, durably. Safe to repeat and to reorder: in each "
                 "place the greatest revision stays, and nothing at or below a user's deletion comes in. Send no more "
                 "than 256 KiB at once. Answers how many records changed anything.",
-                input_schema=_object(records={**_RECORDS, "maxItems": LIMIT_MAX}),
-                output_schema=_object(changed={"type": "integer", "minimum": 0}),
+                input_schema=object_of(records={**_RECORDS, "maxItems": LIMIT_MAX}),
+                output_schema=object_of(changed={"type": "integer", "minimum": 0}),
                 annotations=types.ToolAnnotations(
                     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
                 ),
@@ -229,7 +200,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
                 description="Return what one user's key holds in the given scopes, deletions too; without scopes the "
                 "entries in every scope. The user's own deletion comes with it. If `next` is not null, ask again "
                 "with it as `after`.",
-                input_schema=_object(
+                input_schema=object_of(
                     user_id=_USER,
                     key={**_TEXT, "minLength": 1, "maxLength": 256},
                     scopes={"type": ["array", "null"], "items": {**_TEXT, "maxLength": 128}},
@@ -247,7 +218,7 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
                 description="Return the records of one user, or of all users without user_id, deletions too, in the "
                 "order of their position. A page ends at `limit` records or at about 256 KiB, whichever is first; "
                 "if `next` is not null, ask again with it as `after`.",
-                input_schema=_object(
+                input_schema=object_of(
                     user_id={**_USER, "type": ["string", "null"]},
                     after=_POSITION,
                     limit={"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": PAGE},
@@ -263,8 +234,8 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
                 title="Test the store",
                 description="Write a canary into the server's file, read it back and delete it; an error if any of "
                 "it fails. Answers how often that succeeded in this file.",
-                input_schema=_object(),
-                output_schema=_object(counter=_COUNT),
+                input_schema=object_of(),
+                output_schema=object_of(counter=_COUNT),
                 annotations=types.ToolAnnotations(
                     read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
                 ),
@@ -277,8 +248,8 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
                 title="Say which store this is",
                 description="Return the id that was made at random with the server's file, the id of the installation "
                 "it belongs to (empty: nobody's yet), and its canary counter, which an old copy of the file has lower.",
-                input_schema=_object(),
-                output_schema=_object(installation_id=_TEXT, store_id=_TEXT, counter=_COUNT),
+                input_schema=object_of(),
+                output_schema=object_of(installation_id=_TEXT, store_id=_TEXT, counter=_COUNT),
                 annotations=types.ToolAnnotations(read_only_hint=True, open_world_hint=False),
             ),
         ),
@@ -288,8 +259,8 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
                 name=protocol.CLAIM,
                 title="Take the store over",
                 description="Make the store belong to an installation, whoever it belonged to.",
-                input_schema=_object(installation_id=_USER),
-                output_schema=_object(installation_id=_TEXT),
+                input_schema=object_of(installation_id=_USER),
+                output_schema=object_of(installation_id=_TEXT),
                 annotations=types.ToolAnnotations(
                     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
                 ),
@@ -303,12 +274,12 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
                 description="Return, for each bucket of users that is not empty, how many records it has, deletions "
                 "included, and the XOR of their 64-bit hashes. A bucket is named for the first two hex digits of the "
                 "SHA-256 of its users' ids.",
-                input_schema=_object(),
-                output_schema=_object(
+                input_schema=object_of(),
+                output_schema=object_of(
                     buckets={
                         "type": "object",
                         "propertyNames": _BUCKET,
-                        "additionalProperties": _object(count=_COUNT, xor=_XOR),
+                        "additionalProperties": object_of(count=_COUNT, xor=_XOR),
                     }
                 ),
                 annotations=types.ToolAnnotations(read_only_hint=True, open_world_hint=False),
@@ -322,11 +293,11 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
                 description="Return the same for each user of a bucket, in the order of their hashes. user_id is empty "
                 "where only the user's deletion is left; `grave` is the revision of that deletion, or empty. If `next` "
                 "is not null, ask again with it as `after`.",
-                input_schema=_object(bucket=_BUCKET, after={"type": ["string", "null"]}),
-                output_schema=_object(
+                input_schema=object_of(bucket=_BUCKET, after={"type": ["string", "null"]}),
+                output_schema=object_of(
                     digests={
                         "type": "array",
-                        "items": _object(user_hash=_TEXT, user_id=_TEXT, count=_COUNT, xor=_XOR, grave=_TEXT),
+                        "items": object_of(user_hash=_TEXT, user_id=_TEXT, count=_COUNT, xor=_XOR, grave=_TEXT),
                     },
                     next={"type": ["string", "null"]},
                 ),
@@ -334,108 +305,4 @@ TOOLS: dict[str, tuple[Tool, types.Tool]] = {
             ),
         ),
     )
-}
-
-
-def build_server(store: StoreBackend) -> Server[Any]:
-    """Return a server whose tools work on *store*, which the caller opens and closes.
-
-    On the SDK's low-level class: MCPServer would read a user called "null" or "[1]" as JSON, and answer each page
-    twice.
-    """
-
-    async def list_tools(
-        _: ServerRequestContext[Any], __: types.PaginatedRequestParams | None
-    ) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[tool for _, tool in TOOLS.values()])
-
-    async def call_tool(_: ServerRequestContext[Any], params: types.CallToolRequestParams) -> types.CallToolResult:
-        return await answer(store, params.name, params.arguments or {})
-
-    return Server("jakeyselfbot-memory", on_list_tools=list_tools, on_call_tool=call_tool)
-
-
-async def answer(store: StoreBackend, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
-    """Run a tool within its time. Every failure is an answer; what was not foreseen is told without its text."""
-    if name not in TOOLS:
-        return _error(f"There is no tool of that name; there are {', '.join(TOOLS)}", {})
-    run, _ = TOOLS[name]
-    try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            text, data = await run(store, arguments)
-    except MemoryRejectedError as exc:
-        return _error(str(exc), protocol.rejection(exc))
-    except BackendUnavailableError as exc:
-        return _unavailable(exc.reason, readable=exc.readable)
-    except TimeoutError:
-        return _unavailable(f"the file gave no answer within {ANSWER_WITHIN_S:g} s")
-    except Exception as exc:  # noqa: BLE001 - one call must not end the others
-        where = exc.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        place = where and f"{Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}"
-        # Neither its text nor a traceback, which could quote a memory.
-        extra = {"event": "tool_failed", "tool": name}
-        log.error("%s failed: %s at %s", name, type(exc).__name__, place, extra=extra)
-        return _unavailable("internal error")
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], structured_content=data)
-
-
-def _unavailable(reason: str, *, readable: bool = False) -> types.CallToolResult:
-    return _error(f"The store is unavailable: {reason}", protocol.unavailability(reason, readable=readable))
-
-
-def _error(text: str, meta: dict[str, Any]) -> types.CallToolResult:
-    said = types.TextContent(type="text", text=text)
-    return types.CallToolResult(content=[said], is_error=True, _meta=meta or None)
-
-
-async def serve(path: Path) -> int:
-    """Serve until standard input ends or a signal comes, close the database, and return the exit code."""
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError):  # Windows
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    store = SQLiteMemoryBackend(path, busy_timeout_s=_BUSY_S)
-    try:
-        with suppress(BackendUnavailableError):
-            await store.open()
-        await store.open()  # again: the first moves a damaged file out of the way
-    except MemoryBackendError as exc:
-        log.error("the database cannot be opened: %s", exc)
-        return 1
-    serving = asyncio.create_task(_over_stdio(build_server(store), stopped))
-    serving.add_done_callback(lambda _: stopped.set())
-    await stopped.wait()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_CLOSE_WITHIN_S):
-            await store.close()
-    return 0
-
-
-async def _over_stdio(server: Server[Any], ended: asyncio.Event) -> None:
-    async with stdio_server() as (read, write):
-        try:
-            await server.run(read, write, server.create_initialization_options())
-        finally:
-            ended.set()  # leaving stdio_server may take for ever, see main
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.mcp_server", description=__doc__)
-    parser.add_argument("--db", type=Path, required=True, metavar="FILE", help="the SQLite file; made if missing")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-
-    async def run() -> None:
-        code = await serve(arguments.db)
-        logging.shutdown()
-        sys.stderr.flush()
-        # The SDK reads standard input in a thread that nothing can interrupt: a normal exit would wait for it.
-        os._exit(code)
-
-    asyncio.run(run())
-
-
-if __name__ == "__main__":
-    main()
+]
