@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import logging
+import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from memory.backends import mcp
 from memory.backends.legacy import LegacyMemoryBackend
-from memory.backends.mcp import Command, MCPMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
+from memory.errors import ConfigError
 from memory.folder import Folder
 from memory.health import ProbePlan
 from memory.member import Member
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from memory.backend import StoreBackend
     from memory.config import BackendTable, MemorySettings
 
+log = logging.getLogger(__name__)
+
+_DATA = Path("data")
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -97,11 +103,46 @@ def _build(
                 busy_timeout_s=timeout_s / 2,  # so that a locked file is told from one that does not answer
             )
         case MCPTable():
-            ours = (sys.executable, "-m", "tools.mcp_server", "--db", str(root / table.path))
-            return MCPMemoryBackend(
-                Command(table.command or ours, cwd=_PROJECT, is_ours=not table.command),
-                name=name,
-                clock=clock,
-                deadline_s=deadline_s,
-                call_timeout_s=table.timeout_s,
-            )
+            profile = mcp.load(root / table.profile if table.profile.endswith(".toml") else table.profile)
+            path = None if table.url else root / (table.path or _DATA / _file_of(profile))
+            endpoint = _endpoint(name, table, profile, path, root)
+            common: dict[str, Any] = {
+                "name": name,
+                "clock": clock,
+                "deadline_s": deadline_s,
+                "call_timeout_s": table.timeout_s,
+            }
+            if profile.protocol == "replica":
+                return mcp.MCPMemoryBackend(endpoint, **common)
+            return mcp.ForeignMCPBackend(profile, endpoint, path=path, **common)
+
+
+def _file_of(profile: mcp.Profile) -> str:
+    if profile.start is None:
+        raise ConfigError(f"the profile {profile.name} says no command: it needs a url")
+    return profile.start.file
+
+
+def _endpoint(name: str, table: MCPTable, profile: mcp.Profile, path: Path | None, root: Path) -> mcp.Endpoint:
+    key = f"memory.backends.{name}"
+    if path is not None:
+        return profile.command(path, argv=table.command, cwd=_PROJECT)
+    if "http" not in profile.transports:
+        raise ConfigError(f"{key}.url: the server of the profile {profile.name} speaks over standard input only")
+    try:
+        address = mcp.Address(table.url, partial(_token_of, table, root))
+    except ValueError as exc:
+        raise ConfigError(f"{key}.url: {exc}") from exc
+    if (table.token_env or table.token_file) and not mcp.is_private_path(table.url):
+        extra = {"event": "token_in_the_clear", "backend": name}
+        log.warning("%s: its token and all memories go over the network unencrypted; use https", name, extra=extra)
+    return address
+
+
+def _token_of(table: MCPTable, root: Path) -> str:
+    """Return the token as it is now; OSError or ValueError, fit for a status line, if there is none."""
+    if table.token_file is not None:
+        return (root / table.token_file).read_text(encoding="utf-8").strip()
+    if table.token_env and not os.environ.get(table.token_env):
+        raise ValueError(f"the variable {table.token_env} is not set")
+    return os.environ.get(table.token_env, "") if table.token_env else ""

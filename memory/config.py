@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 ENV_PREFIX = "JAKEY_"
+OUR_PROFILE = "jakeyselfbot"
 _NESTED = "__"
 CONFIG_VARIABLE = "JAKEY_CONFIG"
 
@@ -50,13 +51,44 @@ class SQLiteTable(StoreTable):
     type: Literal["sqlite"]
     path: Path = Path("data/memory.db")
 
+    @property
+    def place(self) -> Path:
+        return self.path
+
 
 class MCPTable(StoreTable):
-    """[memory.backends.NAME] with type "mcp": a server started as a child, talked to over stdio."""
+    """[memory.backends.NAME] with type "mcp": a server that the bot starts, or with a url one that runs by itself.
+
+    Attributes:
+        profile: which server it is: a name in memory/profiles, or the path of a file like those.
+        path: the file that a started server keeps; None: the profile's name for it, in data/.
+        command: how to start it; empty: as the profile says.
+        token_env, token_file: where the bearer token is, which is read again when it is refused; one of the two.
+    """
 
     type: Literal["mcp"]
-    path: Path = Path("data/mcp_memory.db")
+    profile: Annotated[str, Field(min_length=1)] = OUR_PROFILE
+    path: Path | None = None
     command: tuple[str, ...] = ()
+    url: str = ""
+    token_env: str = ""
+    token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.url and (self.command or self.path):
+            raise ValueError("a server at a url has been started by others: leave out path and command")
+        if not self.url and (self.token_env or self.token_file):
+            raise ValueError("a token is for a server at a url")
+        if self.token_env and self.token_file:
+            raise ValueError("the token is in token_env or in token_file, not in both")
+        return self
+
+    @property
+    def place(self) -> Path:
+        """What no two stores may share: the file, or what stands for the one that the profile names."""
+        ours = "data/mcp_memory.db" if self.profile == OUR_PROFILE else f"data/the file of {self.profile}"
+        return self.path or Path(self.url or ours)
 
 
 BackendTable = Annotated[SQLiteTable | MCPTable, Field(discriminator="type")]
@@ -100,7 +132,7 @@ class MemorySettings(Table):
     @model_validator(mode="after")
     def _a_file_each(self) -> Self:
         """Two stores over one file would be one copy that claims to be two."""
-        files = [table.path for table in self.backends.values() if table.enabled] + [self.legacy.path, self.outbox]
+        files = [table.place for table in self.backends.values() if table.enabled] + [self.legacy.path, self.outbox]
         twice = [str(file) for file, again in Counter(map(os.path.normpath, files)).items() if again > 1]
         if twice:
             raise ValueError(f"two stores share the file {twice[0]}; each needs one of its own")

@@ -61,6 +61,17 @@ def test_a_table_without_a_type_is_of_the_type_it_is_named_for(file: Path) -> No
         ("[bot]\nowner_ids = [-1]\n", ["bot.owner_ids", "greater than 0"]),
         ('[bot]\ntoken_env = "MTIz.GAb.secret"\n', ["bot.token_env", "name of an environment variable"]),
         ('[memory.backends.sqlite]\npath = "data/./mcp_memory.db"\n[memory.backends.mcp]\n', ["share the file"]),
+        ('[memory.backends.mcp]\nprofile = ""\n', ["memory.backends.mcp.profile", "at least 1 character"]),
+        ('[memory.backends.mcp]\nurl = "http://h/mcp"\npath = "a.db"\n', ["memory.backends.mcp", "leave out path"]),
+        ('[memory.backends.mcp]\ntoken_env = "T"\n', ["memory.backends.mcp", "a token is for a server at a url"]),
+        (
+            '[memory.backends.mcp]\nurl = "http://h/mcp"\ntoken_env = "T"\ntoken_file = "f"\n',
+            ["memory.backends.mcp", "not in both"],
+        ),
+        (
+            '[memory.backends.a]\ntype = "mcp"\nprofile = "p"\n[memory.backends.b]\ntype = "mcp"\nprofile = "p"\n',
+            ["share the file data/the file of p"],
+        ),
         ('[memory.backends.sqlite]\npath = "data/jakey.db"\n', ["two stores share the file data/jakey.db"]),
         ("[memory\n", ["is not TOML", "line 1"]),
     ],
