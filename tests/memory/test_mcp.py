@@ -232,8 +232,8 @@ async def test_what_was_read_no_longer_counts_as_waiting(monkeypatch: pytest.Mon
     async with up(fake(large)) as backend:
         for _ in range(5):
             assert (await backend.scan("u")).records
-        assert backend._link._process is not None
-        assert backend._link._process._waiting == 0
+        assert isinstance(backend._link._server, mcp_process.ServerProcess)
+        assert backend._link._server._waiting == 0
 
 
 async def test_a_key_with_large_values_in_many_scopes_is_found_in_all(server: MCPMemoryBackend, user: str) -> None:
@@ -428,7 +428,7 @@ async def test_a_server_in_order_is_closed_in_order(tmp_path: Path) -> None:
     backend = script(source, str(note))
     await backend.open()
     await until(lambda: backend.pid)
-    await until(lambda: backend._link._process and backend._link._process.heard_at)
+    await until(lambda: backend._link._server and backend._link._server.heard_at)
 
     await backend.close()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,13 +34,49 @@ class Address:
     """A server that runs by itself and speaks MCP over Streamable HTTP.
 
     Attributes:
-        url: such as `http://127.0.0.1:8765/mcp`.
-        token: returns the bearer token, or "" for none; asked again for every connection and after a refusal, since
-            it may have been exchanged meanwhile.
+        url: such as `http://127.0.0.1:8765/mcp`; ValueError if `check_url` has something against it.
+        token: returns the bearer token, or "" for none; asked again for every connection and, in a thread, every
+            half second after a refusal, since it may have been exchanged meanwhile. If there is none to be had it
+            raises OSError, or ValueError with a text for the status line.
     """
 
-    url: str
-    token: Callable[[], str] = str
+    url: str = field(repr=False)  # some servers want a secret in its query
+    token: Callable[[], str] = field(default=str, repr=False)
+
+    def __post_init__(self) -> None:
+        check_url(self.url)
 
 
 Endpoint: TypeAlias = Command | Address
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError, which quotes nothing of *url*, unless an MCP server may be found there."""
+    if not url:
+        raise ValueError("is empty")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("has a character that no URL has")
+    try:
+        parts = urlsplit(url)
+        named, port = bool(parts.hostname), parts.port
+    except ValueError:
+        raise ValueError("is not a URL") from None  # the first one quotes what it could not read
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError("starts with neither http:// nor https://")
+    if "@" in parts.netloc:
+        raise ValueError("has credentials in it: they belong in the token")
+    if not named or port == 0:
+        raise ValueError("names no host" if not named else "names no port that a server can have")
+    if "#" in url:
+        raise ValueError("has a fragment, which no server gets to see")
+
+
+def is_private_path(url: str) -> bool:
+    """Whether a token and memories can be sent to *url* without others reading them: encrypted, or on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:  # a name, which leads who knows where
+        return False

@@ -11,12 +11,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from memory.backends.mcp.endpoint import Command
+from memory.backends.mcp.http import HTTPConnection
 from memory.backends.mcp.process import ServerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import ModuleType
 
+    from memory.backends.mcp.connection import Connection
     from memory.backends.mcp.endpoint import Endpoint
     from memory.backends.mcp.session import Answer, Session
 
@@ -25,8 +27,12 @@ log = logging.getLogger(__name__)
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 30.0
 
-# Code of MCPError when the other side has gone; mcp_types.CONNECTION_CLOSED, which is not imported yet.
+# Codes of MCPError, which is not imported yet: mcp_types.CONNECTION_CLOSED; INVALID_REQUEST and PARSE_ERROR, which is
+# also what the SDK makes of an answer that is neither JSON nor an event stream.
 _CONNECTION_CLOSED = -32000
+_GARBAGE = frozenset({-32600, -32700})
+
+_FINISH_S = 5.0
 
 
 class LinkDownError(Exception):
@@ -43,7 +49,8 @@ class MCPLink:
     Args:
         name: what logs call it.
         tools: what the server must offer.
-        call_timeout_s: a call that takes longer, while the server says nothing at all, ends the server.
+        call_timeout_s: a call that takes longer, while the server says nothing at all, ends the connection, and with
+            it a server that is a child.
         connect_timeout_s: how long a server may take from its start to its list of tools.
         sleep: waits between two attempts.
         jitter: gives numbers from 0 to 1, which shorten a delay by up to a half.
@@ -65,9 +72,7 @@ class MCPLink:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.reason = "not open"
-        if not isinstance(endpoint, Command):
-            raise NotImplementedError
-        self._command = endpoint
+        self._endpoint = endpoint
         self._name = name
         self._tools = tools
         self._complaint = ""
@@ -80,12 +85,12 @@ class MCPLink:
         self._ping: asyncio.Task[None] | None = None
         self._starting = False
         self._session: Session | None = None
-        self._process: ServerProcess | None = None
+        self._server: Connection | None = None
 
     @property
     def pid(self) -> int | None:
-        """The server's process, while there is one."""
-        return self._process.pid if self._process else None
+        """The server's process, while there is one of ours."""
+        return self._server.pid if self._server else None
 
     @property
     def connection(self) -> object | None:
@@ -108,7 +113,7 @@ class MCPLink:
         self._owner = asyncio.create_task(self._own(), name=f"{self._name} link", context=contextvars.Context())
 
     async def close(self) -> None:
-        """End the server in order, by force after a second. Safe to repeat; `open` may follow."""
+        """End the connection in order, by force after a second. Safe to repeat; `open` may follow."""
         owner = self._owner
         if owner is None or self._loop.is_closed():
             return
@@ -130,13 +135,16 @@ class MCPLink:
 
     async def call(self, tool: str, arguments: dict[str, Any], timeout_s: float) -> Answer:
         """Return what *tool* answers within *timeout_s*; LinkDownError otherwise, at once if there is no server."""
-        session, process = self._session, self._process
-        if session is None or process is None:
+        session, server = self._session, self._server
+        if session is None or server is None:
             raise (LinkStartingError if self._starting else LinkDownError)(self.reason)
         if self._loop is not asyncio.get_running_loop():
             raise LinkDownError("it was opened on another event loop")
         if timeout_s <= 0:
             raise LinkDownError("no time was left to ask")
+        if server.over.is_set():  # which the owner will notice next
+            self._leave(server.reason)
+            raise LinkDownError(self.reason)
         asked_at = self._loop.time()
         task = asyncio.create_task(session.call(tool, arguments))
         self._calls.add(task)
@@ -146,26 +154,32 @@ class MCPLink:
         finally:
             if not task.done():  # overdue, or our caller was cancelled
                 task.cancel()  # and not awaited: that takes 5 s when the pipe is full
-                self._suspect(process, asked_at)
+                self._suspect(server, asked_at)
         if not task.done():
             raise LinkDownError(f"no answer within {timeout_s:g} s")
-        answer = _outcome(task, process)
+        answer = _outcome(task, server, asked_at)
         self._proved |= not answer.failed
         return answer
 
-    def _suspect(self, process: ServerProcess, asked_at: float) -> None:
+    def _suspect(self, server: Connection, asked_at: float) -> None:
         """A call got no answer. End a server that is silent for long enough; ask it if that is not known yet."""
         waited_s = self._loop.time() - asked_at
-        if process.heard_at > asked_at or process.over.is_set():
+        if server.heard_at > asked_at or server.over.is_set():
             return
         if waited_s >= self._call_timeout_s:
-            process.fail(f"no answer within {self._call_timeout_s:g} s")
-        elif self._session is not None and (self._ping is None or self._ping.done()):
-            # A cancelled call is never answered, so its silence proves nothing: ask something else.
-            ask = self._ask_alive(self._session, process)
-            self._ping = asyncio.create_task(ask, context=contextvars.Context())
+            server.fail(f"no answer within {self._call_timeout_s:g} s")
+            self._leave(server.reason)
+        else:
+            self._doubt()  # a cancelled call is never answered, so its silence proves nothing: ask something else
 
-    async def _ask_alive(self, session: Session, process: ServerProcess) -> None:
+    def _doubt(self) -> None:
+        """Ask whether the server is there, unless that is being asked."""
+        if self._session is None or self._server is None or (self._ping is not None and not self._ping.done()):
+            return
+        ask = self._ask_alive(self._session, self._server)
+        self._ping = asyncio.create_task(ask, context=contextvars.Context())
+
+    async def _ask_alive(self, session: Session, server: Connection) -> None:
         asked_at = self._loop.time()
         ping = asyncio.create_task(session.ping())
         self._calls.add(ping)
@@ -173,7 +187,7 @@ class MCPLink:
         await asyncio.wait({ping}, timeout=self._call_timeout_s)
         if not ping.done():
             ping.cancel()
-            self._suspect(process, asked_at)
+            self._suspect(server, asked_at)
 
     def _called(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
@@ -184,8 +198,8 @@ class MCPLink:
 
     def _request_stop(self) -> None:
         self._stop.set()
-        if self._process is not None:
-            self._process.stop()
+        if self._server is not None:
+            self._server.stop()
 
     async def _own(self) -> None:
         """Make one connection after the other: the only task that enters or leaves one."""
@@ -193,7 +207,8 @@ class MCPLink:
         told = ""
         while not self._stop.is_set():
             self._proved = False
-            lost = await self._connection()
+            server = self._server = self._kind()
+            lost = await self._connection(server)
             if self._stop.is_set():
                 break
             if self._proved:
@@ -203,52 +218,56 @@ class MCPLink:
             told = "" if self._proved else lost
             extra = {"event": "mcp_lost", "backend": self._name}
             log.log(level, "%s: %s; trying again", self._name, lost, extra=extra)
-            await self._pause(delay_s * (1 - self._jitter() / 2))
+            await self._pause(delay_s * (1 - self._jitter() / 2), server)
         self.reason = "not open"
 
-    async def _connection(self) -> str:
+    def _kind(self) -> Connection:
+        if isinstance(self._endpoint, Command):
+            return ServerProcess(self._endpoint, self._complained if self._endpoint.is_ours else None)
+        patience_s = self._call_timeout_s + _FINISH_S
+        return HTTPConnection(self._endpoint, patience_s=patience_s, on_doubt=self._doubt)
+
+    async def _connection(self, server: Connection) -> str:
         """Connect, stay connected until it is over, and return why."""
-        process = self._process = ServerProcess(self._complained if self._command.is_ours else None)
-        late = f"no answer within {self._connect_timeout_s:g} s of its start"
-        overdue = self._loop.call_later(self._connect_timeout_s, process.fail, late)
+        late = f"no answer within {self._connect_timeout_s:g} s"
+        if isinstance(self._endpoint, Command):
+            late += " of its start"
+        overdue = self._loop.call_later(self._connect_timeout_s, server.fail, late)
         trouble = ""
         try:
-            await self._start(process)
-            sdk = await self._sdk(process)
-            async with sdk.connected(process) as session:
+            await server.start()
+            sdk = await server.aside(_sdk)
+            async with sdk.connected(server) as session:
                 missing = self._tools - await session.tools()
                 if missing:
-                    process.fail(f"the server does not offer {', '.join(sorted(missing))}")
+                    server.fail(f"the server does not offer {', '.join(sorted(missing))}")
                 overdue.cancel()
-                self._enter(session, process)
-                await process.over.wait()
-                self._leave(process.reason)
-        except LinkDownError as exc:
-            trouble = str(exc)
+                self._enter(session, server)
+                try:
+                    await server.over.wait()
+                finally:
+                    self._leave(server.reason)
+        except ConnectionError:
+            pass  # over before it began
+        except ImportError:
+            trouble = "the package mcp is not installed"
         except Exception as exc:  # noqa: BLE001 - whatever a server makes the SDK raise, the next one may do better
-            if not process.lost:
-                trouble = f"the server does not speak MCP ({_kind_of(exc)})"
+            if not server.lost:
+                trouble = server.refusal or f"the server does not speak MCP ({_kind_of(exc)})"
         finally:
             overdue.cancel()
-            self._leave(trouble or process.reason)
-            await process.end()
-            self._process = None
-        self.reason = trouble or process.reason  # by now it knows the exit code
+            self._leave(trouble or server.reason)
+            await server.end()
+            self._server = None
+        self.reason = trouble or server.reason  # by now it knows the exit code
         return self.reason
 
-    async def _start(self, process: ServerProcess) -> None:
-        try:
-            await process.start(self._command.argv, env=self._command.env, cwd=self._command.cwd)
-        except (OSError, ValueError) as exc:
-            why = getattr(exc, "strerror", None) or type(exc).__name__
-            raise LinkDownError(f"the server cannot be started ({why})") from exc
-
-    def _enter(self, session: Session, process: ServerProcess) -> None:
-        if process.over.is_set() or self._stop.is_set():
+    def _enter(self, session: Session, server: Connection) -> None:
+        if server.over.is_set() or self._stop.is_set():
             return
         self._session = session
         self._ready.set()
-        extra = {"event": "mcp_connected", "backend": self._name, "pid": process.pid}
+        extra = {"event": "mcp_connected", "backend": self._name, "pid": server.pid}
         log.info("%s: connected to its server", self._name, extra=extra)
 
     def _complained(self, line: str) -> None:
@@ -262,27 +281,18 @@ class MCPLink:
         self._ready.clear()
         self.reason = reason
 
-    async def _sdk(self, process: ServerProcess) -> ModuleType:
-        """Import the SDK in a thread, while the child imports its own; give up when it is over before."""
-        name = "memory.backends.mcp.session"
-        importing = self._loop.run_in_executor(None, importlib.import_module, name)
-        over = asyncio.create_task(process.over.wait())
-        either: set[asyncio.Future[Any]] = {importing, over}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        over.cancel()
-        if not importing.done():
-            raise LinkDownError(process.reason)
-        try:
-            return importing.result()
-        except ImportError as exc:
-            raise LinkDownError("the package mcp is not installed") from exc
+    async def _pause(self, delay_s: float, server: Connection) -> None:
+        """Wait until it is time for the next attempt, or there is a reason for one, or we are to stop."""
+        waits = (self._sleep(delay_s), server.mended(), self._stop.wait())
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
 
-    async def _pause(self, delay_s: float) -> None:
-        sleeping = asyncio.ensure_future(self._sleep(delay_s))
-        stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({sleeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        sleeping.cancel()
-        stopping.cancel()
+
+def _sdk() -> ModuleType:
+    """Import the SDK: to be called in a thread, while a child imports its own."""
+    return importlib.import_module("memory.backends.mcp.session")
 
 
 def _kind_of(exc: BaseException) -> str:
@@ -292,16 +302,18 @@ def _kind_of(exc: BaseException) -> str:
     return type(exc).__name__
 
 
-def _outcome(task: asyncio.Task[Answer], process: ServerProcess) -> Answer:
+def _outcome(task: asyncio.Task[Answer], server: Connection, asked_at: float) -> Answer:
     """Return what a finished call gave. What the SDK raises quotes answers, so none of it is passed on."""
     if task.cancelled():
-        raise LinkDownError(process.reason)
+        raise LinkDownError(server.reason)
     exc = task.exception()
     if exc is None:
         return task.result()
+    if not server.over.is_set() and server.refusal and server.refused_at >= asked_at:
+        raise LinkDownError(server.refusal)
     code = getattr(getattr(exc, "error", None), "code", None)
-    if process.over.is_set() or code == _CONNECTION_CLOSED:
-        raise LinkDownError(process.reason)
-    if isinstance(code, int):
+    if server.over.is_set() or code == _CONNECTION_CLOSED:
+        raise LinkDownError(server.reason)
+    if isinstance(code, int) and code not in _GARBAGE:
         raise LinkDownError(f"the server answered with error {code}")
     raise LinkDownError(f"the server's answer makes no sense ({type(exc).__name__})")

@@ -10,9 +10,12 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
+from memory.backends.mcp.connection import Connection
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
+
+    from memory.backends.mcp.endpoint import Command
 
 LINE_MAX = 16 * 1024 * 1024
 """Bytes that may wait, in one line or in many, before the server counts as broken."""
@@ -32,8 +35,8 @@ _COMPLAINT_MAX = 200
 _GRACE_S, _TERM_S, _KILL_S = 0.6, 0.2, 0.4
 
 
-class ServerProcess(asyncio.SubprocessProtocol):
-    """Starts once, ends once, and says why it ended.
+class ServerProcess(Connection, asyncio.SubprocessProtocol):
+    """Is over when the child is.
 
     The SDK's own stdio transport takes 4 s to close a stopped child, cannot say that an idle one died, and logs
     the lines that it cannot parse.
@@ -41,53 +44,45 @@ class ServerProcess(asyncio.SubprocessProtocol):
     Args:
         on_complaint: told each line of the child's standard error, where that is known to hold nothing private;
             without it the child shares ours.
-
-    Attributes:
-        over: set as soon as no line will come any more.
-        lost: whether that was without `stop` or `end`.
-        heard_at: when something last came, in the loop's time.
     """
 
-    def __init__(self, on_complaint: Callable[[str], None] | None = None) -> None:
-        self.over = asyncio.Event()
-        self.lost = False
-        self.heard_at = 0.0
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, command: Command, on_complaint: Callable[[str], None] | None = None) -> None:
+        super().__init__()
+        self._command = command
         self._exited = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
         self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._waiting = 0  # bytes in the queue and in the unfinished line
         self._unfinished: list[bytes] = []
-        self._fault = ""
         self._on_complaint = on_complaint
         self._complaint = ""
         self._transport: asyncio.SubprocessTransport | None = None
 
-    async def start(
-        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
-    ) -> None:
-        """Run *command* with *env* beside what every child inherits; OSError or ValueError if it cannot be."""
+    async def start(self) -> None:
+        """Run the command with its environment beside what every child inherits."""
         inherited = {name: os.environ[name] for name in _INHERITED.split() if name in os.environ}
-        await self._loop.subprocess_exec(
-            lambda: self,
-            *command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=_stderr() if self._on_complaint is None else subprocess.PIPE,
-            env=inherited | dict(env or {}),
-            cwd=cwd,
-            start_new_session=True,  # a Ctrl-C in the terminal is for us, who then end the child in order
-        )
+        try:
+            await self._loop.subprocess_exec(
+                lambda: self,
+                *self._command.argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=_stderr() if self._on_complaint is None else subprocess.PIPE,
+                env=inherited | dict(self._command.env),
+                cwd=self._command.cwd,
+                start_new_session=True,  # a Ctrl-C in the terminal is for us, who then end the child in order
+            )
+        except (OSError, ValueError) as exc:
+            why = getattr(exc, "strerror", None) or type(exc).__name__
+            self.fail(f"the server cannot be started ({why})")
 
     @property
     def pid(self) -> int | None:
-        """The process, while it lives."""
         return self._transport.get_pid() if self._transport and not self._exited.is_set() else None
 
     @property
     def reason(self) -> str:
-        """Why it is over, fit for a status line."""
         if self._fault:
             return self._fault
         code = self._transport.get_returncode() if self._transport else None
@@ -113,16 +108,13 @@ class ServerProcess(asyncio.SubprocessProtocol):
         await self._writable.wait()
 
     def stop(self) -> None:
-        """Let it be over: whoever waits for a line gets none."""
-        self.over.set()
+        super().stop()
         self._writable.set()
         self._lines.put_nowait(None)
 
     def fail(self, reason: str) -> None:
-        """Kill it, because it is broken: *reason*."""
-        self._fault = self._fault or reason
         self._signal(_SIGKILL)
-        self._lose()
+        super().fail(reason)
 
     async def end(self) -> None:
         """Close its input and, if it does not go by itself, make it go; takes 1.2 s at the very most."""
@@ -148,10 +140,6 @@ class ServerProcess(asyncio.SubprocessProtocol):
             if line.strip() and self._on_complaint is not None:
                 self._complaint = line.strip()[:_COMPLAINT_MAX]
                 self._on_complaint(self._complaint)
-
-    def _lose(self) -> None:
-        self.lost |= not self.over.is_set()
-        self.stop()
 
     async def _gone_within(self, patience_s: float) -> bool:
         with suppress(TimeoutError):

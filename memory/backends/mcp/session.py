@@ -1,4 +1,4 @@
-"""One MCP session over a running server process. The only module here that imports the SDK; import it late."""
+"""One MCP session over a connection. With `streamable`, all that imports the SDK; import it late."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from mcp import Client
 from mcp.shared.message import SessionMessage
 from mcp.types import CallToolResult
 
+from memory.backends.mcp.http import HTTPConnection
+from memory.backends.mcp.process import ServerProcess
+from memory.backends.mcp.streamable import OURS, over_http
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
 
     from mcp import ClientSession
 
-    from memory.backends.mcp.process import ServerProcess
+    from memory.backends.mcp.connection import Connection
 
 _BABBLE_MAX = 100
 """Lines that are not JSON-RPC, after which a server counts as broken: each costs the loop time."""
@@ -63,6 +67,7 @@ class Session:
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> Answer:
         """Call *tool*. Not by `call_tool`, whose schema check is slow and done again, better, by our caller."""
+        OURS.set(True)  # for our task alone, and for those that the SDK starts for this call
         request = types.CallToolRequest(params=types.CallToolRequestParams(name=tool, arguments=arguments))
         result = await self._client.send_request(request, CallToolResult)
         data = result.structured_content
@@ -71,15 +76,20 @@ class Session:
 
     async def ping(self) -> None:
         """Return when the server has answered."""
+        OURS.set(True)
         await self._client.send_ping()
 
 
 @asynccontextmanager
-async def connected(process: ServerProcess) -> AsyncIterator[Session]:
-    """Shake hands with *process*; end it at exit. Enter and leave in one and the same task, never cancelled."""
-    # mode: "auto" waits a fixed 10 s on a mute server, and is slower over stdio. cache: no use for one.
-    async with Client(_Lines(process), mode="legacy", cache=None) as client:
-        yield Session(client.session)
+async def connected(connection: Connection) -> AsyncIterator[Session]:
+    """Shake hands over *connection*; end it at exit. Enter and leave in one and the same task, never cancelled."""
+    if isinstance(connection, HTTPConnection):
+        async with over_http(connection) as client:
+            yield Session(client.session)
+    elif isinstance(connection, ServerProcess):
+        # mode: "auto" waits a fixed 10 s on a mute server, and is slower over stdio. cache: no use for one.
+        async with Client(_Lines(connection), mode="legacy", cache=None) as client:
+            yield Session(client.session)
 
 
 class _Lines:
