@@ -286,6 +286,9 @@ class Profile(_Table):
         """Return how to start the server on its file *path*; *argv* is another command than the profile's."""
         if self.start is None:
             raise ConfigError(f"the profile {self.name} says no command: it is reached by an address")
+        problem = next(_problems(list(argv), {"path", "python"}, may_list=False), None)
+        if problem:
+            raise ConfigError(f"command: {problem}")
         values = {"path": str(path.absolute()), "python": sys.executable}
         filled = [str(fill(part, values)) for part in argv or self.start.command]
         env = {name: str(fill(value, values)) for name, value in self.start.env.items()}
@@ -315,7 +318,7 @@ def load(name_or_path: str | Path) -> Profile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: is not TOML: {exc}") from exc
     try:
-        return Profile(**data)
+        return Profile.model_validate(data)
     except ValidationError as exc:
         raise ConfigError("\n".join(f"{path}: {_describe(error)}" for error in exc.errors())) from exc
 
