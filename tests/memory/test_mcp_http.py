@@ -31,8 +31,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 ROOT = Path(__file__).parents[2]
 UP_WITHIN_S = 20.0
 CLOSED_WITHIN_S = 1.5
+PATIENT: dict[str, Any] = {"deadline_s": 20.0, "call_timeout_s": 15.0}
 
-# A server as most others are: the SDK's, with sessions and a stream for what it says by itself.
+# Our tools behind a server as most others are: the SDK's, with sessions and a stream for what it says by itself.
 # argv: database, port, a file with the token it wants, or "".
 SERVER = textwrap.dedent("""
     import asyncio, pathlib, sys
@@ -62,6 +63,9 @@ SERVER = textwrap.dedent("""
 """)
 
 
+OUR_SERVER = [sys.executable, "-m", "tools.mcp_server"]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -74,7 +78,8 @@ class Served:
     def __init__(self, db: Path, token: Path | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/mcp"
-        self._command = [sys.executable, "-c", SERVER, str(db), str(self.port), str(token or "")]
+        self.token: Callable[[], str] = token.read_text if token else str
+        self.command = [sys.executable, "-c", SERVER, str(db), str(self.port), str(token or "")]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -85,7 +90,7 @@ class Served:
         self.kill()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command, cwd=ROOT)
+        self._process = subprocess.Popen(self.command, cwd=ROOT, stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:
         assert self._process is not None
@@ -96,8 +101,17 @@ class Served:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def over_http(self, token: Callable[[], str] = str, **settings: Any) -> MCPMemoryBackend:
-        return at(self.url, token, **settings)
+    def over_http(self, **settings: Any) -> MCPMemoryBackend:
+        return at(self.url, self.token, **settings)
+
+
+class Ours(Served):
+    """Our own server, which has neither sessions nor a stream, and makes a token when it first starts."""
+
+    def __init__(self, db: Path) -> None:
+        super().__init__(db)
+        self.token = db.with_name(f"{db.name}.token").read_text
+        self.command = [*OUR_SERVER, "--db", str(db), "--http", f"127.0.0.1:{self.port}"]
 
 
 def at(url: str, token: Callable[[], str] = str, **settings: Any) -> MCPMemoryBackend:
@@ -174,20 +188,22 @@ async def closed_soon(backend: MCPMemoryBackend) -> AsyncIterator[MCPMemoryBacke
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    with Served(tmp_path_factory.mktemp("http") / "memory.db") as served:
+    with Ours(tmp_path_factory.mktemp("http") / "memory.db") as served:
         yield served
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(served: Served) -> AsyncIterator[MCPMemoryBackend]:
-    async with served.over_http() as backend:
+    async with served.over_http(**PATIENT) as backend:
+        assert await backend.wait_ready(UP_WITHIN_S)
         yield backend
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def second(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MCPMemoryBackend]:
-    with Served(tmp_path_factory.mktemp("http") / "another.db") as served:
-        async with served.over_http() as backend:
+    with Ours(tmp_path_factory.mktemp("http") / "another.db") as served:
+        async with served.over_http(**PATIENT) as backend:
+            assert await backend.wait_ready(UP_WITHIN_S)
             yield backend
 
 
@@ -219,21 +235,22 @@ async def test_more_than_a_mebibyte_of_a_user_comes_in_pages(server: MCPMemoryBa
         assert await everything(server, user) == {entry.position: entry for entry in entries}
 
 
-async def test_fifty_stores_at_once_are_all_kept(server: MCPMemoryBackend, user: str) -> None:
-    assert await server.wait_ready(UP_WITHIN_S)
-    async with free_loop():
-        await asyncio.gather(*(server.store(user, f"key{n}", str(n)) for n in range(50)))
+async def test_fifty_stores_at_once_are_all_kept(served: Served, user: str) -> None:
+    async with up(served.over_http(**PATIENT)) as backend:
+        async with free_loop():
+            await asyncio.gather(*(backend.store(user, f"key{n}", str(n)) for n in range(50)))
 
-    assert await server.get_all(user) == {f"key{n}": str(n) for n in range(50)}
+        assert await backend.get_all(user) == {f"key{n}": str(n) for n in range(50)}
 
 
 # Servers that die or hang
 
 
+@pytest.mark.parametrize("kind", [Served, Ours])
 async def test_after_kill_9_it_is_unavailable_at_once_and_back_with_its_data_when_the_server_is(
-    tmp_path: Path,
+    tmp_path: Path, kind: type[Served]
 ) -> None:
-    with Served(tmp_path / "memory.db") as served:
+    with kind(tmp_path / "memory.db") as served:
         async with closed_soon(served.over_http()) as backend, free_loop():
             assert await backend.wait_ready(UP_WITHIN_S)
             await backend.store("u", "drink", "tea")
@@ -283,8 +300,11 @@ async def test_who_asked_for_a_guard_must_ask_a_server_that_was_started_again_wh
             assert await backend.put([make_entry("u", "k", "v")]) == 1
 
 
-async def test_a_stopped_server_costs_one_bounded_call_and_is_there_when_it_goes_on(tmp_path: Path) -> None:
-    with Served(tmp_path / "memory.db") as served:
+@pytest.mark.parametrize("kind", [Served, Ours])
+async def test_a_stopped_server_costs_one_bounded_call_and_is_there_when_it_goes_on(
+    tmp_path: Path, kind: type[Served]
+) -> None:
+    with kind(tmp_path / "memory.db") as served:
         async with closed_soon(served.over_http()) as backend, free_loop():
             assert await backend.wait_ready(UP_WITHIN_S)
             await backend.store("u", "drink", "tea")
@@ -604,7 +624,7 @@ async def test_a_token_that_was_exchanged_is_read_again_at_once(tmp_path: Path) 
     token = tmp_path / "token"
     token.write_text("first")
     with Served(tmp_path / "memory.db", token) as served:
-        async with up(served.over_http(token.read_text)) as backend:
+        async with up(served.over_http()) as backend:
             await backend.store("u", "k", "v")
 
             token.write_text("second")
@@ -612,6 +632,26 @@ async def test_a_token_that_was_exchanged_is_read_again_at_once(tmp_path: Path) 
             await reason_of(backend.probe())
             assert await backend.wait_ready(5)
             assert await backend.get_all("u") == {"k": "v"}
+
+
+async def test_a_token_that_was_exchanged_on_our_server_is_read_again_at_once(tmp_path: Path) -> None:
+    db = tmp_path / "memory.db"
+    with Ours(db) as served:
+        async with up(served.over_http()) as backend:
+            await backend.store("u", "k", "v")
+            out = db.with_name("memory.db.token")
+            before = out.read_text()
+
+            rotate = [*OUR_SERVER, "tokens", "rotate", "first", "--db", str(db), "--out", str(out)]
+            assert (await asyncio.to_thread(subprocess.run, rotate, cwd=ROOT, check=False)).returncode == 0
+
+            assert out.read_text() != before
+            async with asyncio.timeout(5):
+                while True:
+                    with suppress(BackendUnavailableError):
+                        assert await backend.get_all("u") == {"k": "v"}
+                        break
+                    await asyncio.sleep(0.01)
 
 
 async def test_a_token_that_comes_late_is_not_waited_for_in_vain() -> None:
@@ -676,7 +716,7 @@ async def test_tokens_memories_and_sessions_reach_no_log(tmp_path: Path, caplog:
     token = tmp_path / "token"
     token.write_text("TOKEN-MARKER")
     with Served(tmp_path / "memory.db", token) as served:
-        backend = served.over_http(token.read_text)
+        backend = served.over_http()
         async with up(backend):
             await backend.store("USER-MARKER", "KEY-MARKER", "VALUE-MARKER")
             assert await backend.get_all("USER-MARKER") == {"KEY-MARKER": "VALUE-MARKER"}
@@ -745,7 +785,7 @@ PROGRAM = """
 import asyncio, sys
 from memory.backends.mcp import Address, MCPMemoryBackend
 async def main():
-    backend = MCPMemoryBackend(Address(sys.argv[1]))
+    backend = MCPMemoryBackend(Address(sys.argv[1], lambda: sys.argv[2]))
     await backend.open()
     assert await backend.wait_ready(20)
     await backend.probe()
@@ -753,11 +793,10 @@ asyncio.run(main())
 """
 
 
-async def test_a_program_that_closes_nothing_ends_by_itself(served: Served, server: MCPMemoryBackend) -> None:
-    assert await server.wait_ready(UP_WITHIN_S)
-
+@pytest.mark.usefixtures("server")
+async def test_a_program_that_closes_nothing_ends_by_itself(served: Served) -> None:
     def run() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", "-c", PROGRAM, served.url]
+        command = [sys.executable, "-W", "error", "-c", PROGRAM, served.url, served.token()]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
 
     ended = await asyncio.to_thread(run)
