@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
@@ -26,19 +25,39 @@ import httpx2
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from memory.backends.mcp import Command, MCPMemoryBackend
+from benchmarks import servers
+from memory.backends.mcp import Command, ForeignMCPBackend, MCPMemoryBackend, load
+from memory.config import OUR_PROFILE
+from memory.errors import BackendUnavailableError
 from memory.model import MemoryEntry
-from memory.revision import HybridLogicalClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from memory.backend import StoreBackend
+    from memory.revision import HybridLogicalClock
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _MEMORIES = 100
 _REPLAYED = 10_000
 _AT_ONCE = 50
 _UP_S = 20.0
-_WORDS = "tea coffee river mountain guitar garden winter market orange letter window bridge candle forest".split()
+_WORDS = [
+    "tea",
+    "coffee",
+    "river",
+    "mountain",
+    "guitar",
+    "garden",
+    "winter",
+    "market",
+    "orange",
+    "letter",
+    "window",
+    "bridge",
+    "candle",
+    "forest",
+]
 _ECHO = [sys.executable, "-m", "benchmarks.echo_server"]
 _OURS = [sys.executable, "-m", "tools.mcp_server", "--db"]
 
@@ -50,9 +69,33 @@ async def measure(rounds: int) -> dict[str, Any]:
         place = Path(folder)
         figures["stdio"] = await _compare(_stdio(_ECHO), _stdio([*_OURS, str(place / "stdio.db")]), rounds)
         figures["http"] = await _compare(_echo_over_http(), _ours_over_http(place / "http.db"), rounds)
-        ours = _store([*_OURS, str(place / "replay.db")])
-        figures["replay_per_s"] = round(await _replay(ours))
+        figures["replay_per_s"] = round(await _replay(_ours(place / "replay.db")))
+        figures["lost"] = 0
+        for name, store in _all_servers(place):
+            async with store:
+                figures["lost"] += figures.setdefault("lost_of", {}).setdefault(name, await _lost(store))
     return figures
+
+
+def _all_servers(place: Path) -> Iterator[tuple[str, StoreBackend]]:
+    """Give a store for every profile whose server is installed."""
+    yield OUR_PROFILE, _ours(place / "lost.db")
+    for name, command in servers.COMMANDS.items():
+        profile = load(name)
+        try:
+            endpoint = profile.command(place / f"{name}.file", argv=command())
+        except servers.MissingServerError as exc:
+            sys.stderr.write(f"left out: {exc}\n")
+            continue
+        yield name, ForeignMCPBackend(profile, endpoint, path=place / f"{name}.file", call_timeout_s=10, deadline_s=30)
+
+
+async def _lost(store: StoreBackend) -> int:
+    """Return how many of 50 memories that are stored at once are not there afterwards."""
+    await _up(store)
+    stored = await asyncio.gather(*(store.store("u1", f"key {n}", _text(n)) for n in range(_AT_ONCE)))
+    held = await store.get_all("u1")
+    return sum(held.get(f"key {n}") != _text(n) for n, kept in enumerate(stored) if kept)
 
 
 async def _compare(echo: Any, ours: Any, rounds: int) -> dict[str, float]:
@@ -108,13 +151,23 @@ def _entry(clock: HybridLogicalClock, user_id: str, number: int) -> MemoryEntry:
     return MemoryEntry(**{**{f: getattr(draft, f) for f in draft.__slots__}, "revision": clock.stamp()})
 
 
-def _store(command: list[str]) -> MCPMemoryBackend:
-    return MCPMemoryBackend(Command(tuple(command), cwd=_PROJECT, is_ours=True), call_timeout_s=10.0, deadline_s=10.0)
+def _ours(db: Path) -> MCPMemoryBackend:
+    command = Command((*_OURS, str(db)), cwd=_PROJECT, is_ours=True)
+    return MCPMemoryBackend(command, call_timeout_s=10.0, deadline_s=30.0)
 
 
-async def _up(store: MCPMemoryBackend) -> None:
-    if not await store.wait_ready(_UP_S):
-        raise RuntimeError("the server does not come up")
+async def _up(store: StoreBackend) -> None:
+    """Return when the server answers and, if it is not ours, has been listed."""
+    end = time.monotonic() + _UP_S
+    while True:
+        try:
+            await store.identify()
+        except BackendUnavailableError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            return
 
 
 @asynccontextmanager
@@ -128,7 +181,7 @@ async def _stdio(command: list[str]) -> AsyncIterator[Client]:
 async def _echo_over_http() -> AsyncIterator[Client]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with subprocess.Popen([*_ECHO, str(port)], cwd=_PROJECT) as process:
+    with subprocess.Popen([*_ECHO, str(port)], cwd=_PROJECT) as process:  # noqa: ASYNC220 - nobody else is here
         try:
             await _until_open(port)
             async with _http(f"http://127.0.0.1:{port}/mcp", "") as client:
@@ -140,7 +193,7 @@ async def _echo_over_http() -> AsyncIterator[Client]:
 @asynccontextmanager
 async def _ours_over_http(db: Path) -> AsyncIterator[Client]:
     command = [*_OURS, str(db), "--http", "127.0.0.1:0"]
-    with subprocess.Popen(command, cwd=_PROJECT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=_PROJECT, stderr=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
         assert process.stderr is not None  # noqa: S101 - asked for
         try:
             found = None

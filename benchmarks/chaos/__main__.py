@@ -16,14 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import servers
 from benchmarks.chaos.model import ZEROS
-from benchmarks.chaos.run import Options, play_one, play_schedule, prepare, shrunk, summarise, work_on
-from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, is_real, schedule_for
+from benchmarks.chaos.run import Options, play_one, play_schedule, prepare, schedule_of, shrunk, summarise, work_on
+from benchmarks.chaos.schedule import FOREIGN_LOSSES, HINDRANCES, LOSSES, SCRIPTED, is_real
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.chaos.play import Outcome
+    from benchmarks.chaos.schedule import Schedule
 
 _JOBS_HELP = "schedules at the same time; twice the cores unless told, because they mostly wait"
 _ENOUGH = 200
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), metavar="J", help=_JOBS_HELP)
     parser.add_argument("--scripted", action="store_true", help="without real processes: many in little time")
+    parser.add_argument("--profile", default="", choices=servers.COMMANDS, help="the second store is this server")
     parser.add_argument("--json", action="store_true", help="print one flat JSON object, for machines")
     parser.add_argument("--replay", metavar="SEED:INDEX", help="print one schedule and play it")
     parser.add_argument("--shrink", action="store_true", help="with --replay: leave out what it fails without")
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="chaos-strangers-"))
     try:
-        options = Options(given.seed, given.faults, given.mutant, folder)
+        options = Options(given.seed, given.faults, given.mutant, folder, given.profile)
         if given.replay:
             seed, _, index = given.replay.partition(":")
             return _replay(replace(options, seed=int(seed)), int(index), shrink=given.shrink)
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: Options, indices: Sequence[int], jobs: int, *, as_json: bool) -> int:
     began = time.monotonic()
-    schedules = [schedule_for(options.seed, index, options.faults) for index in indices]
+    schedules = [schedule_of(options, index) for index in indices]
     prepare(schedules, options)
     outcomes: list[Outcome] = []
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), work_on) as pool:
@@ -71,7 +74,13 @@ def _run(options: Options, indices: Sequence[int], jobs: int, *, as_json: bool) 
     summary = summarise(outcomes, time.monotonic() - began)
     _say(json.dumps(summary) if as_json else "\n".join(f"{name:28} {value}" for name, value in summary.items()))
     failed = any(summary[zero] for zero in ZEROS) or summary["not_converged"] or summary["unexpected"]
-    kinds = SCRIPTED if not any(schedule.real for schedule in schedules) else LOSSES + HINDRANCES + SCRIPTED
+    kinds = (
+        FOREIGN_LOSSES + HINDRANCES
+        if options.profile
+        else SCRIPTED
+        if not any(schedule.real for schedule in schedules)
+        else LOSSES + HINDRANCES + SCRIPTED
+    )
     rare = [kind for kind in kinds if summary[f"fault_{kind}"] < _OF_EACH_KIND]
     if len(indices) >= _ENOUGH and not options.faults and rare:
         _say(f"too rare to prove anything: {', '.join(rare)}", error=True)
@@ -79,9 +88,16 @@ def _run(options: Options, indices: Sequence[int], jobs: int, *, as_json: bool) 
     return int(bool(failed))
 
 
+def _kinds(options: Options, schedules: Sequence[Schedule]) -> tuple[str, ...]:
+    """Return which faults a run has to be made of."""
+    if options.profile:
+        return FOREIGN_LOSSES + HINDRANCES
+    return LOSSES + HINDRANCES + SCRIPTED if any(schedule.real for schedule in schedules) else SCRIPTED
+
+
 def _replay(options: Options, index: int, *, shrink: bool) -> int:
     logging.disable(logging.CRITICAL)
-    schedule = schedule_for(options.seed, index, options.faults)
+    schedule = schedule_of(options, index)
     prepare([schedule], options)
     outcome = play_schedule(schedule, options)
     if shrink and outcome.failed:

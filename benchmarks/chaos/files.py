@@ -7,7 +7,8 @@ import sqlite3
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
-from memory.model import user_hash_of
+from benchmarks.chaos import foreign
+from memory.model import MemoryEntry, UserTombstone, content_hash, user_hash_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,10 @@ Rows: TypeAlias = frozenset[tuple[str, ...]]
 def copy(source: Path, target: Path) -> bool:
     """Copy a database that may be in use, by SQLite's backup; return whether that worked."""
     target.unlink(missing_ok=True)
+    if source.suffix == ".jsonl":  # replaced as a whole by whoever writes it
+        if source.exists():
+            shutil.copyfile(source, target)
+        return source.exists()
     try:
         with closing(_connect(source)) as here, closing(sqlite3.connect(target)) as there:
             here.backup(there)
@@ -97,9 +102,11 @@ def can_lose_log(path: Path) -> bool:
 def rows(path: Path) -> Rows | None:
     """Return position, revision and hash of everything in a store, to compare; None if it cannot be read."""
     try:
+        if foreign.is_foreign(path):
+            return frozenset((*r.position, r.revision, content_hash(r)) for r in foreign.records(path))
         with closing(_connect(path)) as db:
             return frozenset(db.execute("SELECT user_id, slot, revision, hash FROM memories").fetchall())
-    except sqlite3.Error:
+    except (sqlite3.Error, OSError, ValueError):
         return None
 
 
@@ -116,6 +123,11 @@ def waiting(outbox: Path, held: Rows) -> int:
 def live(path: Path) -> dict[str, dict[Slot, str]]:
     """Return the entries of a store, by user and slot."""
     found: dict[str, dict[Slot, str]] = {}
+    if foreign.is_foreign(path):
+        for record in foreign.records(path):
+            if isinstance(record, MemoryEntry):
+                found.setdefault(record.user_id, {})[record.scope, record.key] = record.value
+        return found
     with closing(_connect(path)) as db:
         for user, scope, key, value in db.execute(
             "SELECT user_id, scope, key, value FROM memories WHERE key IS NOT NULL"
@@ -129,6 +141,11 @@ def buried(path: Path) -> list[tuple[str, str, str]]:
 
     No read shows one, because reads apply the tombstone; it comes back when the tombstone is not there.
     """
+    if foreign.is_foreign(path):
+        held = foreign.records(path)
+        graves = {record.user_hash: record.revision for record in held if isinstance(record, UserTombstone)}
+        found = [(r.user_id, r.scope, r.key, r.revision) for r in held if isinstance(r, MemoryEntry)]
+        return [(user, scope, key) for user, scope, key, at in found if at <= graves.get(user_hash_of(user), "")]
     with closing(_connect(path)) as db:
         graves = dict(db.execute("SELECT user_id, revision FROM memories WHERE slot = ''").fetchall())
         entries = db.execute("SELECT user_id, scope, key, revision FROM memories WHERE key IS NOT NULL").fetchall()
@@ -138,9 +155,11 @@ def buried(path: Path) -> list[tuple[str, str, str]]:
 def counter(path: Path) -> int | None:
     """Return how many canaries have passed in a store; None if it cannot be read."""
     try:
+        if foreign.is_foreign(path):
+            return foreign.counter(path)
         with closing(_connect(path)) as db:
             found = db.execute("SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'counter'").fetchone()
-    except sqlite3.Error:
+    except (sqlite3.Error, OSError, ValueError):
         return None
     return found[0] if found else 0
 

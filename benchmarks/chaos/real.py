@@ -18,10 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import servers
 from benchmarks.chaos import files, worker
 from benchmarks.chaos.model import token
 from benchmarks.chaos.play import WHOLE, Bot, BotGoneError, World
 from benchmarks.chaos.schedule import RESTED
+from memory.backends import mcp
+from memory.config import OUR_PROFILE
 
 if TYPE_CHECKING:
     from benchmarks.chaos.play import Broken
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 _START_S = 20.0
 _ANSWER_S = 30.0
 _DISK_BYTES = 24 << 20
+_FOREIGN_CONVERGE_S = 60.0
 _TRIES = 5
 _AGAIN_S = 0.3
 
@@ -48,8 +52,8 @@ path = "jakey.db"
 
 [memory.backends.mcp]
 priority = 10
-path = "second/mcp_memory.db"
-{command}
+path = "second/{file}"
+{lines}
 
 [memory.backends.sqlite]
 priority = 20
@@ -57,21 +61,35 @@ path = "data/memory.db"
 """
 
 
-def write_config(folder: Path, schedule: Schedule, mutant: str = "") -> Path:
+def write_config(folder: Path, schedule: Schedule, mutant: str = "", profile: str = "") -> Path:
     """Make *folder* one in which a bot can be started."""
+    file = file_of(profile)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "second").mkdir(exist_ok=True)
     (folder / "flag").write_text('{"fresh": true}')
-    command = [sys.executable, "-m", "benchmarks.chaos.server", mutant, "--db", str(folder / "second/mcp_memory.db")]
+    lines = ""
+    if profile:
+        lines = f'profile = "{profile}"\ncommand = {json.dumps(servers.COMMANDS[profile]())}'
+    elif mutant:
+        command = [sys.executable, "-m", "benchmarks.chaos.server", mutant, "--db", str(folder / "second" / file)]
+        lines = f"command = {json.dumps(command)}"
     config = folder / "config.toml"
     config.write_text(
         _CONFIG.format(
             deadline_s=schedule.deadline_s,
             probe_interval_s=schedule.probe_interval_s,
-            command=f"command = {json.dumps(command)}" if mutant else "",
+            file=file,
+            lines=lines,
         )
     )
     return config
+
+
+def file_of(profile: str) -> str:
+    """Return what the second store's file is called."""
+    start = mcp.load(profile or OUR_PROFILE).start
+    assert start is not None  # noqa: S101 - we start it
+    return start.file
 
 
 class RealBot(Bot):
@@ -124,7 +142,7 @@ class RealBot(Bot):
         """Return the processes of the MCP servers that this bot started and that still run."""
         for pid in _children(self.pid):
             command = _command_of(pid)
-            if str(self._config.parent).encode() in command:
+            if command not in (b"", _command_of(self.pid)):  # as long as it is a copy of the bot, it is no server yet
                 self._seen[pid] = command
         return [pid for pid, command in self._seen.items() if _command_of(pid) == command]
 
@@ -185,10 +203,14 @@ class RealWorld(World):
 
     Args:
         strangers: a folder with the stores of another installation, see `prepare_strangers`.
+        profile: whose server the second store is, if not ours.
     """
 
-    def __init__(self, schedule: Schedule, *, strangers: Path | None, mutant: str = "") -> None:
+    def __init__(self, schedule: Schedule, *, strangers: Path | None, mutant: str = "", profile: str = "") -> None:
         super().__init__()
+        self._profile = profile
+        if profile:
+            self.converge_s = _FOREIGN_CONVERGE_S
         self._schedule = schedule
         self._strangers = strangers
         self._mutant = mutant
@@ -200,13 +222,14 @@ class RealWorld(World):
         self._limited: dict[Fault, list[int]] = {}
         self._mounts: list[Path] = []
         self._second = False
+        self._strange = False
         self.stores = {
-            "mcp": self._folder / "second/mcp_memory.db",
+            "mcp": self._folder / "second" / file_of(profile),
             "sqlite": self._folder / "data/memory.db",
         }
 
     async def open(self) -> None:
-        self._config = write_config(self._folder, self._schedule, self._mutant)
+        self._config = write_config(self._folder, self._schedule, self._mutant, self._profile)
         for place in {
             "second" if fault.target == "mcp" else "data"
             for fault in self._schedule.faults
@@ -226,6 +249,10 @@ class RealWorld(World):
         for mount in self._mounts:
             subprocess.run(["umount", "-l", str(mount)], check=False)  # noqa: S607, ASYNC221
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def copy(self) -> None:
+        if not self._strange:  # or a stranger's store would be put back as an old copy of ours, and refused for good
+            super().copy()
 
     async def agreed(self) -> None:
         for path in self.stores.values():
@@ -445,9 +472,10 @@ class RealWorld(World):
         """The store of another installation stands in the place of ours."""
         assert self._strangers is not None  # noqa: S101 - made for every run that has this fault
         adopted = fault.way == "adopted"
-        template = self._strangers / ("strangers" if adopted else "namesakes") / f"{fault.target}.db"
+        template = self._strangers / ("strangers" if adopted else "namesakes") / self.stores[fault.target].name
         path = self.stores[fault.target]
         aside = path.with_name("aside.db")
+        self._strange = True
 
         def exchange() -> None:
             if not adopted:
@@ -470,6 +498,7 @@ class RealWorld(World):
         if fault.way == "adopted":
             self.foreign_allowed = True
             await self._adopt(fault.target)
+            self._strange = False
             return
 
         def put_right() -> None:
@@ -482,6 +511,7 @@ class RealWorld(World):
             count = await self._kill_bots()
             put_right()
             await self._start_bots(count)
+        self._strange = False
 
     async def _adopt(self, name: str) -> None:
         """Do as a person would who sees the store refused: adopt it, again if it is not up yet."""
@@ -546,10 +576,10 @@ class RealWorld(World):
             bot.thaw()
 
 
-async def prepare_strangers(folder: Path, schedule: Schedule) -> None:
+async def prepare_strangers(folder: Path, schedule: Schedule, profile: str = "") -> None:
     """Run a bot in a folder of its own, and keep its stores: first with strangers in them, then with namesakes."""
-    config = write_config(folder, schedule)
-    stores = {"mcp": folder / "second/mcp_memory.db", "sqlite": folder / "data/memory.db"}
+    config = write_config(folder, schedule, profile=profile)
+    stores = {"mcp": folder / "second" / file_of(profile), "sqlite": folder / "data/memory.db"}
     for kind, users in (("strangers", ["stranger 1", "stranger 2"]), ("namesakes", ["1", "10", "u"])):
         bot = RealBot(f"prepare {kind}", config, "")
         await bot.start()
@@ -568,7 +598,7 @@ async def prepare_strangers(folder: Path, schedule: Schedule) -> None:
         await bot.close()
         (folder / kind).mkdir()
         for name, path in stores.items():
-            if not files.copy(path, folder / kind / f"{name}.db"):
+            if not files.copy(path, folder / kind / path.name):
                 raise RuntimeError(f"{name} of the other installation could not be copied")
 
 

@@ -31,18 +31,23 @@ _SHRINK_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What all schedules of a run share."""
+    """What all schedules of a run share; *profile*: whose server the second store is, if not ours."""
 
     seed: int
     faults: str = ""
     mutant: str = ""
     strangers: Path | None = None
+    profile: str = ""
 
 
 def play_one(options: Options, index: int) -> Outcome:
     """Play schedule *index* of a run, in a process that does nothing else."""
     logging.disable(logging.CRITICAL)  # scripted stores fail by the thousand
-    return play_schedule(schedule_for(options.seed, index, options.faults), options)
+    return play_schedule(schedule_of(options, index), options)
+
+
+def schedule_of(options: Options, index: int) -> Schedule:
+    return schedule_for(options.seed, index, options.faults, foreign=bool(options.profile))
 
 
 def play_schedule(schedule: Schedule, options: Options) -> Outcome:
@@ -50,7 +55,7 @@ def play_schedule(schedule: Schedule, options: Options) -> Outcome:
 
     async def run() -> Outcome:
         world = (
-            RealWorld(schedule, strangers=options.strangers, mutant=options.mutant)
+            RealWorld(schedule, strangers=options.strangers, mutant=options.mutant, profile=options.profile)
             if schedule.real
             else ScriptedWorld(schedule, mutant=options.mutant)
         )
@@ -141,4 +146,4 @@ def prepare(schedules: Sequence[Schedule], options: Options) -> None:
     """Make the stores of another installation, if any schedule needs them."""
     strange = [s for s in schedules if any(fault.kind == "swap_foreign" for fault in s.faults)]
     if strange and options.strangers is not None:
-        asyncio.run(prepare_strangers(options.strangers, strange[0]))
+        asyncio.run(prepare_strangers(options.strangers, strange[0], options.profile))

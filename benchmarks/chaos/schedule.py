@@ -13,6 +13,9 @@ LOSSES = ("old_copy", "swap", "swap_foreign", "empty", "power_cut", "power_cut_a
 
 HINDRANCES = ("kill_mcp", "kill_bot", "stop_mcp", "stop_bot", "refuse", "lock", "two_bots", "disk_full")
 
+FOREIGN_LOSSES = ("old_copy", "swap_foreign", "empty", "power_cut", "power_cut_and_loss", "outbox_gone")
+"""Those that can happen with somebody else's server: its file and ours cannot be exchanged for each other."""
+
 SCRIPTED = tuple(
     f"scripted_{what}"
     for what in (
@@ -168,7 +171,7 @@ def is_real(index: int) -> bool:
     return index % 11 < 5
 
 
-def schedule_for(seed: int, index: int, chosen: str = "") -> Schedule:
+def schedule_for(seed: int, index: int, chosen: str = "", *, foreign: bool = False) -> Schedule:
     """Return schedule *index* of the run with *seed*.
 
     Each kind of fault comes as often as any other of its group: they are dealt
@@ -177,14 +180,15 @@ def schedule_for(seed: int, index: int, chosen: str = "") -> Schedule:
     Args:
         chosen: the faults instead of dealt ones, such as "stop_mcp+empty:sqlite,kill_bot"; a plus makes a fault
             last during the next.
+        foreign: whether the second store is somebody else's server; then all schedules are with real processes.
     """
     dice = random.Random(f"chaos {seed} {index} {chosen}")
     if chosen:
         faults = _chosen(chosen, dice)
         real = not faults[0].kind.startswith("scripted_")
     else:
-        real = is_real(index)
-        faults = _dealt(seed, index, real, dice)
+        real = foreign or is_real(index)
+        faults = _dealt_foreign(seed, index, dice) if foreign else _dealt(seed, index, real, dice)
     clients = 4 if real else 3
     users = [_USERS[i::clients] for i in range(clients)]
     per_client = 24 if real else 16
@@ -206,6 +210,19 @@ def _dealt(seed: int, index: int, real: bool, dice: random.Random) -> tuple[Faul
         kinds = _from_pack(seed, LOSSES, rank, 2) + _from_pack(seed, HINDRANCES, rank, 3)
     else:
         kinds = _from_pack(seed, SCRIPTED, index // 11 * 6 + index % 11 - 5, 4)
+    return _mixed(kinds, real, dice)
+
+
+def _dealt_foreign(seed: int, index: int, dice: random.Random) -> tuple[Fault, ...]:
+    kinds = _from_pack(seed, FOREIGN_LOSSES, index, 2) + _from_pack(seed, HINDRANCES, index, 3)
+    # Its file is not ours to lock.
+    return tuple(
+        replace(fault, target="sqlite") if (fault.kind, fault.target) == ("lock", "mcp") else fault
+        for fault in _mixed(kinds, True, dice)
+    )
+
+
+def _mixed(kinds: list[str], real: bool, dice: random.Random) -> tuple[Fault, ...]:
     dice.shuffle(kinds)
     faults = [_made(kind, dice) for kind in kinds]
     # What lasts may go on while the next one comes: a loss while a store hangs is where acknowledgements die.
