@@ -608,6 +608,28 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: list[st
     assert list(tmp_path.iterdir()) == []
 
 
+def test_it_does_not_start_on_tokens_that_others_can_read(tmp_path: Path) -> None:
+    token_for(tmp_path / "memory.db", "bot", "read")
+    (tmp_path / "memory.db.tokens").chmod(0o640)
+
+    assert refused(tmp_path, "--http", "127.0.0.1:0") == (
+        2,
+        "memory.db.tokens may be used by others than its owner; chmod 600 it\n",
+    )
+
+
+def test_an_address_that_is_taken_is_one_readable_line(tmp_path: Path) -> None:
+    token_for(tmp_path / "memory.db", "bot", "read")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        code, said = refused(tmp_path, "--http", f"127.0.0.1:{other.getsockname()[1]}")
+
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert said.startswith("cannot listen on 127.0.0.1:")
+    assert not (tmp_path / "memory.db").exists()
+
+
 def test_beyond_this_machine_names_are_checked_all_the_same(tmp_path: Path) -> None:
     db = tmp_path / "memory.db"
     token = token_for(db, "bot", "read")

@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def _serve_stdio(db: Path, scopes: str | None, user: str | None) -> NoReturn:
-    # Imported here: who asks for help or makes a token need not wait for the SDK.
+    # Imported here: whoever asks for help or makes a token need not wait for the SDK.
     from tools.mcp_server import serving
 
     usual = ",".join(Scope) if user is None else f"{Scope.READ},{Scope.WRITE}"
