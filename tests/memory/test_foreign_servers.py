@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from memory.backends.mcp import foreign
+from memory.backends.mcp import foreign, process
 from memory.backends.mcp import profile as profiles
 from memory.backends.mcp.foreign import ForeignMCPBackend
 from memory.backends.mcp.rows import Row
@@ -24,7 +24,7 @@ from tests import servers
 from tests.contract import NOW_MS, StoreContract, any_record, digest_of, digest_over, everything, make_entry, revision
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from pathlib import Path
 
     from memory.backends.mcp.rows import Found
@@ -40,8 +40,8 @@ def store(kind: str, folder: Path, **settings: Any) -> ForeignMCPBackend:
     profile = profiles.load(kind)
     assert profile.start is not None
     path = folder / profile.start.file
-    settings = {"name": kind, "deadline_s": 10.0, "call_timeout_s": 5.0} | settings
-    return ForeignMCPBackend(profile, profile.command(path, argv=COMMANDS[kind]()), path=path, **settings)
+    values: dict[str, Any] = {"name": kind, "deadline_s": 10.0, "call_timeout_s": 5.0}
+    return ForeignMCPBackend(profile, profile.command(path, argv=COMMANDS[kind]()), path=path, **values | settings)
 
 
 @asynccontextmanager
@@ -291,7 +291,7 @@ async def test_what_others_keep_in_the_server_is_not_seen_and_not_touched(kind: 
             relation = {"from": "Ann", "to": "a copy", "relationType": "knows"}
             await call(backend, "create_relations", relations=[relation])
         else:
-            tags = ["jakeyselfbot", f"jakeyselfbot-of-{hers}", f"jakeyselfbot-{foreign._id_of(victim)}"]
+            tags = ["jakeyselfbot", f"jakeyselfbot-of-{hers}", f"jsb-{foreign._id_of(victim)}"]
             for n, content in enumerate(("likes tea", mark, "jakeyselfbot", "a copy")):
                 text = [forged, forged, '{"jakeyselfbot":1,', {"a": 1}][n]
                 await call(backend, "memory_store", content=content, metadata={"tags": tags, "jakeyselfbot": text})
@@ -414,3 +414,103 @@ async def test_nothing_private_is_logged_and_nothing_stays_behind(
     assert pid is not None
     assert backend.pid is None
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("discreet")]
+
+
+async def test_what_is_written_while_the_server_is_listed_again_stays_known(
+    backend: ForeignMCPBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.put([make_entry("ann", "drink", "tea"), make_entry("bob", "drink", "milk")])
+    listed, go_on = asyncio.Event(), asyncio.Event()
+    everything_now = backend._server.everything
+
+    async def slowly() -> list[Found]:
+        found = await everything_now()
+        listed.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(foreign, "_REFRESH_AFTER_S", 0.0)
+    monkeypatch.setattr(backend._server, "everything", slowly)
+    comparing = asyncio.create_task(backend.buckets())
+    await listed.wait()
+    await backend.delete("ann")
+    await backend.store("cem", "drink", "water")
+    go_on.set()
+    await comparing
+    await settled(backend)
+    monkeypatch.undo()
+
+    for user in ("ann", "bob", "cem"):
+        assert await digest_of(backend, user) == digest_over(user, (await everything(backend, user)).values())
+
+
+async def test_what_somebody_took_out_of_the_server_is_missed_at_the_next_comparison(
+    backend: ForeignMCPBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = make_entry("dan", "drink", "tea")
+    await backend.put([entry, make_entry("eve", "drink", "milk")])
+    before = await backend.buckets()
+    found, _ = await backend._server.read([Row(foreign._id_of(entry), owner_hash(entry))])
+    await backend._server.remove([Row(text.id, text.owner, handle=text.handle) for text in found])
+
+    monkeypatch.setattr(foreign, "_REFRESH_AFTER_S", 0.0)
+
+    assert await backend.buckets() != before
+    assert await backend.put([entry]) == 1
+    assert await backend.buckets() == before
+
+
+@pytest.mark.parametrize("step", ["replace", "drop"])
+async def test_a_server_that_says_yes_and_does_nothing_fails_its_canary(
+    backend: ForeignMCPBackend, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def do_nothing(*_: object) -> None:
+        return
+
+    before = await backend.probe()
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._server, step, do_nothing)
+        if step == "replace" or backend._profile.exclusive:
+            with pytest.raises(BackendUnavailableError, match=r"did not (give back|delete)") as caught:
+                await backend.probe()
+            assert caught.value.readable
+
+    assert await backend.probe() > before
+
+
+async def test_a_row_that_another_process_made_meanwhile_is_looked_at_again(
+    backend: ForeignMCPBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend._profile.exclusive:
+        return  # there is no other process
+    read = backend._server.read
+    blind = [True]
+
+    async def too_early(rows: Sequence[Row]) -> tuple[list[Found], dict[str, str]]:
+        return ([], {}) if blind and blind.pop() else await read(rows)
+
+    new = make_entry("flo", "drink", "coffee", revision=revision(NOW_MS + 1))
+    await backend.put([make_entry("flo", "drink", "tea", revision=revision(NOW_MS))])
+    monkeypatch.setattr(backend._server, "read", too_early)
+
+    assert await backend.put([new]) == 1
+    assert not blind
+    assert await backend.get_all("flo") == {"drink": "coffee"}
+
+
+async def test_more_than_a_line_can_carry_is_read_in_parts(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LINE_MAX", 3 * 1024 * 1024)
+    entries = [make_entry("u", f"key{n:03}", f"{n} " + "x" * 100_000) for n in range(40)]
+    async with up(store(kind, tmp_path, deadline_s=60.0)) as backend:
+        await backend.put(entries)
+        await kill(backend)
+        assert await backend.wait_ready(UP_WITHIN_S)
+        connection = backend._link.connection
+
+        assert await everything(backend, "u") == await everything(backend) == {e.position: e for e in entries}
+        assert await backend.delete("u")
+
+        assert await backend.get_all("u") == {}
+        assert backend._link.connection is connection

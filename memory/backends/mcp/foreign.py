@@ -67,7 +67,7 @@ _REFRESH_AFTER_S = 30.0
 _READ_BYTES = 1024 * 1024
 _ATTEMPTS = 3
 
-# A record's row is called by the hash of its user and its slot; this is shorter than any of those.
+# A record's row is called by its slot and the hash of its user; this is shorter than any of those.
 _NOBODY = user_hash_of("")
 _IDENTITY = Row(_NOBODY[:32], _NOBODY)
 
@@ -223,7 +223,7 @@ class ForeignMCPBackend(StoreBackend):
         else:
             owner = user_hash_of(user_id)
             slots = ["", *sorted(slot_of(user_id, scope, key) for scope in scopes)]
-            found = await self._records([Row(owner + slot, owner) for slot in slots], user_id)
+            found = await self._records(known, [Row(slot + owner, owner) for slot in slots], user_id)
         return self._page(found)
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
@@ -231,7 +231,7 @@ class ForeignMCPBackend(StoreBackend):
         if user_id is None:
             known = await self._up("scan")
             entries, more = known.index.after(after, limit)
-            records = sorted(await self._at(entries), key=lambda record: record.position)
+            records = sorted(await self._at(known, entries), key=lambda record: record.position)
             return self._page(records, entries[-1].position if more else None)
         check_user_id(user_id)
         known = await self._up("scan")
@@ -343,8 +343,10 @@ class ForeignMCPBackend(StoreBackend):
 
     async def _found_store(self) -> _Identity:
         fresh = _Identity(StoreIdentity("", secrets.token_hex(16), 0), 0)
+        _, present = await self._server.read([_IDENTITY])
+        row = replace(_IDENTITY, text=_text_of(fresh), handle=present.get(_IDENTITY.id, ""))
         with suppress(RowExistsError):  # then another process was quicker
-            await self._server.add([replace(_IDENTITY, text=_text_of(fresh))])
+            await (self._server.replace if present else self._server.add)([row])
         found, _ = await self._server.read([_IDENTITY])
         identity = _newest_identity(found)
         if identity is None:
@@ -390,13 +392,17 @@ class ForeignMCPBackend(StoreBackend):
             new = _Identity(change(old.store), old.edit + 1)
             row = replace(_IDENTITY, text=_text_of(new), handle=present.get(_IDENTITY.id, ""))
             await self._server.replace([row])
-            await self._drop([text for text in found if text.text != row.text])
             again, _ = await self._server.read([_IDENTITY])
             now = _newest_identity(again)
-            if now is None or not _confirms(now, new):
+            if now is None or not _confirms(now, new):  # and what was there stays
                 reason = "it did not give back what was written"
                 raise BackendUnavailableError(self.name, operation, reason, readable=True)
-            if {text.text for text in again} & {text.text for text in found}:
+            old_texts = {text.text for text in found}
+            stale = [text for text in again if text.text in old_texts]
+            if stale:
+                await self._drop(stale)
+                again, _ = await self._server.read([_IDENTITY])
+            if any(text.text in old_texts for text in again):
                 reason = "it did not delete what was to be deleted"
                 raise BackendUnavailableError(self.name, operation, reason, readable=True)
             known.identity = now
@@ -450,13 +456,13 @@ class ForeignMCPBackend(StoreBackend):
         found: list[Found] = []
         for owner in {record.user_hash for record in records if isinstance(record, UserTombstone)}:
             for slot in known.index.of(owner):
-                wanted[owner + slot] = Row(owner + slot, owner)
+                wanted[slot + owner] = Row(slot + owner, owner)
             for text in await self._server.of_owner(owner) or ():
                 wanted[text.id] = Row(text.id, owner)
         for record in records:
             owner = owner_hash(record)
             for slot in ("", record.position[1]):
-                wanted[owner + slot] = Row(owner + slot, owner)
+                wanted[slot + owner] = Row(slot + owner, owner)
         handles: dict[str, str] = {}
         for rows in _of_moderate_size(known.index, wanted.values()):
             texts, present = await self._server.read(rows)
@@ -491,26 +497,22 @@ class ForeignMCPBackend(StoreBackend):
         found = await self._server.of_owner(owner)
         if found is None:
             entries, _ = known.index.after(None, len(known.index.of(owner)), owner)
-            return await self._at(entries)
+            return await self._at(known, entries)
         return self._checked(found, {text.id for text in found}, user_id)
 
-    async def _at(self, entries: Sequence[Entry]) -> list[Record]:
-        records: list[Record] = []
+    async def _at(self, known: _Connection, entries: Iterable[Entry]) -> list[Record]:
         rows: list[Row] = []
-        size = 0
         for entry in entries:
-            owner = entry.position[0] if entry.position[1] == "" else user_hash_of(entry.position[0])
-            if rows and size + entry.size > _READ_BYTES:
-                records += await self._records(rows)
-                rows, size = [], 0
-            rows.append(Row(owner + entry.position[1], owner))
-            size += entry.size
-        if rows:
-            records += await self._records(rows)
-        return records
+            user, slot = entry.position
+            owner = user_hash_of(user) if slot else user
+            rows.append(Row(slot + owner, owner))
+        return await self._records(known, rows)
 
-    async def _records(self, rows: Sequence[Row], user_id: str | None = None) -> list[Record]:
-        found, _ = await self._server.read(rows)
+    async def _records(self, known: _Connection, rows: Sequence[Row], user_id: str | None = None) -> list[Record]:
+        found: list[Found] = []
+        for batch in _of_moderate_size(known.index, rows):
+            texts, _ = await self._server.read(batch)
+            found += texts
         return self._checked(found, {row.id for row in rows}, user_id)
 
     def _checked(self, found: Iterable[Found], asked: set[str], user_id: str | None) -> list[Record]:
@@ -586,7 +588,7 @@ def _of_moderate_size(index: Index, rows: Iterable[Row]) -> Iterable[list[Row]]:
     known: dict[str, dict[str, Entry]] = {}
     for row in rows:
         entries = known.setdefault(row.owner, index.of(row.owner))
-        entry = entries.get(row.id[len(row.owner) :])
+        entry = entries.get(row.id.removesuffix(row.owner))
         cost = entry.size if entry else 0
         if batch and size + cost > _READ_BYTES:
             yield batch
@@ -632,7 +634,7 @@ def _place_in(text: str) -> tuple[str, str] | None:
 
 
 def _id_of(record: Record) -> str:
-    return owner_hash(record) + record.position[1]
+    return record.position[1] + owner_hash(record)
 
 
 def _confirms(now: _Identity, new: _Identity) -> bool:

@@ -92,7 +92,7 @@ class Step(_Table):
         each: whether each row has a call of its own.
         at_once: how many rows one call may be about.
         more: the path of what says that there is another page.
-        parts: in how many parts to ask, each for the ids of owners that begin with `{part}`.
+        parts: in how many parts to ask, each for the ids that begin with `{part}`, hex digits.
     """
 
     tool: Annotated[str, Field(min_length=1)]
