@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import sqlite3
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from memory.backends.mcp import foreign, process
+from memory.backends.mcp import Address, foreign, process
 from memory.backends.mcp import profile as profiles
 from memory.backends.mcp.foreign import ForeignMCPBackend
 from memory.backends.mcp.rows import Row
@@ -514,3 +515,47 @@ async def test_more_than_a_line_can_carry_is_read_in_parts(
 
         assert await backend.get_all("u") == {}
         assert backend._link.connection is connection
+
+
+@asynccontextmanager
+async def over_http(folder: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run mcp-memory-service by itself, as its owner would."""
+    profile = profiles.load("mcp-memory-service")
+    argv = (*servers.memory_service(), "--streamable-http", "--sse-port", str(port))
+    command = profile.command(folder / "http.db", argv=argv)
+    env = {"PATH": os.environ["PATH"], "HOME": str(folder), **command.env}
+    server = await asyncio.create_subprocess_exec(*command.argv, env=env, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        yield server
+    finally:
+        if server.returncode is None:
+            server.kill()
+        await server.wait()
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+async def test_a_server_at_an_address_is_shared_killed_and_found_again(tmp_path: Path) -> None:
+    profile, port = profiles.load("mcp-memory-service"), free_port()
+    there = Address(f"http://127.0.0.1:{port}/mcp")
+    one, other = (ForeignMCPBackend(profile, there, name=n, deadline_s=10.0, call_timeout_s=5.0) for n in ("a", "b"))
+    async with over_http(tmp_path, port) as server, up(one), up(other):
+        assert (await one.identify()).store_id == (await other.identify()).store_id
+        await asyncio.gather(*(each.store("u", f"{each.name}{n}", "x") for n in range(10) for each in (one, other)))
+        assert len(await one.get_all("u")) == 20
+        counter = await other.probe()
+        server.kill()
+        await server.wait()
+        assert await reason_of(one.probe())
+        assert await reason_of(other.probe())
+
+        async with over_http(tmp_path, port):
+            assert await one.wait_ready(UP_WITHIN_S)
+            assert await one.get_all("u") == {f"{name}{n}": "x" for name in "ab" for n in range(10)}
+            assert await one.probe() == counter + 1
+            assert await one.delete("u")
+            assert await one.get_all("u") == {}

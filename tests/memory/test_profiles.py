@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import sqlite3
 import sys
 import tomllib
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,7 +19,11 @@ from memory.backends.mcp.foreign import ForeignMCPBackend
 from memory.backends.mcp.held_file import HeldFile
 from memory.backends.mcp.profile import Profile, fill, pick
 from memory.errors import BackendUnavailableError, ConfigError, MemoryRejectedError
+from tests import servers
 from tests.contract import HOSTILE, make_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHIPPED = Path(profiles.__file__).parents[2] / "profiles"
 
@@ -328,3 +335,26 @@ async def test_what_a_server_cannot_keep_is_refused_before_it_is_asked(tmp_path:
 
     with pytest.raises(MemoryRejectedError, match=r"value takes 5,\d+ bytes in server-memory \(limit: 2,000 bytes\)"):
         await store.put([make_entry("u", "key", "x" * 5_000)])
+
+
+@pytest.mark.parametrize(
+    ("name", "installed"), [("server-memory", servers.server_memory), ("mcp-memory-service", servers.memory_service)]
+)
+async def test_a_memory_outlives_the_server_that_keeps_it(
+    tmp_path: Path, name: str, installed: Callable[[], tuple[str, ...]]
+) -> None:
+    profile = profiles.load(name)
+    path = tmp_path / "file"
+    command = profile.command(path, argv=installed())
+    async with ForeignMCPBackend(profile, command, path=path, deadline_s=10.0, call_timeout_s=5.0) as store:
+        assert await store.wait_ready(40)
+        await store.store("u", "drink", 'tea {id} "{text}"')
+        pid = store.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(40):
+            while store.pid in (pid, None):  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.01)
+        assert await store.wait_ready(40)
+
+        assert await store.get_all("u") == {"drink": 'tea {id} "{text}"'}
