@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias, overload
 
@@ -224,9 +224,10 @@ def newest(records: Sequence[Record]) -> dict[Position, Record]:
     """Return what is left when copies from any stores, in any order, are taken together."""
     winners: dict[Position, Record] = {}
     for record in records:
-        old = winners.get(record.position)
+        position = record.position  # a hash, which costs
+        old = winners.get(position)
         if old is None or supersedes(record, old):
-            winners[record.position] = record
+            winners[position] = record
     gone = {r.user_hash: r.revision for r in winners.values() if isinstance(r, UserTombstone)}
     if not gone:
         return winners
@@ -253,7 +254,9 @@ def to_ms(moment: datetime) -> int:
 
 def from_ms(ms: int) -> datetime:
     """Return the UTC time *ms* milliseconds after 1970, exact to the millisecond."""
-    return datetime.fromtimestamp(ms // 1000, UTC).replace(microsecond=ms % 1000 * 1000)
+    if not isinstance(ms, int):
+        raise TypeError("not whole milliseconds")
+    return _EPOCH + timedelta(milliseconds=ms)
 
 
 def check_record(record: Record) -> None:

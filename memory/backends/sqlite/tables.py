@@ -307,12 +307,11 @@ def _record(row: Row) -> Record | None:
     if key is None:
         return Tombstone(user_id, slot, revision)
     try:
-        said = json.loads(metadata)
+        said = {} if metadata == "{}" else json.loads(metadata)
         created_at, updated_at = from_ms(created_ms), from_ms(updated_ms)
     except (TypeError, ValueError, OverflowError, OSError, RecursionError):
         return None
-    texts = (user_id, slot, scope, key, value)
-    if not isinstance(said, dict) or not all(isinstance(text, str) for text in texts):
+    if type(said) is not dict or not type(user_id) is type(slot) is type(scope) is type(key) is type(value) is str:
         return None
     return MemoryEntry(
         user_id=user_id,
