@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from memory.backends.mcp import protocol
 from memory.errors import MemoryRejectedError
 from tests.contract import make_entry
-from tests.tools.mcp_http import Serving, serving, text_of, token_for, tokens
+from tests.tools.mcp_http import ROOT, SERVER, Serving, serving, text_of, token_for, tokens
 from tools.mcp_server import guide
 from tools.mcp_server.__main__ import app
 from tools.mcp_server.grants import Grant, Scope
@@ -575,8 +576,10 @@ def test_a_grant_that_sees_everybody_is_bound_to_nobody() -> None:
 
 
 def refused(tmp_path: Path, *options: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["--db", str(tmp_path / "memory.db"), *options])
-    return done.exit_code, done.stderr
+    # A process of its own, with an end: what is not refused serves for ever.
+    command = [*SERVER, "--db", str(tmp_path / "memory.db"), *options]
+    done = subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True, timeout=30, check=False)
+    return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize("where", ["0.0.0.0:0", "[::]:0"])
