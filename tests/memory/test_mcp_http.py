@@ -353,14 +353,13 @@ async def test_closing_takes_no_longer_for_a_server_that_no_longer_answers(
         served.signal(signal.SIGCONT)
 
 
-async def test_closing_ends_the_session_on_the_server_and_open_may_follow(tmp_path: Path) -> None:
-    with Served(tmp_path / "memory.db") as served:
-        backend = served.over_http()
-        for _ in range(2):
-            async with closed_soon(backend):
-                assert await backend.wait_ready(UP_WITHIN_S)
-                await backend.store("u", "k", "v")
-        assert await reason_of(backend.probe()) == "not open"
+async def test_open_may_follow_close(served: Served, user: str) -> None:
+    backend = served.over_http()
+    for _ in range(2):
+        async with closed_soon(backend):
+            assert await backend.wait_ready(UP_WITHIN_S)
+            await backend.store(user, "k", "v")
+    assert await reason_of(backend.probe()) == "not open"
 
 
 # A server of bytes
@@ -423,7 +422,9 @@ class Raw:
                 await asyncio.wait_for(reader.read(), reply)
             return
         if self.drips and ask.get("method") == "tools/call":
-            for byte in reply:
+            head, _, rest = reply.partition(b"\r\n\r\n")
+            writer.write(head + b"\r\n\r\n")
+            for byte in rest:
                 writer.write(bytes([byte]))
                 await writer.drain()
                 await asyncio.sleep(0.05)
@@ -592,6 +593,7 @@ async def test_a_server_that_never_comes_to_the_point_is_left() -> None:
 
         assert await reason_of(backend.probe()) == "no answer within 0.3 s"
 
+        assert backend._link.connection is connection  # it is not silent
         await until(lambda: backend._link.connection is not connection, 5)
 
 
@@ -615,6 +617,15 @@ async def test_a_note_that_is_not_taken_holds_up_no_more_than_one_call() -> None
 async def test_closing_takes_no_longer_while_a_mute_server_is_greeted() -> None:
     async with Raw(hello=60.0) as raw, closed_soon(at(raw.url)):
         await until(lambda: raw.requests)
+
+
+async def test_closing_ends_the_session_on_the_server() -> None:
+    async with Raw() as raw:
+        async with up(at(raw.url)):
+            pass
+
+        first, headers, _ = raw.requests[-1]
+        assert (first, headers["mcp-session-id"]) == ("DELETE /mcp HTTP/1.1", "SESSION")
 
 
 # Tokens
