@@ -445,6 +445,24 @@ async def test_what_is_written_while_the_server_is_listed_again_stays_known(
         assert await digest_of(backend, user) == digest_over(user, (await everything(backend, user)).values())
 
 
+async def test_a_change_that_was_cut_off_is_looked_for_at_the_next_comparison(
+    backend: ForeignMCPBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = make_entry("gus", "drink", "tea")
+    add = backend._server.add
+
+    async def and_then_say_nothing(rows: Sequence[Row]) -> None:
+        await add(rows)
+        raise BackendUnavailableError(backend.name, "store")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._server, "add", and_then_say_nothing)
+        await reason_of(backend.put([entry]))
+
+    assert user_hash_of("gus")[:2] in await backend.buckets()
+    assert await digest_of(backend, "gus") == digest_over("gus", [entry])
+
+
 async def test_what_somebody_took_out_of_the_server_is_missed_at_the_next_comparison(
     backend: ForeignMCPBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

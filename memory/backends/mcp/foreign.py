@@ -93,6 +93,8 @@ class _Connection:
         self.listed_at = now
         self.written: set[tuple[str, str]] = set()
         """Places that were written while a listing is under way."""
+        self.doubtful = False
+        """Whether a change failed since the last listing began, so that the index may not have it."""
         self.refreshing: asyncio.Task[None] | None = None
 
 
@@ -204,13 +206,10 @@ class ForeignMCPBackend(StoreBackend):
         async with AsyncExitStack() as stack:
             for owner in sorted(owners):
                 await stack.enter_async_context(self._lock(owner))
-            for attempt in range(_ATTEMPTS):
-                try:
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(RowExistsError):
                     return await self._merge(known, records)
-                except RowExistsError:
-                    if attempt == _ATTEMPTS - 1:
-                        raise
-        return 0
+            return await self._merge(known, records)
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         check_user_id(user_id)
@@ -360,19 +359,22 @@ class ForeignMCPBackend(StoreBackend):
         """List again what others may have written, unless that was done just now; wait for it for a while."""
         now = asyncio.get_running_loop().time()
         if known.refreshing is None or known.refreshing.done():
-            if now - known.listed_at < _REFRESH_AFTER_S:
+            if now - known.listed_at < _REFRESH_AFTER_S and not known.doubtful:
                 return
             known.refreshing = self._spawn(self._list_again(known, now), "list again")
         await asyncio.wait({known.refreshing}, timeout=self._patience_s())
+        if known.refreshing.done() and not known.refreshing.cancelled():
+            known.refreshing.result()
 
     async def _list_again(self, known: _Connection, now: float) -> None:
         known.written.clear()
+        known.doubtful = False
         found = await self._server.everything()
         index, untidy = _indexed(found)
         index.take_over(known.index, known.written)  # the listing may be older than these
         known.index, known.listed_at = index, now
         if untidy:
-            await self._tidy(known, untidy)
+            self._spawn(self._tidy(known, untidy), "tidy")
 
     async def _tidy(self, known: _Connection, untidy: Mapping[str, set[Row]]) -> None:
         """Take away what was replaced or deleted, and stayed because its writer was cut off."""
@@ -425,10 +427,6 @@ class ForeignMCPBackend(StoreBackend):
         First comes what is new, then goes what is old, also in the rows *beside* them: whatever cuts it off, a reader
         finds one of the two.
         """
-        listed_at, known.listed_at = (
-            known.listed_at,
-            -_REFRESH_AFTER_S,
-        )  # if it is cut off, the index is not to be believed
         found, handles = await self._standing(known, records, beside)
         standing = [(text, kept) for text in found if not isinstance(kept := _kept_in(text.text), _Identity | None)]
         winners = newest([record for _, record in standing])
@@ -437,14 +435,19 @@ class ForeignMCPBackend(StoreBackend):
         fresh = [record for position, record in winners.items() if before.get(position) != record]
         fresh.sort(key=lambda record: not isinstance(record, UserTombstone))
         rows = [self._row(record) for record in fresh]
-        await self._server.add([row for row in rows if row.id not in handles])
-        await self._server.replace([replace(row, handle=handles[row.id]) for row in rows if row.id in handles])
-        held = {_id_of(record) for record in winners.values()}
-        gone = {text.id: text for text, _ in standing if text.id not in held}
-        await self._drop([text for text, record in standing if text.id in held and winners[record.position] != record])
-        await self._server.remove([Row(text.id, text.owner, handle=text.handle) for text in gone.values()])
+        try:
+            await self._server.add([row for row in rows if row.id not in handles])
+            await self._server.replace([replace(row, handle=handles[row.id]) for row in rows if row.id in handles])
+            held = {_id_of(record) for record in winners.values()}
+            gone = {text.id: text for text, _ in standing if text.id not in held}
+            await self._drop(
+                [text for text, record in standing if text.id in held and winners[record.position] != record]
+            )
+            await self._server.remove([Row(text.id, text.owner, handle=text.handle) for text in gone.values()])
+        except BaseException:
+            known.doubtful = True  # some of it may be there, or will yet be
+            raise
         self._note(known, winners, standing)
-        known.listed_at = max(known.listed_at, listed_at)
         return changed
 
     async def _standing(

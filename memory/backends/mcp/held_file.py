@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from memory.backends.mcp.profile import Start
 
 _LOOK_BYTES = 4096
+_BUSY_S = 0.2  # it is looked at on the loop; who finds it locked comes again
 
 
 class HeldFile:
@@ -82,6 +83,6 @@ class HeldFile:
         return refused if self._start.tables and not self._has_tables() else ""
 
     def _has_tables(self) -> bool:
-        with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)) as database:
             found = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
         return not found or found.issuperset(self._start.tables)
