@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from memory.backends.mcp import Address, foreign, process
+from memory.backends.mcp import Address, envelope, foreign, process
 from memory.backends.mcp import profile as profiles
 from memory.backends.mcp.foreign import ForeignMCPBackend
 from memory.backends.mcp.rows import Row
@@ -276,8 +276,8 @@ async def test_a_server_that_dies_between_two_steps_loses_nothing_and_is_tidied(
 
 async def test_what_others_keep_in_the_server_is_not_seen_and_not_touched(kind: str, tmp_path: Path) -> None:
     victim = make_entry("victim", "drink", "tea", revision=revision(NOW_MS))
-    forged = foreign._text_of(make_entry("victim", "drink", "poison", revision=revision(NOW_MS + 9)))
-    mark = f"jakeyselfbot {foreign._id_of(make_entry('u', 'k', 'v'))}"
+    forged = envelope.text_of(make_entry("victim", "drink", "poison", revision=revision(NOW_MS + 9)))
+    mark = f"jakeyselfbot {envelope.row_id(make_entry('u', 'k', 'v'))}"
     hers = user_hash_of("victim")
     async with up(store(kind, tmp_path)) as backend:
         await backend.put([victim])
@@ -292,7 +292,7 @@ async def test_what_others_keep_in_the_server_is_not_seen_and_not_touched(kind: 
             relation = {"from": "Ann", "to": "a copy", "relationType": "knows"}
             await call(backend, "create_relations", relations=[relation])
         else:
-            tags = ["jakeyselfbot", f"jakeyselfbot-of-{hers}", f"jsb-{foreign._id_of(victim)}"]
+            tags = ["jakeyselfbot", f"jakeyselfbot-of-{hers}", f"jsb-{envelope.row_id(victim)}"]
             for n, content in enumerate(("likes tea", mark, "jakeyselfbot", "a copy")):
                 text = [forged, forged, '{"jakeyselfbot":1,', {"a": 1}][n]
                 await call(backend, "memory_store", content=content, metadata={"tags": tags, "jakeyselfbot": text})
@@ -469,7 +469,7 @@ async def test_what_somebody_took_out_of_the_server_is_missed_at_the_next_compar
     entry = make_entry("dan", "drink", "tea")
     await backend.put([entry, make_entry("eve", "drink", "milk")])
     before = await backend.buckets()
-    found, _ = await backend._server.read([Row(foreign._id_of(entry), owner_hash(entry))])
+    found, _ = await backend._server.read([Row(envelope.row_id(entry), owner_hash(entry))])
     await backend._server.remove([Row(text.id, text.owner, handle=text.handle) for text in found])
 
     monkeypatch.setattr(foreign, "_REFRESH_AFTER_S", 0.0)

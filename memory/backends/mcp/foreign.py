@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import json
 import logging
 import random
 import secrets
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from memory.backend import PAGE, StoreBackend, remaining_s
 from memory.backends.mcp.endpoint import Command
+from memory.backends.mcp.envelope import (
+    IDENTITY_ROW,
+    Identity,
+    confirms,
+    kept_in,
+    newest_identity,
+    place_in,
+    row_id,
+    text_of,
+)
 from memory.backends.mcp.held_file import HeldFile
-from memory.backends.mcp.index import Index
+from memory.backends.mcp.index import indexed
 from memory.backends.mcp.link import MCPLink
 from memory.backends.mcp.rows import Row, RowExistsError, RowServer
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
@@ -43,10 +52,6 @@ from memory.model import (
 from memory.wire import (
     check_bucket,
     check_installation_id,
-    identity_from_json,
-    identity_to_json,
-    record_from_json,
-    record_to_json,
 )
 
 if TYPE_CHECKING:
@@ -54,39 +59,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memory.backends.mcp.endpoint import Endpoint
-    from memory.backends.mcp.index import Entry
+    from memory.backends.mcp.index import Entry, Index
     from memory.backends.mcp.profile import Profile
     from memory.backends.mcp.rows import Found
     from memory.revision import HybridLogicalClock
 
 log = logging.getLogger(__name__)
 
-_MARK = "jakeyselfbot"
-_FORMAT = 1
 _REFRESH_AFTER_S = 30.0
 _READ_BYTES = 1024 * 1024
 _ATTEMPTS = 3
-
-# A record's row is called by its slot and the hash of its user; this is shorter than any of those.
-_NOBODY = user_hash_of("")
-_IDENTITY = Row(_NOBODY[:32], _NOBODY)
-
-
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    """Which store this is, as its row has it; *edit* is raised by every change, so that the last one is known."""
-
-    store: StoreIdentity
-    edit: int
-
-
-_Kept: TypeAlias = Record | _Identity
 
 
 class _Connection:
     """What is known between one coming up of the server and its end, or until another file is before it."""
 
-    def __init__(self, link: object, identity: _Identity, index: Index, now: float) -> None:
+    def __init__(self, link: object, identity: Identity, index: Index, now: float) -> None:
         self.link = link
         self.identity = identity
         self.index = index
@@ -143,7 +131,7 @@ class ForeignMCPBackend(StoreBackend):
             sleep=sleep,
             jitter=jitter,
         )
-        self._server = RowServer(profile, self._link, _place_in, name=name, call_timeout_s=call_timeout_s)
+        self._server = RowServer(profile, self._link, place_in, name=name, call_timeout_s=call_timeout_s)
         held = isinstance(endpoint, Command) and path is not None and profile.start is not None
         self._file = HeldFile(path, profile.start, exclusive=profile.exclusive) if held else None  # type: ignore[arg-type]
         self._is_open = False
@@ -253,9 +241,9 @@ class ForeignMCPBackend(StoreBackend):
 
     async def identify(self) -> StoreIdentity:
         known = await self._up("identify")
-        async with self._lock(_IDENTITY.id):
-            found, _ = await self._server.read([_IDENTITY])
-            identity = self._believed("identify", known, _newest_identity(found))
+        async with self._lock(IDENTITY_ROW.id):
+            found, _ = await self._server.read([IDENTITY_ROW])
+            identity = self._believed("identify", known, newest_identity(found))
         self._identified = known
         return identity.store
 
@@ -326,10 +314,10 @@ class ForeignMCPBackend(StoreBackend):
         self._known = None
         began = asyncio.get_running_loop().time()
         found = await self._server.everything()
-        identity = _newest_identity(found)
+        identity = newest_identity(found)
         if identity is None:
             identity = await self._found_store()
-        index, untidy = _indexed(found)
+        index, untidy = indexed(found)
         if link is None or self._link.connection is not link:
             raise BackendUnavailableError(self.name, "list", "the server ended while it was being listed")
         self._known = known = _Connection(link, identity, index, began)
@@ -340,14 +328,14 @@ class ForeignMCPBackend(StoreBackend):
             self._spawn(self._tidy(known, untidy), "tidy")
         return known
 
-    async def _found_store(self) -> _Identity:
-        fresh = _Identity(StoreIdentity("", secrets.token_hex(16), 0), 0)
-        _, present = await self._server.read([_IDENTITY])
-        row = replace(_IDENTITY, text=_text_of(fresh), handle=present.get(_IDENTITY.id, ""))
+    async def _found_store(self) -> Identity:
+        fresh = Identity(StoreIdentity("", secrets.token_hex(16), 0), 0)
+        _, present = await self._server.read([IDENTITY_ROW])
+        row = replace(IDENTITY_ROW, text=text_of(fresh), handle=present.get(IDENTITY_ROW.id, ""))
         with suppress(RowExistsError):  # then another process was quicker
             await (self._server.replace if present else self._server.add)([row])
-        found, _ = await self._server.read([_IDENTITY])
-        identity = _newest_identity(found)
+        found, _ = await self._server.read([IDENTITY_ROW])
+        identity = newest_identity(found)
         if identity is None:
             raise BackendUnavailableError(self.name, "identify", "it did not give back what was written")
         return identity
@@ -370,7 +358,7 @@ class ForeignMCPBackend(StoreBackend):
         known.written.clear()
         known.doubtful = False
         found = await self._server.everything()
-        index, untidy = _indexed(found)
+        index, untidy = indexed(found)
         index.take_over(known.index, known.written)  # the listing may be older than these
         known.index, known.listed_at = index, now
         if untidy:
@@ -388,29 +376,29 @@ class ForeignMCPBackend(StoreBackend):
         self, operation: str, known: _Connection, change: Callable[[StoreIdentity], StoreIdentity]
     ) -> StoreIdentity:
         """Write the identity's row anew, read it back, and see that what it replaced has gone: this is the canary."""
-        async with self._lock(_IDENTITY.id):
-            found, present = await self._server.read([_IDENTITY])
-            old = self._believed(operation, known, _newest_identity(found))
-            new = _Identity(change(old.store), old.edit + 1)
-            row = replace(_IDENTITY, text=_text_of(new), handle=present.get(_IDENTITY.id, ""))
+        async with self._lock(IDENTITY_ROW.id):
+            found, present = await self._server.read([IDENTITY_ROW])
+            old = self._believed(operation, known, newest_identity(found))
+            new = Identity(change(old.store), old.edit + 1)
+            row = replace(IDENTITY_ROW, text=text_of(new), handle=present.get(IDENTITY_ROW.id, ""))
             await self._server.replace([row])
-            again, _ = await self._server.read([_IDENTITY])
-            now = _newest_identity(again)
-            if now is None or not _confirms(now, new):  # and what was there stays
+            again, _ = await self._server.read([IDENTITY_ROW])
+            now = newest_identity(again)
+            if now is None or not confirms(now, new):  # and what was there stays
                 reason = "it did not give back what was written"
                 raise BackendUnavailableError(self.name, operation, reason, readable=True)
             old_texts = {text.text for text in found}
             stale = [text for text in again if text.text in old_texts]
             if stale:
                 await self._drop(stale)
-                again, _ = await self._server.read([_IDENTITY])
+                again, _ = await self._server.read([IDENTITY_ROW])
             if any(text.text in old_texts for text in again):
                 reason = "it did not delete what was to be deleted"
                 raise BackendUnavailableError(self.name, operation, reason, readable=True)
             known.identity = now
             return new.store
 
-    def _believed(self, operation: str, known: _Connection, identity: _Identity | None) -> _Identity:
+    def _believed(self, operation: str, known: _Connection, identity: Identity | None) -> Identity:
         """Return *identity*, unless it shows that another file is before the server than was listed."""
         before = known.identity
         same = identity is not None and identity.store.store_id == before.store.store_id
@@ -428,7 +416,7 @@ class ForeignMCPBackend(StoreBackend):
         finds one of the two.
         """
         found, handles = await self._standing(known, records, beside)
-        standing = [(text, kept) for text in found if not isinstance(kept := _kept_in(text.text), _Identity | None)]
+        standing = [(text, kept) for text in found if not isinstance(kept := kept_in(text.text), Identity | None)]
         winners = newest([record for _, record in standing])
         before = dict(winners)
         changed = sum(_bring_in(winners, record) for record in records)
@@ -438,7 +426,7 @@ class ForeignMCPBackend(StoreBackend):
         try:
             await self._server.add([row for row in rows if row.id not in handles])
             await self._server.replace([replace(row, handle=handles[row.id]) for row in rows if row.id in handles])
-            held = {_id_of(record) for record in winners.values()}
+            held = {row_id(record) for record in winners.values()}
             gone = {text.id: text for text, _ in standing if text.id not in held}
             await self._drop(
                 [text for text, record in standing if text.id in held and winners[record.position] != record]
@@ -491,7 +479,7 @@ class ForeignMCPBackend(StoreBackend):
                 known.index.drop(*place)
                 known.written.add(place)
         for record in winners.values():
-            known.index.keep(record, len(_text_of(record)))
+            known.index.keep(record, len(text_of(record)))
             known.written.add((owner_hash(record), record.position[1]))
 
     async def _of_user(self, known: _Connection, user_id: str) -> list[Record]:
@@ -522,18 +510,18 @@ class ForeignMCPBackend(StoreBackend):
         """Return the records in *found* that were asked for, the newest of each slot."""
         records: list[Record] = []
         for text in found:
-            kept = _kept_in(text.text)
-            if isinstance(kept, _Identity | None) or _id_of(kept) not in asked:
+            kept = kept_in(text.text)
+            if isinstance(kept, Identity | None) or row_id(kept) not in asked:
                 continue
             if user_id is None or isinstance(kept, UserTombstone) or kept.user_id == user_id:
                 records.append(kept)
         return list(newest(records).values())
 
     def _row(self, record: Record) -> Row:
-        return Row(_id_of(record), owner_hash(record), _text_of(record))
+        return Row(row_id(record), owner_hash(record), text_of(record))
 
     def _check_size(self, record: Record) -> None:
-        size, most = len(_text_of(record)), self._profile.text_bytes_max
+        size, most = len(text_of(record)), self._profile.text_bytes_max
         if size > most:
             raise MemoryRejectedError("value", f"takes {size:,} bytes in {self._profile.name}", f"{most:,} bytes")
 
@@ -566,25 +554,6 @@ def _bring_in(records: dict[Position, Record], new: Record) -> bool:
     return True
 
 
-def _indexed(found: Iterable[Found]) -> tuple[Index, dict[str, set[Row]]]:
-    """Return the index over *found*, and by user the rows in which something should no longer be there."""
-    index = Index()
-    records: list[Record] = []
-    for text in found:
-        kept = _kept_in(text.text)
-        if not isinstance(kept, _Identity | None):
-            records.append(kept)
-    winners = newest(records)
-    for record in winners.values():
-        index.keep(record, len(_text_of(record)))
-    untidy: dict[str, set[Row]] = {}
-    for record in records:
-        if winners.get(record.position) is not record:
-            owner = owner_hash(record)
-            untidy.setdefault(owner, set()).add(Row(_id_of(record), owner))
-    return index, untidy
-
-
 def _of_moderate_size(index: Index, rows: Iterable[Row]) -> Iterable[list[Row]]:
     batch: list[Row] = []
     size = 0
@@ -600,52 +569,3 @@ def _of_moderate_size(index: Index, rows: Iterable[Row]) -> Iterable[list[Row]]:
         size += cost
     if batch:
         yield batch
-
-
-# Texts: JSON in ASCII, so that no server can spoil it by what it thinks of characters.
-
-
-def _text_of(kept: _Kept) -> str:
-    if isinstance(kept, _Identity):
-        said: dict[str, Any] = {"store": identity_to_json(kept.store), "edit": kept.edit}
-    else:
-        said = {"record": record_to_json(kept)}
-    return json.dumps({_MARK: _FORMAT, **said}, separators=(",", ":"))
-
-
-def _kept_in(text: str) -> _Kept | None:
-    """Return what *text* stands for; None if it is not ours, or spoilt."""
-    if not text.startswith(f'{{"{_MARK}":{_FORMAT},'):
-        return None
-    try:
-        data = json.loads(text)
-        if "record" in data:
-            return record_from_json(data["record"])
-        edit = data["edit"]
-        if isinstance(edit, bool) or not isinstance(edit, int) or edit < 0:
-            return None
-        return _Identity(identity_from_json(data["store"]), edit)
-    except (MemoryRejectedError, AttributeError, LookupError, TypeError, ValueError, RecursionError):
-        return None
-
-
-def _place_in(text: str) -> tuple[str, str] | None:
-    kept = _kept_in(text)
-    if kept is None:
-        return None
-    return (_IDENTITY.id, _IDENTITY.owner) if isinstance(kept, _Identity) else (_id_of(kept), owner_hash(kept))
-
-
-def _id_of(record: Record) -> str:
-    return record.position[1] + owner_hash(record)
-
-
-def _confirms(now: _Identity, new: _Identity) -> bool:
-    """Return whether *new* was written: it is there, or what another process made of it at the same time."""
-    same = (now.store.store_id, now.store.installation_id) == (new.store.store_id, new.store.installation_id)
-    return same and now.edit >= new.edit and now.store.counter >= new.store.counter
-
-
-def _newest_identity(found: Iterable[Found]) -> _Identity | None:
-    identities = [kept for text in found if isinstance(kept := _kept_in(text.text), _Identity)]
-    return max(identities, key=lambda each: (each.edit, _text_of(each)), default=None)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from memory.model import (
-    Position,
-    Record,
-    UserDigest,
-    content_hash,
-    owner_hash,
-    record_hash,
-)
+from memory.backends.mcp.envelope import Identity, kept_in, row_id, text_of
+from memory.backends.mcp.rows import Row
+from memory.model import Position, Record, UserDigest, content_hash, newest, owner_hash, record_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from memory.backends.mcp.rows import Found
 
 
 class Entry(NamedTuple):
@@ -80,6 +77,25 @@ class Index:
     def digests(self, bucket: str) -> list[UserDigest]:
         """See StoreBackend.digests."""
         return [_digest(owner, entries) for owner, entries in sorted(self._users.items()) if owner.startswith(bucket)]
+
+
+def indexed(found: Iterable[Found]) -> tuple[Index, dict[str, set[Row]]]:
+    """Return the index over *found*, and by user the rows in which something should no longer be there."""
+    index = Index()
+    records: list[Record] = []
+    for text in found:
+        kept = kept_in(text.text)
+        if not isinstance(kept, Identity | None):
+            records.append(kept)
+    winners = newest(records)
+    for record in winners.values():
+        index.keep(record, len(text_of(record)))
+    untidy: dict[str, set[Row]] = {}
+    for record in records:
+        if winners.get(record.position) is not record:
+            owner = owner_hash(record)
+            untidy.setdefault(owner, set()).add(Row(row_id(record), owner))
+    return index, untidy
 
 
 def _digest(owner: str, entries: dict[str, Entry]) -> UserDigest:
