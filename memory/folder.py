@@ -39,6 +39,20 @@ class Folder:
                 self.is_alone = True
             fcntl.flock(self._held, fcntl.LOCK_SH)  # waits for another's look around, which takes microseconds
 
+    def has_others(self) -> bool:
+        """Whether another process uses the folder now; True where that cannot be told."""
+        if fcntl is None or self._held is None:
+            return True
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            others = True
+        else:
+            others = False
+        with suppress(OSError):
+            fcntl.flock(self._held, fcntl.LOCK_SH)  # a failed attempt may have let go of it
+        return others
+
     def leave(self) -> None:
         """Use the folder no longer."""
         if self._held is not None:

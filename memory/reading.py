@@ -35,6 +35,7 @@ class Reader:
         name: what errors call the memory.
         replicas: the stores, best priority first.
         hedge_s: how long one store may take over a read before the next is asked, too.
+        shared: returns whether another process may be writing to the same outbox.
         dice: returns what `random.random` returns.
     """
 
@@ -46,6 +47,7 @@ class Reader:
         acknowledged: AcknowledgedRevisions,
         *,
         hedge_s: float,
+        shared: Callable[[], bool],
         dice: Callable[[], float],
     ) -> None:
         self._name = name
@@ -53,6 +55,7 @@ class Reader:
         self._outbox = outbox
         self._acknowledged = acknowledged
         self._hedge_s = hedge_s
+        self._shared = shared
         self._dice = dice
 
     async def get(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page:
@@ -142,6 +145,9 @@ class Reader:
         """Read until the answer does not contradict what was acknowledged before it was asked for."""
         moment = self._acknowledged.moment
         over = await self._overlay(look_up)  # always before the stores: what leaves it meanwhile is in all of them
+        if over is None and self._shared():  # what we acknowledged we would miss; what another did, we would not
+            reason = "the outbox cannot be read, and another process may have written what only it holds"
+            raise BackendUnavailableError(self._name, operation, reason)
         page = await self._complete(read, merge, over)
         if self._contradicted(user_id, page, asked_of(page), moment):
             names = ", ".join(page.answered) or "the outbox"

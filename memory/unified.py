@@ -79,7 +79,9 @@ class UnifiedMemoryBackend(MemoryBackend):
         self._folder = folder
         self._strikes_off = strikes_off
         self._acknowledged = AcknowledgedRevisions()
-        self._reader = Reader(name, self.replicas, outbox, self._acknowledged, hedge_s=hedge_s, dice=dice)
+        self._reader = Reader(
+            name, self.replicas, outbox, self._acknowledged, hedge_s=hedge_s, shared=self._is_shared, dice=dice
+        )
         self._opened = False
         self._registered = False
         self._compared = asyncio.Event()
@@ -259,6 +261,9 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def retry_parked(self) -> int:
         """Offer every store again what it refused; return how many records were taken."""
         return sum([await replica.retry_parked() for replica in self.replicas])
+
+    def _is_shared(self) -> bool:
+        return self._folder is not None and self._folder.has_others()
 
     def _replica(self, name: str) -> Replica:
         for replica in self.replicas:

@@ -37,6 +37,7 @@ _GROUP_MAX = 1_000
 _ROWS_PER_MS = 1_000
 _BUSY_S = 0.3
 _READ_BUSY_S = 0.05
+_READ_PATIENCE_S = 0.2
 _RETRY_S = 1.0
 
 
@@ -387,14 +388,20 @@ class Outbox:
     async def _read(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
         if self._unreadable is not None and self._now() < self._unreadable_until:
             raise self._unreadable
-        try:
-            found = await self._again(self._reading, operation, job)
-        except BackendUnavailableError as exc:
-            # Readers wait for nobody, but for one who locks out everybody: then each read need not find out anew.
-            self._unreadable, self._unreadable_until = exc, self._now() + _RETRY_S / 2
-            raise
-        self._unreadable = None
-        return found
+        end = self._now() + _READ_PATIENCE_S
+        while True:
+            try:
+                found = await self._again(self._reading, operation, job)
+            except BackendUnavailableError as exc:
+                # Readers wait for nobody, but for one who puts the file in order, which is soon done, and for one who
+                # locks out everybody: then each read need not find out anew.
+                if self._closed or self._now() >= end:
+                    self._unreadable, self._unreadable_until = exc, self._now() + _RETRY_S / 2
+                    raise
+                await asyncio.sleep(_READ_BUSY_S / 2)
+            else:
+                self._unreadable = None
+                return found
 
     async def _change(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
         try:

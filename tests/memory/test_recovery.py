@@ -309,6 +309,18 @@ async def test_what_only_an_outbox_knows_that_cannot_be_read_is_not_taken_for_lo
         assert await memory.get_all("u1") == {}
 
 
+async def test_an_outbox_that_cannot_be_read_is_needed_while_others_write_to_it(tmp_path: Path) -> None:
+    async with files(tmp_path, folder=Folder(tmp_path / "outbox.db")) as ours:
+        await until(lambda: healthy(ours))
+        async with files(tmp_path, folder=Folder(tmp_path / "outbox.db")) as theirs:
+            await theirs.store("u1", "drink", "tea")
+            with unreadable(ours.outbox), pytest.raises(BackendUnavailableError, match="another process"):
+                await ours.retrieve("u1", "drink")
+            assert await ours.get_all("u1") == {"drink": "tea"}
+        with unreadable(ours.outbox):
+            assert await ours.get_all("u1") == {"drink": "tea"}
+
+
 async def test_a_damaged_revision_is_never_merged(tmp_path: Path) -> None:
     async with files(tmp_path) as memory:
         await memory.store("u1", "drink", "tea")
