@@ -283,8 +283,11 @@ async def test_the_death_of_an_idle_server_is_noticed_without_a_call(tmp_path: P
             await until(lambda: backend._link.connection is None, 1)
 
 
-async def test_who_asked_for_a_guard_must_ask_a_server_that_was_started_again_who_it_is(tmp_path: Path) -> None:
-    with Served(tmp_path / "memory.db") as served:
+@pytest.mark.parametrize("kind", [Served, Ours])
+async def test_who_asked_for_a_guard_must_ask_a_server_that_was_started_again_who_it_is(
+    tmp_path: Path, kind: type[Served]
+) -> None:
+    with kind(tmp_path / "memory.db") as served:
         async with up(served.over_http()) as backend:
             backend.guard()
             await backend.identify()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import uuid
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,8 @@ class Door:
         self._mcp = mcp
         self._tokens = tokens
         self._own = frozenset((name, address.port) for name in {*_LOOPBACK, address.host.lower()})
+        # Names this run, so that a client notices a restart: there may be another file behind us now.
+        self._run = uuid.uuid4().hex
         self._allowed = frozenset(name.lower().strip("[]") for name in allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,6 +125,8 @@ class Door:
         elif scope["method"] != "POST":
             # No session to end, and nothing that the server would say of its own accord.
             await _say(send, 405, (b"allow", b"POST"))
+        elif _all(scope, b"mcp-session-id") not in ([], [self._run]):
+            await _say(send, 404)
         else:
             await self._serve({**scope, _GRANT: grant}, receive, send)
 
@@ -131,6 +136,8 @@ class Door:
         async def sending(message: Any) -> None:
             nonlocal begun
             begun = True
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"mcp-session-id", self._run.encode())]}
             await send(message)
 
         try:
