@@ -577,3 +577,13 @@ async def test_a_server_at_an_address_is_shared_killed_and_found_again(tmp_path:
             assert await one.probe() == counter + 1
             assert await one.delete("u")
             assert await one.get_all("u") == {}
+
+
+async def test_what_the_server_left_out_in_silence_is_not_taken_for_done(backend: ForeignMCPBackend) -> None:
+    entry = make_entry("hal", "drink", "tea")
+    await backend.put([entry])
+    row = Row(envelope.row_id(entry), owner_hash(entry), envelope.text_of(make_entry("hal", "drink", "milk")))
+
+    await reason_of(backend._server.add([row]))
+
+    assert await backend.get_all("hal") == {"drink": "tea"}
