@@ -788,8 +788,9 @@ async def test_a_parent_killed_with_9_takes_the_real_server_along(tmp_path: Path
         await until(lambda: gone(pid), 3)
 
 
-async def test_a_program_that_closes_nothing_ends_by_itself_and_leaves_no_child() -> None:
-    child = [sys.executable, "-c", FAKE, json.dumps(TOOLS), "{}"]
+async def test_a_program_that_closes_nothing_ends_by_itself_leaves_no_child_and_hears_no_complaint_of_it() -> None:
+    babble = "import sys; print('what I was given', file=sys.stderr, flush=True)\n"
+    child = [sys.executable, "-c", babble + FAKE, json.dumps(TOOLS), "{}"]
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PROGRAM, "leave", *child],
         cwd=ROOT,

@@ -43,7 +43,7 @@ class ServerProcess(Connection, asyncio.SubprocessProtocol):
 
     Args:
         on_complaint: told each line of the child's standard error, where that is known to hold nothing private;
-            without it the child shares ours.
+            without it nobody is, since what a server says there may be what it was given.
     """
 
     def __init__(self, command: Command, on_complaint: Callable[[str], None] | None = None) -> None:
@@ -68,7 +68,7 @@ class ServerProcess(Connection, asyncio.SubprocessProtocol):
                 *self._command.argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=_stderr() if self._on_complaint is None else subprocess.PIPE,
+                stderr=subprocess.DEVNULL if self._on_complaint is None else subprocess.PIPE,
                 env=inherited | dict(self._command.env),
                 cwd=self._command.cwd,
                 start_new_session=True,  # a Ctrl-C in the terminal is for us, who then end the child in order
@@ -200,10 +200,3 @@ _SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no gentle e
 def _stdin_of(process: asyncio.SubprocessTransport) -> asyncio.WriteTransport:
     return cast("asyncio.WriteTransport", process.get_pipe_transport(0))
 
-
-def _stderr() -> int:
-    """Return where the child's complaints go: with ours, if ours is a file."""
-    try:
-        return sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError):  # none (pythonw), closed, or a stand-in without a file
-        return subprocess.DEVNULL
