@@ -365,9 +365,11 @@ class StoreBackend(MemoryBackend):
 
     Attributes:
         is_local: whether it is a file of this machine, so that reading all of a user's memories is cheap.
+        batch: how many records it may be given at once, so that a put ends well within a call's time.
     """
 
     is_local: ClassVar[bool] = False
+    batch: int = PAGE
 
     @abstractmethod
     async def identify(self) -> StoreIdentity:

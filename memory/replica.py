@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BATCH = 500
 _MANY = 1_000
 _COUNT_EVERY_S = 5.0
 _POLL_S = 0.5  # how soon what another process appended is noticed, for feeding; reads see it at once
@@ -83,7 +82,7 @@ class Replica(Member):
         self._parked: dict[str, int] = {}
         self._behind: tuple[int, int | None] = (0, None)
         self._counted_at = 0.0
-        self._batch = _BATCH
+        self._batch = backend.batch
         self._stuck: tuple[int, int] = (0, 0)
         self._feeding = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
@@ -170,7 +169,7 @@ class Replica(Member):
             raise
         else:
             if self._now() - began < self._timeout_s / 2:  # else a bigger one would be too late, and end its health
-                self._batch = min(_BATCH, max(batch, len(records)) + 1 + batch // 4)
+                self._batch = min(self.store.batch, max(batch, len(records)) + 1 + batch // 4)
             if not self._parked.keys().isdisjoint(map(owner_hash, records)):
                 await self._outbox.unpark(self.name, records)
                 await self.look_up_parked()

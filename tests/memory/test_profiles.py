@@ -145,7 +145,7 @@ def test_a_file_that_is_not_there_or_no_toml_is_named(tmp_path: Path) -> None:
     ("old", "new", "problems"),
     [
         ('name = "mine"', 'name = "My Own"', ["name: ", "pattern"]),
-        ('name = "mine"', 'name = "mine"\nnaem = 1', ["naem: unknown key; known here: about, can, "]),
+        ('name = "mine"', 'name = "mine"\nnaem = 1', ["naem: unknown key; known here: about, batch, can, "]),
         ('protocol = "rows"', 'protocol = "rest"', ["protocol: ", "'replica' or 'rows'"]),
         ('["stdio"]', '["smoke"]', ["transports.0: ", "'stdio' or 'http'"]),
         ('["stdio"]', '["stdio", "http"]', ["exclusive is for servers that we start"]),

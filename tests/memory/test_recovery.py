@@ -266,6 +266,29 @@ async def test_a_slow_store_is_fed_in_smaller_batches(tmp_path: Path) -> None:
         assert begun - done <= 3  # it does not grow until the next failure
 
 
+async def test_no_store_is_given_more_at_once_than_it_takes(tmp_path: Path) -> None:
+    clock = HybridLogicalClock()
+    small, other = FaultyBackend("small", clock=clock), InMemoryBackend("other", clock=clock)
+    small.batch = 7
+    given: list[int] = []
+    put = small.inner.put
+
+    async def count(records: Any) -> int:
+        given.append(len(records))
+        return await put(records)
+
+    small.inner.put = count  # type: ignore[method-assign]
+    small._lock = nullcontext()  # type: ignore[assignment]
+    async with unify(tmp_path, small, other, plan=BY_HAND) as memory:
+        await memory.put([make_entry(f"u{n}", "key", "x") for n in range(100)])
+        await until(lambda: len(small.inner._records) == 100)
+        await other.put([make_entry(f"u{n}", "other key", "x", revision=clock.stamp()) for n in range(100)])
+        assert await memory.compare() == 100
+
+    assert len(small.inner._records) == 200
+    assert max(given) == 7
+
+
 async def test_a_long_backlog_lies_over_each_page_of_what_the_stores_hold(tmp_path: Path) -> None:
     clock = HybridLogicalClock()
     up, away = FaultyBackend("up", clock=clock), FaultyBackend("away", clock=clock)

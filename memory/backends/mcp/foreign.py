@@ -121,6 +121,7 @@ class ForeignMCPBackend(StoreBackend):
         if isinstance(endpoint, Command) and profile.exclusive and path is None:
             raise ValueError(f"the profile {profile.name} is exclusive, so its file must be said")
         self._profile = profile
+        self.batch = profile.batch
         self._call_timeout_s = call_timeout_s
         self._link = MCPLink(
             endpoint,

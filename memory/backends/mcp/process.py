@@ -199,4 +199,3 @@ _SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no gentle e
 
 def _stdin_of(process: asyncio.SubprocessTransport) -> asyncio.WriteTransport:
     return cast("asyncio.WriteTransport", process.get_pipe_transport(0))
-

@@ -230,6 +230,7 @@ class Profile(_Table):
         requires: the tools that it must offer.
         concurrency: how many calls it may get at once.
         exclusive: whether only one process may use its file.
+        batch: how many records it takes in well under a second.
         text_bytes_max: the longest text that it keeps.
         errors: what the text of an answer looks like that is an error and does not say so.
         exists: what the text of an error looks like that says that a row is there already.
@@ -242,6 +243,7 @@ class Profile(_Table):
     requires: frozenset[str] = frozenset()
     concurrency: Annotated[int, Field(ge=1, le=64)] = 1
     exclusive: bool = False
+    batch: Annotated[int, Field(ge=1, le=1000)] = 500
     connect_timeout_s: Seconds = 10.0
     list_timeout_s: Seconds = 30.0
     text_bytes_max: Annotated[int, Field(ge=1024, le=4_000_000)] = 1_000_000
