@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import subprocess
 from contextlib import contextmanager, suppress
@@ -209,7 +210,7 @@ def _node(package: str, program: str, *arguments: str, home: Path) -> subprocess
     return subprocess.run(
         [node, script, *arguments],
         cwd=home,
-        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "MCP_INSPECTOR_SECRET_STORE": "memory"},
+        env={"HOME": str(home), "PATH": os.environ["PATH"], "MCP_INSPECTOR_SECRET_STORE": "memory"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
