@@ -91,23 +91,27 @@ async def test_the_profile_to_start_from_works_with_its_server(tmp_path: Path) -
     profile = load(tmp_path / "notes.toml")
     memories = {f"key{n}": f"value {{text}} {n}" for n in range(120)}  # more than a page
 
-    for _ in range(2):
-        store = ForeignMCPBackend(profile, profile.command(path, cwd=tmp_path), path=path, deadline_s=30.0)
-        async with store:
-            assert await store.wait_ready(30)
-            await store.put([make_entry("ana", key, value) for key, value in memories.items()])
-            await store.store("ana", "drink", "tea")
-            await store.store("ana", "drink", "coffee")
-            await store.store("bob", "drink", "ale")
-            await store.delete("bob", "drink")
-            await store.probe()
-            identity = await store.identify()
-            kept = await store.get_all("ana")
-            gone = await store.get_all("bob")
+    def store() -> ForeignMCPBackend:
+        return ForeignMCPBackend(profile, profile.command(path, cwd=tmp_path), path=path, deadline_s=30.0)
 
-        assert kept == memories | {"drink": "coffee"}
-        assert gone == {}
-        assert identity.counter >= 1
+    async with store() as first:
+        assert await first.wait_ready(30)
+        await first.put([make_entry("ana", key, value) for key, value in memories.items()])
+        await first.store("ana", "drink", "tea")
+        await first.store("ana", "drink", "coffee")
+        await first.store("bob", "drink", "ale")
+        await first.delete("bob", "drink")
+        await first.probe()
+        before = await first.identify()
+    async with store() as again:
+        assert await again.wait_ready(30)
+        kept = await again.get_all("ana")
+        gone = await again.get_all("bob")
+        after = await again.identify()
+
+    assert kept == memories | {"drink": "coffee"}
+    assert gone == {}
+    assert after == before
     assert json.loads(path.read_text())["theirs"]["text"] == "not ours"
 
 
