@@ -34,7 +34,12 @@ def rank(entries: Sequence[MemoryEntry], query: str, limit: int) -> tuple[tuple[
         hits = [Hit(entry, 0.0, "newest") for entry in entries]
     else:
         words = dict.fromkeys(tokens(query))
-        judged = (_judge(entry, words) if words else _literal(entry, query) for entry in entries)
+        stems = [_stem(word) for word in words]
+        judged = (
+            _judge(entry, words) if words else _literal(entry, query)
+            for entry in entries
+            if not words or _may_match(entry, stems)
+        )
         hits = [hit for hit in judged if hit.score > 0]
     hits.sort(key=lambda hit: (hit.score, hit.entry.updated_at, hit.entry.revision), reverse=True)
     return tuple(hits[:limit]), max(0, len(hits) - limit)
@@ -42,10 +47,25 @@ def rank(entries: Sequence[MemoryEntry], query: str, limit: int) -> tuple[tuple[
 
 def tokens(text: str) -> list[str]:
     """Return the words and emoji of *text*, folded so that case, width and accents do not matter."""
+    return _TOKEN.findall(_fold(text))
+
+
+def _fold(text: str) -> str:
     plain = text.casefold()
     if not plain.isascii():  # most text has nothing to fold, and this is where a search spends its time
         plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
-    return _TOKEN.findall(plain)
+    return plain
+
+
+def _stem(word: str) -> str:
+    """Return what every word begins with that `_match` takes for *word*."""
+    return word[: max(_PLURAL_LEAST, len(word) - _PLURAL_ENDING)]
+
+
+def _may_match(entry: MemoryEntry, stems: Sequence[str]) -> bool:
+    """Rule out most entries without taking them apart."""
+    text = _fold(f"{entry.key}\n{entry.value}")
+    return any(stem in text for stem in stems)
 
 
 def _judge(entry: MemoryEntry, words: dict[str, None]) -> Hit:
