@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import re
 import signal
@@ -42,22 +43,10 @@ _MEMORIES = 100
 _REPLAYED = 10_000
 _AT_ONCE = 50
 _UP_S = 20.0
-_WORDS = [
-    "tea",
-    "coffee",
-    "river",
-    "mountain",
-    "guitar",
-    "garden",
-    "winter",
-    "market",
-    "orange",
-    "letter",
-    "window",
-    "bridge",
-    "candle",
-    "forest",
-]
+_SYLLABLES = ("ba", "co", "di", "fu", "ge", "li"), ("ren", "mol", "tas", "vik", "pud"), tuple("aeiou")
+_WORDS = ["".join(syllables) for syllables in itertools.product(*_SYLLABLES)]
+"""150 words, eleven to a memory: a search finds some fifteen of a hundred memories, and gives ten."""
+
 _ECHO = [sys.executable, "-m", "benchmarks.echo_server"]
 _OURS = [sys.executable, "-m", "tools.mcp_server", "--db"]
 
@@ -132,7 +121,7 @@ async def _call(client: Client, tool: str, **arguments: Any) -> None:
 
 def _text(number: int) -> str:
     """Return a memory of ordinary length."""
-    return " ".join(_WORDS[(number * step + step) % len(_WORDS)] for step in range(1, 12))
+    return " ".join(_WORDS[(number * step + 7 * step) % len(_WORDS)] for step in range(1, 12))
 
 
 async def _replay(store: MCPMemoryBackend) -> float:
