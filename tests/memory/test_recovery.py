@@ -80,9 +80,12 @@ def locked(path: Path) -> Iterator[None]:
 @contextmanager
 def unreadable(outbox: Outbox) -> Iterator[None]:
     """As on a disk that gives errors."""
+
+    async def fail(*_: Any) -> Any:
+        raise BackendUnavailableError("outbox", "read", "disk I/O error")
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outbox, "_unreadable", BackendUnavailableError("outbox", "read", "disk I/O error"))
-        patch.setattr(outbox, "_unreadable_until", float("inf"))
+        patch.setattr(outbox, "_read", fail)
         yield
 
 

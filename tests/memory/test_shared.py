@@ -97,12 +97,14 @@ async def test_a_stuck_memory_loop_does_not_hold_the_caller(tmp_path: Path) -> N
     shared = shared_in(tmp_path)
     shared.deadline_s = 0.1
     await shared.open()
-    release = threading.Event()
+    blocked, release = threading.Event(), threading.Event()
 
     async def block() -> None:
+        blocked.set()
         release.wait(10)
 
     stuck = asyncio.ensure_future(shared.on_loop("block", lambda _: block(), bounded=False))
+    await asyncio.to_thread(blocked.wait, 5)
     began = time.monotonic()
     with pytest.raises(BackendUnavailableError):
         await shared.get_all("u1")
