@@ -212,6 +212,10 @@ def user(request: pytest.FixtureRequest) -> str:
     return f"user of {request.node.name}"[:128]
 
 
+KINDS = [pytest.param(Served, marks=pytest.mark.real), Ours]
+"""Servers that keep sessions, as others' do, and ours, which does not."""
+
+
 class TestMCPMemoryBackendOverHTTP(StoreContract):
     @pytest_asyncio.fixture(loop_scope="module")
     async def backend(self, server: MCPMemoryBackend) -> MCPMemoryBackend:  # type: ignore[override]
@@ -246,7 +250,7 @@ async def test_fifty_stores_at_once_are_all_kept(served: Served, user: str) -> N
 # Servers that die or hang
 
 
-@pytest.mark.parametrize("kind", [Served, Ours])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_after_kill_9_it_is_unavailable_at_once_and_back_with_its_data_when_the_server_is(
     tmp_path: Path, kind: type[Served]
 ) -> None:
@@ -283,7 +287,7 @@ async def test_the_death_of_an_idle_server_is_noticed_without_a_call(tmp_path: P
             await until(lambda: backend._link.connection is None, 1)
 
 
-@pytest.mark.parametrize("kind", [Served, Ours])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_who_asked_for_a_guard_must_ask_a_server_that_was_started_again_who_it_is(
     tmp_path: Path, kind: type[Served]
 ) -> None:
@@ -303,7 +307,7 @@ async def test_who_asked_for_a_guard_must_ask_a_server_that_was_started_again_wh
             assert await backend.put([make_entry("u", "k", "v")]) == 1
 
 
-@pytest.mark.parametrize("kind", [Served, Ours])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_stopped_server_costs_one_bounded_call_and_is_there_when_it_goes_on(
     tmp_path: Path, kind: type[Served]
 ) -> None:
