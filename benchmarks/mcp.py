@@ -187,7 +187,10 @@ async def _ours_over_http(db: Path) -> AsyncIterator[Client]:
         try:
             found = None
             while found is None:
-                found = re.search(r"http://127\.0\.0\.1:\d+/mcp", process.stderr.readline())
+                line = process.stderr.readline()
+                found = re.search(r"http://127\.0\.0\.1:\d+/mcp", line)
+                if not line:
+                    raise RuntimeError("the server does not come up")
             token = db.with_name(f"{db.name}.token").read_text().strip()
             async with _http(found[0], token) as client:
                 yield client

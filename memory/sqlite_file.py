@@ -91,6 +91,8 @@ class SQLiteFile:
             identity: FileIdentity | None = None
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileExistsError):  # for nobody else to read; SQLite gives its journals the same mode
+                    os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
                 self._connection = await connection
                 identity = identity_of(self.path)
                 await self._run(self._connection, identity, self._prepare)

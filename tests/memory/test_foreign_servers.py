@@ -18,7 +18,7 @@ import pytest_asyncio
 from memory.backends.mcp import Address, envelope, foreign, process
 from memory.backends.mcp import profile as profiles
 from memory.backends.mcp.foreign import ForeignMCPBackend
-from memory.backends.mcp.rows import Row
+from memory.backends.mcp.rows import Row, RowServer
 from memory.errors import BackendStartingError, BackendUnavailableError
 from memory.model import Record, UserTombstone, newest, owner_hash, user_hash_of
 from tests import servers
@@ -587,3 +587,60 @@ async def test_what_the_server_left_out_in_silence_is_not_taken_for_done(backend
     await reason_of(backend._server.add([row]))
 
     assert await backend.get_all("hal") == {"drink": "tea"}
+
+
+async def test_a_listing_that_misses_the_identity_does_not_give_the_store_away(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with up(store(kind, tmp_path)) as backend:
+        await backend.claim("ours")
+        identity = await backend.identify()
+    everything_of = RowServer.everything
+
+    async def missing_one(self: RowServer) -> list[Found]:  # as a row that moved to a page read before
+        return [text for text in await everything_of(self) if text.id != envelope.IDENTITY_ROW.id]
+
+    monkeypatch.setattr(RowServer, "everything", missing_one)
+    async with up(store(kind, tmp_path)) as backend:
+        assert await backend.identify() == identity
+
+
+async def test_the_largest_memories_can_be_listed_and_read_again(kind: str, tmp_path: Path) -> None:
+    large = "\u0416" * 51_000  # two bytes each, and nine on the way
+    async with up(store(kind, tmp_path)) as backend:
+        for n in range(24):
+            await backend.store(f"u{n % 3}", f"key{n}", large)
+    async with up(store(kind, tmp_path, call_timeout_s=20.0, deadline_s=30.0)) as backend:
+        assert await backend.get_all("u1") == {f"key{n}": large for n in range(1, 24, 3)}
+
+
+async def test_a_server_that_was_exchanged_in_the_middle_of_a_put_gets_none_of_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with up(store(kind, tmp_path)) as backend:
+        backend.guard()
+        await backend.identify()
+        add = RowServer.add
+
+        async def add_after_its_death(self: RowServer, rows: Sequence[Row]) -> None:
+            await kill(backend)
+            assert await backend._link.wait_ready(UP_WITHIN_S)
+            await add(self, rows)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RowServer, "add", add_after_its_death)
+            with pytest.raises(BackendUnavailableError):
+                await backend.put([make_entry("u", "drink", "tea")])
+        await until_identified(backend)
+        assert await backend.get_all("u") == {}
+
+
+async def until_identified(backend: ForeignMCPBackend) -> None:
+    async with asyncio.timeout(UP_WITHIN_S):
+        while True:
+            try:
+                await backend.identify()
+            except BackendUnavailableError:
+                await asyncio.sleep(0.05)
+            else:
+                return

@@ -699,3 +699,12 @@ async def test_a_writer_only_reports_damage(tmp_path: Path) -> None:
         writer = backend.writer()
         assert writer.apply([make_entry("u1", "drink", "tea")]) == 1
         writer.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+async def test_the_file_and_its_journals_are_for_nobody_else_to_read(tmp_path: Path) -> None:
+    async with SQLiteMemoryBackend(tmp_path / "memory.db") as backend:
+        await backend.store("u", "drink", "tea")
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert set(modes) >= {"memory.db", "memory.db-wal"}
+    assert set(modes.values()) == {0o600}

@@ -74,8 +74,10 @@ _ATTEMPTS = 3
 class _Connection:
     """What is known between one coming up of the server and its end, or until another file is before it."""
 
-    def __init__(self, link: object, identity: Identity, index: Index, now: float) -> None:
+    def __init__(self, link: object, server: RowServer, identity: Identity, index: Index, now: float) -> None:
         self.link = link
+        self.server = server
+        """The server, as long as this connection lasts: what follows one that was lost may be another."""
         self.identity = identity
         self.index = index
         self.listed_at = now
@@ -129,6 +131,7 @@ class ForeignMCPBackend(StoreBackend):
             tools=profile.requires,
             call_timeout_s=call_timeout_s,
             connect_timeout_s=connect_timeout_s or profile.connect_timeout_s,
+            longest_call_s=profile.list_timeout_s,
             sleep=sleep,
             jitter=jitter,
         )
@@ -243,7 +246,7 @@ class ForeignMCPBackend(StoreBackend):
     async def identify(self) -> StoreIdentity:
         known = await self._up("identify")
         async with self._lock(IDENTITY_ROW.id):
-            found, _ = await self._server.read([IDENTITY_ROW])
+            found, _ = await known.server.read([IDENTITY_ROW])
             identity = self._believed("identify", known, newest_identity(found))
         self._identified = known
         return identity.store
@@ -321,7 +324,7 @@ class ForeignMCPBackend(StoreBackend):
         index, untidy = indexed(found)
         if link is None or self._link.connection is not link:
             raise BackendUnavailableError(self.name, "list", "the server ended while it was being listed")
-        self._known = known = _Connection(link, identity, index, began)
+        self._known = known = _Connection(link, self._server.over(link), identity, index, began)
         self._was_up = True
         extra = {"event": "mcp_listed", "backend": self.name, "rows": len(found)}
         log.info("%s: its server holds %d rows of ours", self.name, len(found), extra=extra)
@@ -331,7 +334,10 @@ class ForeignMCPBackend(StoreBackend):
 
     async def _found_store(self) -> Identity:
         fresh = Identity(StoreIdentity("", secrets.token_hex(16), 0), 0)
-        _, present = await self._server.read([IDENTITY_ROW])
+        found, present = await self._server.read([IDENTITY_ROW])
+        identity = newest_identity(found)
+        if identity is not None:  # a listing by pages misses what moves while others write
+            return identity
         row = replace(IDENTITY_ROW, text=text_of(fresh), handle=present.get(IDENTITY_ROW.id, ""))
         with suppress(RowExistsError):  # then another process was quicker
             await (self._server.replace if present else self._server.add)([row])
@@ -357,8 +363,12 @@ class ForeignMCPBackend(StoreBackend):
 
     async def _list_again(self, known: _Connection, now: float) -> None:
         known.written.clear()
-        known.doubtful = False
-        found = await self._server.everything()
+        doubtful, known.doubtful = known.doubtful, False
+        try:
+            found = await known.server.everything()
+        except BaseException:
+            known.doubtful = known.doubtful or doubtful
+            raise
         index, untidy = indexed(found)
         index.take_over(known.index, known.written)  # the listing may be older than these
         known.index, known.listed_at = index, now
@@ -378,12 +388,12 @@ class ForeignMCPBackend(StoreBackend):
     ) -> StoreIdentity:
         """Write the identity's row anew, read it back, and see that what it replaced has gone: this is the canary."""
         async with self._lock(IDENTITY_ROW.id):
-            found, present = await self._server.read([IDENTITY_ROW])
+            found, present = await known.server.read([IDENTITY_ROW])
             old = self._believed(operation, known, newest_identity(found))
             new = Identity(change(old.store), old.edit + 1)
             row = replace(IDENTITY_ROW, text=text_of(new), handle=present.get(IDENTITY_ROW.id, ""))
-            await self._server.replace([row])
-            again, _ = await self._server.read([IDENTITY_ROW])
+            await known.server.replace([row])
+            again, _ = await known.server.read([IDENTITY_ROW])
             now = newest_identity(again)
             if now is None or not confirms(now, new):  # and what was there stays
                 reason = "it did not give back what was written"
@@ -391,8 +401,8 @@ class ForeignMCPBackend(StoreBackend):
             old_texts = {text.text for text in found}
             stale = [text for text in again if text.text in old_texts]
             if stale:
-                await self._drop(stale)
-                again, _ = await self._server.read([IDENTITY_ROW])
+                await self._drop(known, stale)
+                again, _ = await known.server.read([IDENTITY_ROW])
             if any(text.text in old_texts for text in again):
                 reason = "it did not delete what was to be deleted"
                 raise BackendUnavailableError(self.name, operation, reason, readable=True)
@@ -425,14 +435,14 @@ class ForeignMCPBackend(StoreBackend):
         fresh.sort(key=lambda record: not isinstance(record, UserTombstone))
         rows = [self._row(record) for record in fresh]
         try:
-            await self._server.add([row for row in rows if row.id not in handles])
-            await self._server.replace([replace(row, handle=handles[row.id]) for row in rows if row.id in handles])
+            await known.server.add([row for row in rows if row.id not in handles])
+            await known.server.replace([replace(row, handle=handles[row.id]) for row in rows if row.id in handles])
             held = {row_id(record) for record in winners.values()}
             gone = {text.id: text for text, _ in standing if text.id not in held}
             await self._drop(
-                [text for text, record in standing if text.id in held and winners[record.position] != record]
+                known, [text for text, record in standing if text.id in held and winners[record.position] != record]
             )
-            await self._server.remove([Row(text.id, text.owner, handle=text.handle) for text in gone.values()])
+            await known.server.remove([Row(text.id, text.owner, handle=text.handle) for text in gone.values()])
         except BaseException:
             known.doubtful = True  # some of it may be there, or will yet be
             raise
@@ -449,7 +459,7 @@ class ForeignMCPBackend(StoreBackend):
         for owner in {record.user_hash for record in records if isinstance(record, UserTombstone)}:
             for slot in known.index.of(owner):
                 wanted[slot + owner] = Row(slot + owner, owner)
-            for text in await self._server.of_owner(owner) or ():
+            for text in await known.server.of_owner(owner) or ():
                 wanted[text.id] = Row(text.id, owner)
         for record in records:
             owner = owner_hash(record)
@@ -457,18 +467,18 @@ class ForeignMCPBackend(StoreBackend):
                 wanted[slot + owner] = Row(slot + owner, owner)
         handles: dict[str, str] = {}
         for rows in _of_moderate_size(known.index, wanted.values()):
-            texts, present = await self._server.read(rows)
+            texts, present = await known.server.read(rows)
             found += texts
             handles |= present
         return found, handles
 
-    async def _drop(self, texts: Sequence[Found]) -> None:
+    async def _drop(self, known: _Connection, texts: Sequence[Found]) -> None:
         by_row: dict[str, list[Found]] = {}
         for text in texts:
             by_row.setdefault(text.id, []).append(text)
         if self._profile.steps is not None and self._profile.steps.drop:
             rows = [Row(i, each[0].owner, old=tuple(text.handle for text in each)) for i, each in by_row.items()]
-            await self._server.drop(rows)
+            await known.server.drop(rows)
 
     def _note(
         self, known: _Connection, winners: Mapping[Position, Record], standing: Iterable[tuple[Found, Record]]
@@ -486,7 +496,7 @@ class ForeignMCPBackend(StoreBackend):
     async def _of_user(self, known: _Connection, user_id: str) -> list[Record]:
         """Return all there is of a user: as the server says, or by our index, if nobody else writes there."""
         owner = user_hash_of(user_id)
-        found = await self._server.of_owner(owner)
+        found = await known.server.of_owner(owner)
         if found is None:
             entries, _ = known.index.after(None, len(known.index.of(owner)), owner)
             return await self._at(known, entries)
@@ -503,7 +513,7 @@ class ForeignMCPBackend(StoreBackend):
     async def _records(self, known: _Connection, rows: Sequence[Row], user_id: str | None = None) -> list[Record]:
         found: list[Found] = []
         for batch in _of_moderate_size(known.index, rows):
-            texts, _ = await self._server.read(batch)
+            texts, _ = await known.server.read(batch)
             found += texts
         return self._checked(found, {row.id for row in rows}, user_id)
 

@@ -52,6 +52,7 @@ class MCPLink:
         call_timeout_s: a call that takes longer, while the server says nothing at all, ends the connection, and with
             it a server that is a child.
         connect_timeout_s: how long a server may take from its start to its list of tools.
+        longest_call_s: the longest that any call may take, where that is longer.
         sleep: waits between two attempts.
         jitter: gives numbers from 0 to 1, which shorten a delay by up to a half.
     """
@@ -68,6 +69,7 @@ class MCPLink:
         tools: frozenset[str],
         call_timeout_s: float = 1.5,
         connect_timeout_s: float = 10.0,
+        longest_call_s: float = 0.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -78,6 +80,7 @@ class MCPLink:
         self._complaint = ""
         self._call_timeout_s = call_timeout_s
         self._connect_timeout_s = connect_timeout_s
+        self._longest_call_s = longest_call_s
         self._sleep = sleep
         self._jitter = jitter
         self._owner: asyncio.Task[None] | None = None
@@ -224,7 +227,7 @@ class MCPLink:
     def _kind(self) -> Connection:
         if isinstance(self._endpoint, Command):
             return ServerProcess(self._endpoint, self._complained if self._endpoint.is_ours else None)
-        patience_s = self._call_timeout_s + _FINISH_S
+        patience_s = max(self._call_timeout_s, self._longest_call_s, self._connect_timeout_s) + _FINISH_S
         return HTTPConnection(self._endpoint, patience_s=patience_s, on_doubt=self._doubt)
 
     async def _connection(self, server: Connection) -> str:

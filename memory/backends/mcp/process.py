@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from memory.backends.mcp.connection import Connection
 
@@ -71,6 +71,7 @@ class ServerProcess(Connection, asyncio.SubprocessProtocol):
                 stderr=subprocess.DEVNULL if self._on_complaint is None else subprocess.PIPE,
                 env=inherited | dict(self._command.env),
                 cwd=self._command.cwd,
+                **_PRIVATE,
                 start_new_session=True,  # a Ctrl-C in the terminal is for us, who then end the child in order
             )
         except (OSError, ValueError) as exc:
@@ -194,6 +195,7 @@ class ServerProcess(Connection, asyncio.SubprocessProtocol):
         self._writable.set()
 
 
+_PRIVATE: dict[str, Any] = {"umask": 0o077} if os.name == "posix" else {}  # what it keeps is for nobody else to read
 _SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no gentle end
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import re
 from dataclasses import dataclass
@@ -88,6 +89,13 @@ class RowServer:
         self._errors = [re.compile(error) for error in profile.errors]
         self._exists = re.compile(profile.exists) if profile.exists else None
         self._turn = asyncio.Semaphore(profile.concurrency)
+        self._only: object | None = None
+
+    def over(self, connection: object) -> RowServer:
+        """Return the same server that is not called any more once *connection* is lost."""
+        bound = copy.copy(self)
+        bound._only = connection
+        return bound
 
     async def everything(self) -> list[Found]:
         """Return every text of ours; this may take long."""
@@ -171,13 +179,18 @@ class RowServer:
 
     async def _paged(self, operation: str, step: Step, values: Mapping[str, Any], timeout_s: float) -> list[Found]:
         found: list[Found] = []
+        before: list[Any] = []
         for page in range(1, _PAGES_MAX):
             asked = fill(step.args, {**values, "page": page})
             answer = await self._call(operation, step, asked, timeout_s=timeout_s)
-            for item in self._items(operation, answer):
+            items = self._items(operation, answer)
+            if items == before and page > 1:
+                break  # it does not know of pages
+            for item in items:
                 found += self._texts(item)
             if not step.more or pick(self._data(answer), step.more) != [True]:
                 return found
+            before = items
         raise BackendUnavailableError(self._name, operation, "the server's list has no end")
 
     def _texts(self, item: Any) -> Iterator[Found]:
@@ -222,6 +235,8 @@ class RowServer:
         longest_s = timeout_s or self._call_timeout_s
         async with self._turn:
             left_s = remaining_s()
+            if self._only is not None and self._link.connection is not self._only:
+                raise BackendUnavailableError(self._name, operation, "the server ended meanwhile")
             try:
                 answer = await self._link.call(
                     step.tool, arguments, longest_s if left_s is None else min(longest_s, left_s)
