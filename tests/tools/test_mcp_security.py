@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -11,7 +12,7 @@ import stat
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +21,19 @@ from urllib.parse import quote
 import pytest
 from typer.testing import CliRunner
 
+from memory.backends.in_memory import InMemoryBackend
 from memory.backends.mcp import protocol
 from memory.errors import MemoryRejectedError
 from tests.contract import make_entry
 from tests.tools.mcp_http import ROOT, SERVER, Serving, serving, text_of, token_for, tokens
 from tools.mcp_server import guide
+from tools.mcp_server import http as over_http
 from tools.mcp_server.__main__ import app
 from tools.mcp_server.grants import Grant, Scope
 from tools.mcp_server.tokens import TokenFile, TokenFileError, write_privately
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 SECRET = "MARKER-of-a-private-text"
 PING = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).encode()
@@ -88,7 +91,7 @@ def mode_of(path: Path) -> int:
 def test_without_a_token_that_counts_nobody_comes_in_and_nothing_is_said(house: House, said: str | None) -> None:
     headers = {} if said is None else {"authorization": said.format(house.first, house.first)}
 
-    for method, path in (("POST", "/mcp"), ("GET", "/mcp"), ("DELETE", "/mcp")):
+    for method, path in (("POST", "/mcp"), ("GET", "/mcp"), ("DELETE", "/mcp"), ("GET", "/"), ("POST", "/mcp/x")):
         reply = house.server.send(PING, method=method, path=path, **headers)
 
         assert (reply.status, reply.body) == (401, b"")
@@ -394,6 +397,122 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(house: Hous
     assert declared.startswith(b"HTTP/1.1 413")
     assert chunked.startswith(b"HTTP/1.1 413")
     assert without_token.startswith(b"HTTP/1.1 401")
+
+
+@asynccontextmanager
+async def in_a_hurry(folder: Path, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> AsyncIterator[tuple[int, str]]:
+    """Serve in this process with other limits of time; yields the port and a token."""
+    for name, value in seconds.items():
+        monkeypatch.setattr(over_http, name, value)
+    made: list[str] = []
+    file = TokenFile(folder / "tokens")
+    file.add(Grant("first", frozenset(Scope)), made.append)
+    listening = over_http.listen(over_http.Address("127.0.0.1", 0))
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # full soon, if nobody reads
+    address = over_http.Address("127.0.0.1", listening.getsockname()[1])
+    stopped = asyncio.Event()
+    serving = asyncio.create_task(over_http.serve_http(InMemoryBackend(), file, listening, address, stopped))
+    try:
+        yield address.port, made[0]
+    finally:
+        stopped.set()
+        await serving
+
+
+async def heard(port: int, first: bytes, trickle: bytes, for_s: float) -> tuple[bytes, bool]:
+    """Send *first*, then *trickle* again and again; return what came back, and whether the connection was closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def send() -> None:
+        writer.write(first)
+        with suppress(OSError):
+            while trickle:
+                await asyncio.sleep(0.05)
+                writer.write(trickle)
+                await writer.drain()
+
+    sending, got = asyncio.create_task(send()), b""
+    try:
+        async with asyncio.timeout(for_s):
+            with suppress(OSError):
+                while more := await reader.read(4096):
+                    got += more
+        return got, True
+    except TimeoutError:
+        return got, False
+    finally:
+        sending.cancel()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("begun", "trickle", "answer"),
+    [
+        (b"", b"", b""),
+        (b"POST /mcp HT", b"", b""),
+        (b"POST /mcp HTTP/1.1\r\n", b"X: y\r\n", b""),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"X", b"HTTP/1.1 200"),
+        (b"POST /mcp HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9999\r\n\r\n", b"x", b"HTTP/1.1 401"),
+        (b"POST /mcp HTTP/1.1\r\nHost: evil\r\nContent-Length: 9999\r\n\r\n", b"x", b"HTTP/1.1 421"),
+        (b"POST /x HTTP/1.1\r\nHost: {host}\r\n{token}Content-Length: 9999\r\n\r\n", b"x", b"HTTP/1.1 404"),
+        (b"POST /mcp HTTP/1.1\r\nHost: {host}\r\n{token}Content-Length: 9999999\r\n\r\n", b"x", b"HTTP/1.1 413"),
+    ],
+)
+async def test_nobody_keeps_a_connection_by_not_ending_a_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes, trickle: bytes, answer: bytes
+) -> None:
+    async with in_a_hurry(tmp_path, monkeypatch, _HEADER_S=0.4) as (port, token):
+        first = begun.replace(b"{host}", f"127.0.0.1:{port}".encode())
+        first = first.replace(b"{token}", f"Authorization: Bearer {token}\r\n".encode())
+        got, closed = await heard(port, first, trickle, 5)
+
+    assert closed
+    assert got.startswith(answer)
+    assert got[:1] == answer[:1]
+
+
+async def test_an_idle_connection_is_kept_and_a_body_that_comes_late_resets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_a_hurry(tmp_path, monkeypatch, _HEADER_S=0.4) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 4\r\n\r\n".encode())
+            said = await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"late")
+            await asyncio.sleep(0.8)
+            assert said.startswith(b"HTTP/1.1 401")
+        writer.close()
+
+
+async def test_who_does_not_read_the_answers_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with in_a_hurry(tmp_path, monkeypatch, _EXCHANGE_S=0.4) as (port, _):
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(deaf, ("127.0.0.1", port))
+
+            async def ask_on() -> None:
+                while True:
+                    await loop.sock_sendall(deaf, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(ask_on(), 15)
+
+
+async def test_a_request_that_takes_too_long_to_come_in_is_told_so_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_a_hurry(tmp_path, monkeypatch, _EXCHANGE_S=0.4) as (port, token):
+        head = (
+            f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n"
+            "Accept: application/json, text/event-stream\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n"
+        ).encode()
+        got, closed = await heard(port, head + b"\r\n", b" ", 5)
+
+    assert closed
+    assert got.startswith(b"HTTP/1.1 408")
 
 
 def test_what_is_no_http_or_no_mcp_is_refused_and_the_next_is_served(house: House) -> None:

@@ -14,8 +14,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import h11
 import uvicorn
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tools.mcp_server.grants import Grant
 from tools.mcp_server.server import build_server
@@ -38,6 +40,9 @@ _WAITING = 128
 _IDLE_S = 75
 _EXCHANGE_S = 30.0
 """The longest that one request may take to come in and be answered."""
+
+_HEADER_S = 10.0
+"""The longest that a header may take to come in, and what is left of a request after its answer."""
 
 _STOP_WITHIN_S = 0.5
 
@@ -118,10 +123,10 @@ class Door:
         refused = self._refused(scope)
         if refused:
             await _say(send, refused)
-        elif scope["path"] != "/mcp":
-            await _say(send, 404)
         elif (grant := self._grant(scope)) is None:
             await _say(send, 401, (b"www-authenticate", b"Bearer"))
+        elif scope["path"] != "/mcp":
+            await _say(send, 404)
         elif scope["method"] != "POST":
             # No session to end, and nothing that the server would say of its own accord.
             await _say(send, 405, (b"allow", b"POST"))
@@ -206,7 +211,7 @@ async def serve_http(
     async with behind_the_door(store, tokens, address, allowed) as app:
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -230,6 +235,60 @@ async def serve_http(
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await serving
+
+
+class _Connection(H11Protocol):
+    """A connection that nobody can keep by not ending what he began; uvicorn would wait for ever."""
+
+    _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_HEADER_S, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(_EXCHANGE_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.transport.abort()  # closing alone waits for who does not read
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for timer in (self._late, self._unread):
+            if timer is not None:
+                timer.cancel()
+
+    def _watch(self) -> None:
+        """Give what is begun its time, which more of it does not prolong."""
+        if self.transport.is_closing():
+            begun = True  # but for who does not read, this is over at once
+        elif self.conn.their_state is h11.IDLE:
+            # Also in a later request: its first byte ends the wait of a connection that is kept alive.
+            begun = bool(self.conn.trailing_data[0])
+        else:
+            # Not closed with the answer: what still comes in would reset the connection, and the answer be lost.
+            begun = self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete
+        if begun and self._late is None:
+            self._late = self.loop.call_later(_HEADER_S, self.transport.abort)
+        elif not begun and self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class _Server(uvicorn.Server):
