@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
         root: what relative paths are relative to.
         is_bot: see shared_memory.
     """
+    _check_files(settings, root)
     clock = HybridLogicalClock()
     plan = ProbePlan(interval_s=settings.probe_interval_s)
     longest_s = 0.75 * settings.deadline_s  # so that there is time left for another store
@@ -103,8 +105,8 @@ def _build(
                 busy_timeout_s=timeout_s / 2,  # so that a locked file is told from one that does not answer
             )
         case MCPTable():
-            profile = mcp.load(root / table.profile if table.profile.endswith(".toml") else table.profile)
-            path = None if table.url else root / (table.path or _DATA / _file_of(profile))
+            profile = _profile_of(table, root)
+            path = _path_of(table, root)
             endpoint = _endpoint(name, table, profile, path, root)
             common: dict[str, Any] = {
                 "name": name,
@@ -117,10 +119,30 @@ def _build(
             return mcp.ForeignMCPBackend(profile, endpoint, path=path, **common)
 
 
-def _file_of(profile: mcp.Profile) -> str:
+def _profile_of(table: MCPTable, root: Path) -> mcp.Profile:
+    return mcp.load(root / table.profile if table.profile.endswith(".toml") else table.profile)
+
+
+def _path_of(table: BackendTable, root: Path) -> Path | None:
+    """Return the file that a store keeps; None if it is not on us to say."""
+    if isinstance(table, MCPTable) and table.url:
+        return None
+    if table.path is not None:
+        return root / table.path
+    profile = _profile_of(table, root)
     if profile.start is None:
         raise ConfigError(f"the profile {profile.name} says no command: it needs a url")
-    return profile.start.file
+    return root / _DATA / profile.start.file
+
+
+def _check_files(settings: MemorySettings, root: Path) -> None:
+    """Refuse two stores over one file, which would be one copy that claims to be two, also where profiles name it."""
+    tables = [table for table in settings.backends.values() if table.enabled]
+    files = [path.resolve() for table in tables if (path := _path_of(table, root)) is not None]
+    files += [(root / settings.outbox).resolve(), (root / settings.legacy.path).resolve()]
+    for file, times in Counter(files).items():
+        if times > 1:
+            raise ConfigError(f"memory: two stores share the file {file.name}; each needs one of its own")
 
 
 def _endpoint(name: str, table: MCPTable, profile: mcp.Profile, path: Path | None, root: Path) -> mcp.Endpoint:

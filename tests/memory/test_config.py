@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
+from memory.assemble import assemble
 from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
 from memory.errors import ConfigError
 
@@ -132,3 +133,14 @@ def test_settings_never_change(file: Path) -> None:
 
     with pytest.raises(ValueError, match="frozen"):
         settings.memory.deadline_s = 5.0
+
+
+def test_a_file_that_a_profile_names_is_shared_with_no_other_store(file: Path) -> None:
+    (file.parent / "mine.toml").write_text(
+        'name = "mine"\nprotocol = "replica"\ntransports = ["stdio"]\n'
+        '[start]\ncommand = ["server", "{path}"]\nfile = "memory.db"\n'
+    )
+    file.write_text('[memory.backends.mcp]\nprofile = "mine.toml"\n[memory.backends.sqlite]\n')
+
+    with pytest.raises(ConfigError, match=r"two stores share the file memory\.db"):
+        assemble(load_settings(MemoryFileSettings, file).memory, file.parent)
