@@ -111,6 +111,7 @@ def _policy(settings: Settings) -> ChatPolicy:
 @asynccontextmanager
 async def _services(settings: Settings, root: Path, policy: ChatPolicy) -> AsyncIterator[Services]:
     """Build what the cogs use, once; the memory opens meanwhile, off the way to ready."""
+    assemble(settings.memory, root)  # or a wrong setting would be told by every command, and not at the start
     memory = SharedMemory(lambda: assemble(settings.memory, root, is_bot=True), deadline_s=settings.memory.deadline_s)
     tools = ToolManager(memory)
     assistant = make_assistant(settings.llm, root, tools)

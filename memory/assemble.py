@@ -164,7 +164,10 @@ def _endpoint(name: str, table: MCPTable, profile: mcp.Profile, path: Path | Non
 def _token_of(table: MCPTable, root: Path) -> str:
     """Return the token as it is now; OSError or ValueError, fit for a status line, if there is none."""
     if table.token_file is not None:
-        return (root / table.token_file).read_text(encoding="utf-8").strip()
+        try:
+            return (root / table.token_file).read_text(encoding="utf-8").strip()
+        except OSError as exc:
+            raise ValueError(f"{table.token_file}: {exc.strerror}") from exc
     if table.token_env and not os.environ.get(table.token_env):
-        raise ValueError(f"the variable {table.token_env} is not set")
+        raise ValueError("the variable that token_env names is not set")  # it may be the token itself
     return os.environ.get(table.token_env, "") if table.token_env else ""

@@ -354,7 +354,7 @@ def _check_hex(field_name: str, text: str, length: int) -> None:
 
 def _utf8(field_name: str, text: str) -> bytes:
     if not isinstance(text, str):
-        raise MemoryRejectedError(field_name, f"is {type(text).__name__}, not text")
+        raise MemoryRejectedError(field_name, "is missing" if text is None else f"is {type(text).__name__}, not text")
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -248,7 +248,8 @@ class Replica(Member):
             raise BackendUnavailableError(
                 self.name,
                 "be used",
-                f"it belongs to another installation; put the right one back, or: python -m memory adopt {self.name}",
+                "it belongs to another installation; put the right one back, or: "
+                f"uv run python -m memory adopt {self.name}",
             )
         self._foreign = ""
         if theirs != home:

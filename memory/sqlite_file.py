@@ -225,6 +225,9 @@ def versioned(*steps: str | Schema) -> Schema:
             raise sqlite3.NotSupportedError(
                 f"the file has schema {version}, this program knows {len(steps)}: update the program"
             )
+        theirs = version == 0 and db.execute("SELECT 1 FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchone()
+        if theirs and _version(db) == 0:  # and no other process of ours has made them just now
+            raise sqlite3.NotSupportedError("the file is another program's: give the store a file of its own")
         for number, step in enumerate(steps[version:], start=version + 1):
             in_transaction(db, partial(_step, number, step))
 

@@ -453,7 +453,7 @@ for line in sys.stdin:
             "the server process ended (signal 15)",
         ),
         ([sys.executable, "-c", YES_MAN], "the server does not speak MCP (ValidationError)"),
-        (["/no/such/command"], "the server cannot be started (No such file or directory)"),
+        (["/no/such/command"], "the server cannot be started (command: No such file or directory)"),
         ([sys.executable, "-c", "while True: print('no json', flush=True)"], "the server does not speak MCP"),
         ([sys.executable, "-c", "import os\nwhile True: os.write(1, b'x' * 65536)"], "the server sends too much"),
     ],

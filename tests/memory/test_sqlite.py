@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 import signal
+import sqlite3
 import sqlite3 as driver
 import subprocess
 import sys
@@ -708,3 +708,16 @@ async def test_the_file_and_its_journals_are_for_nobody_else_to_read(tmp_path: P
         modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert set(modes) >= {"memory.db", "memory.db-wal"}
     assert set(modes.values()) == {0o600}
+
+
+async def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    with closing(driver.connect(tmp_path / "theirs.db")) as db:
+        db.execute("CREATE TABLE t (x)")
+    before = (tmp_path / "theirs.db").read_bytes()
+
+    with pytest.raises(BackendUnavailableError, match="another program's"):
+        await SQLiteMemoryBackend(tmp_path / "theirs.db").open()
+
+    with closing(driver.connect(tmp_path / "theirs.db")) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+    assert len(before) == (tmp_path / "theirs.db").stat().st_size

@@ -243,7 +243,8 @@ class MCPLink:
             async with sdk.connected(server) as session:
                 missing = self._tools - await session.tools()
                 if missing:
-                    server.fail(f"the server does not offer {', '.join(sorted(missing))}")
+                    to_us = "" if isinstance(self._endpoint, Command) else " to us; a token may allow less than we need"
+                    server.fail(f"the server does not offer {', '.join(sorted(missing))}{to_us}")
                 overdue.cancel()
                 self._enter(session, server)
                 try:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from memory.backends.mcp.connection import Connection
@@ -76,7 +77,7 @@ class ServerProcess(Connection, asyncio.SubprocessProtocol):
             )
         except (OSError, ValueError) as exc:
             why = getattr(exc, "strerror", None) or type(exc).__name__
-            self.fail(f"the server cannot be started ({why})")
+            self.fail(f"the server cannot be started ({Path(self._command.argv[0]).name}: {why})")
 
     @property
     def pid(self) -> int | None:
