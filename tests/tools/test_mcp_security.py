@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -30,7 +31,7 @@ from tools.mcp_server import guide
 from tools.mcp_server import http as over_http
 from tools.mcp_server.__main__ import app
 from tools.mcp_server.grants import Grant, Scope
-from tools.mcp_server.tokens import TokenFile, TokenFileError, write_privately
+from tools.mcp_server.tokens import TokenFile, TokenFileError, write_privately, written_privately
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -595,7 +596,7 @@ def test_files_with_secrets_are_the_owners_alone_from_the_first_byte(
     file = TokenFile(tmp_path / "tokens")
     with any_umask():
         file.add(Grant("a", frozenset({Scope.READ})), lambda token: write_privately(tmp_path / "out", token))
-        file.rotate("a", lambda token: write_privately(tmp_path / "out", token, instead=True))
+        file.rotate("a", lambda token: written_privately(tmp_path / "out", token))
 
     assert len(opened) >= 5
     assert set(opened.values()) == {0o600}
@@ -647,6 +648,32 @@ def test_a_command_that_makes_no_sense_changes_nothing(tmp_path: Path, command: 
     assert said in refused.stderr
     assert refused.stdout == ""
     assert file.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("out", ["out", "folder", None])
+def test_a_rotation_that_fails_leaves_the_old_token_which_counts(tmp_path: Path, out: str | None) -> None:
+    (tmp_path / "folder").mkdir()
+    made: list[str] = []
+    file = TokenFile(tmp_path / "memory.db.tokens")
+    file.add(Grant("one", frozenset({Scope.READ})), made.append)
+    write_privately(tmp_path / "out", made[0])
+    before = sorted(tmp_path.iterdir())
+    command = ["tokens", "rotate", "one", "--db", str(tmp_path / "memory.db")]
+    command += ["--out", str(tmp_path / out)] if out else []
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As on a full disk: there is room for the token, and none for the hashes. A folder fails by itself.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft if out == "folder" else 60, hard))
+    try:
+        failed = CliRunner().invoke(app, command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert (failed.exit_code, failed.stdout) == (2, "")
+    assert "cannot be written" in failed.stderr
+    assert (tmp_path / "out").read_text() == made[0]
+    assert TokenFile(file.path).grant_of(made[0].encode()) is not None
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_running_server_hears_of_every_change_at_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -14,11 +15,11 @@ import typer
 
 from memory.errors import MemoryBackendError
 from tools.mcp_server.grants import Grant, Scope, scopes_in
-from tools.mcp_server.tokens import TokenFile, TokenFileError, write_privately
+from tools.mcp_server.tokens import TokenFile, TokenFileError, write_privately, written_privately
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from memory.backend import StoreBackend
 
@@ -122,8 +123,7 @@ def tokens_rotate(context: typer.Context, name: Name, *, out: Out = None, db: DB
     """Make a new token in the place of one, which opens nothing any more, at once."""
 
     def work(file: TokenFile) -> None:
-        keep = typer.echo if out is None else partial(write_privately, out, instead=True)
-        file.rotate(name, keep)
+        file.rotate(name, _shown if out is None else partial(written_privately, out))
 
     _on(context, db, tokens, work)
 
@@ -187,6 +187,12 @@ def _on(context: typer.Context, db: Path | None, tokens: Path | None, work: Call
         work(TokenFile(tokens or _beside(db)))
     except MemoryBackendError as exc:
         _refuse(str(exc))
+
+
+@contextmanager
+def _shown(token: str) -> Iterator[None]:
+    yield
+    typer.echo(token)
 
 
 def _show(file: TokenFile) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import secrets
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -22,6 +22,7 @@ from tools.mcp_server.grants import Grant, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -91,20 +92,24 @@ class TokenFile:
         if not _NAME.fullmatch(grant.name):
             raise MemoryRejectedError("name", "is none for a token", "1 to 64 letters, digits and . _ -")
 
-        def change(entries: list[Entry]) -> list[Entry]:
+        def change(entries: list[Entry], _: ExitStack) -> list[Entry]:
             if any(entry.grant.name == grant.name for entry in entries):
                 raise TokenFileError(f"there is a token called {grant.name} already; rotate or remove it")
             return [*entries, Entry(grant, _made(keep), datetime.now(UTC).isoformat(timespec="seconds"))]
 
         self._change(change)
 
-    def rotate(self, name: str, keep: Callable[[str], None]) -> None:
-        """Put a new token in the place of *name*'s, which counts no longer."""
+    def rotate(self, name: str, keep: Callable[[str], AbstractContextManager[None]]) -> None:
+        """Put a new token in the place of *name*'s, which counts no longer.
 
-        def change(entries: list[Entry]) -> list[Entry]:
+        Args:
+            keep: is left when the new token counts, and only then may take away where the old one is kept.
+        """
+
+        def change(entries: list[Entry], kept: ExitStack) -> list[Entry]:
             self._check_there(name, entries)
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            fresh = _made(keep)
+            fresh = _made(lambda token: kept.enter_context(keep(token)))
             return [replace(e, digest=fresh, created=now) if e.grant.name == name else e for e in entries]
 
         self._change(change)
@@ -112,7 +117,7 @@ class TokenFile:
     def remove(self, name: str) -> None:
         """Let *name*'s token open nothing any more."""
 
-        def change(entries: list[Entry]) -> list[Entry]:
+        def change(entries: list[Entry], _: ExitStack) -> list[Entry]:
             self._check_there(name, entries)
             return [entry for entry in entries if entry.grant.name != name]
 
@@ -123,9 +128,9 @@ class TokenFile:
             names = ", ".join(entry.grant.name for entry in entries) or "none"
             raise TokenFileError(f"there is no token of that name; there are: {names}")
 
-    def _change(self, change: Callable[[list[Entry]], list[Entry]]) -> None:
-        with _locked(self.path):
-            text = json.dumps({"tokens": [_to_json(entry) for entry in change(list(self.entries()))]}, indent=1)
+    def _change(self, change: Callable[[list[Entry], ExitStack], list[Entry]]) -> None:
+        with _locked(self.path), ExitStack() as kept:
+            text = json.dumps({"tokens": [_to_json(entry) for entry in change(list(self.entries()), kept)]}, indent=1)
             write_privately(self.path, text + "\n", instead=True)
 
     def _refresh(self) -> None:
@@ -156,7 +161,36 @@ def write_privately(path: Path, text: str, *, instead: bool = False) -> None:
     Raises:
         TokenFileError: it cannot be written, or is there already.
     """
-    first = path.with_name(f".{path.name}.{secrets.token_hex(4)}") if instead else path
+    if instead:
+        with written_privately(path, text):
+            return
+    _write(path, path, text)
+
+
+@contextmanager
+def written_privately(path: Path, text: str) -> Iterator[None]:
+    """Write as `write_privately` does, beside *path* at first: it takes its place at the end, if nothing fails.
+
+    Raises:
+        TokenFileError: it cannot be written.
+    """
+    if path.is_dir():
+        raise TokenFileError(f"{path.name} cannot be written: it is a folder")
+    first = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    _write(first, path, text)
+    try:
+        yield
+        first.replace(path)
+    except BaseException as exc:
+        with suppress(OSError):
+            first.unlink()
+        if isinstance(exc, OSError):
+            raise TokenFileError(f"{path.name} cannot be written: {exc.strerror}") from None
+        raise
+
+
+def _write(first: Path, path: Path, text: str) -> None:
+    """Make the file *first*, which is or will be *path*."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(first, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
@@ -169,8 +203,6 @@ def write_privately(path: Path, text: str, *, instead: bool = False) -> None:
             opened.write(text)
             opened.flush()
             os.fsync(opened.fileno())
-        if instead:
-            first.replace(path)
     except OSError as exc:
         with suppress(OSError):
             first.unlink()
