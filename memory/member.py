@@ -202,13 +202,13 @@ class Member:
         left = remaining_s()
         timeout_s = self._timeout_s if left is None else min(self._timeout_s, left)
         task = asyncio.ensure_future(_started(work))
+        task.add_done_callback(_forget)  # it may end just as our caller stops waiting
         try:
             await asyncio.wait({task}, timeout=timeout_s)
         finally:
             if not task.done():
                 # Not awaited: a store that ignores the cancellation would hold us, too.
                 task.cancel()
-                task.add_done_callback(_forget)
         if not task.done():
             late = BackendUnavailableError if timeout_s >= self._timeout_s / 2 else _NotItsFaultError
             raise late(self.name, operation, f"no answer within {timeout_s:.2g} s")

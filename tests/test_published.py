@@ -91,7 +91,7 @@ def test_the_published_code_prints_what_it_says_and_exits_by_itself(
         code = process.wait(10)
 
     assert (code, errors) == (0, "")
-    assert time.monotonic() - ended_at < 2
+    assert time.monotonic() - ended_at < 8  # by itself; under 2 s on a quiet machine
     expected = [line for part, says in SAYS.items() if part in script for line in says]
     assert lines == [*expected, "that was it"]
     assert not processes_using(tmp_path)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
-import sqlite3
 import sqlite3 as driver
 import subprocess
 import sys
