@@ -27,7 +27,8 @@ class FaultyBackend(StoreBackend):
         fault: "" works; "down" and "starting" say so at once; "hang" never answers and ignores cancellation;
             "crash" raises what no store may raise; "refuse writes" reads well; "late" does the work and answers
             too late.
-        calls: how often any primitive was called.
+        calls: how often any primitive was called, canaries too.
+        reads: how often it was asked for records.
 
     Args:
         direct: whether the outbox writes to it in the same call, as to a SQLite file, so that a store has everything
@@ -39,6 +40,7 @@ class FaultyBackend(StoreBackend):
         self.inner = InMemoryBackend(name, clock=clock)
         self.fault = ""
         self.calls = 0
+        self.reads = 0
         self._direct = direct
         self._lock = threading.Lock()
 
@@ -51,11 +53,13 @@ class FaultyBackend(StoreBackend):
             return await self.inner.put(records)
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
+        self.reads += 1
         await self._suffer()
         with self._lock:
             return await self.inner.get(user_id, key, scopes)
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
+        self.reads += 1
         await self._suffer()
         with self._lock:
             return await self.inner.scan(user_id, after, limit)

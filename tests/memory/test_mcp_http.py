@@ -26,7 +26,7 @@ from tests.contract import StoreContract, everything, make_entry
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.real]
 
 ROOT = Path(__file__).parents[2]
 UP_WITHIN_S = 20.0
@@ -212,7 +212,7 @@ def user(request: pytest.FixtureRequest) -> str:
     return f"user of {request.node.name}"[:128]
 
 
-KINDS = [pytest.param(Served, marks=pytest.mark.real), Ours]
+KINDS = [Served, Ours]
 """Servers that keep sessions, as others' do, and ours, which does not."""
 
 

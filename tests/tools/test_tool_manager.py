@@ -198,14 +198,14 @@ async def test_what_another_program_stored_under_another_spelling_is_replaced(
 
 async def test_a_place_without_other_spellings_is_looked_through_once(tools: ToolManager, small: SmallMemory) -> None:
     await tools.remember(ANA, "drink", "tea")
-    calls = small.sqlite.calls
+    reads = small.sqlite.reads
     await small.shared.store("1", "drink", "water", scope="dm")
-    for_a_store = small.sqlite.calls - calls
+    for_a_store = small.sqlite.reads - reads
 
-    calls = small.sqlite.calls
+    reads = small.sqlite.reads
     await tools.remember(ANA, "Drink", "coffee")
 
-    assert small.sqlite.calls - calls == for_a_store
+    assert small.sqlite.reads - reads == for_a_store
 
 
 async def test_what_another_program_stored_under_another_spelling_can_be_forgotten(
