@@ -62,7 +62,7 @@ async def model() -> AsyncIterator[LoopbackModel]:
 
 @pytest.fixture
 async def small(tmp_path: Path) -> AsyncIterator[SmallMemory]:
-    small = SmallMemory(tmp_path, deadline_s=0.4)
+    small = SmallMemory(tmp_path, deadline_s=1.0)
     async with small.shared:
         yield small
     await small.shared.close()
