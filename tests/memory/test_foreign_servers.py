@@ -98,6 +98,12 @@ async def until(condition: Callable[[], object], within_s: float = UP_WITHIN_S) 
             await asyncio.sleep(0.01)
 
 
+def rows_of(backend: ForeignMCPBackend) -> RowServer:
+    """What the store calls as long as its connection lasts."""
+    assert backend._known is not None
+    return backend._known.server
+
+
 async def reason_of(call: Coroutine[Any, Any, object]) -> str:
     with pytest.raises(BackendUnavailableError) as caught:
         await call
@@ -254,7 +260,7 @@ async def test_a_server_that_dies_between_two_steps_loses_nothing_and_is_tidied(
             else [make_entry("u", "key1", "new1", revision=revision(NOW_MS + 1))]
         )
         with monkeypatch.context() as patch:
-            patch.setattr(backend._server, step, die)
+            patch.setattr(rows_of(backend), step, die)
             if step != "drop" or backend._profile.exclusive:  # else what is new takes the place of the old in one step
                 await reason_of(backend.put(write))
             else:
@@ -422,7 +428,7 @@ async def test_what_is_written_while_the_server_is_listed_again_stays_known(
 ) -> None:
     await backend.put([make_entry("ann", "drink", "tea"), make_entry("bob", "drink", "milk")])
     listed, go_on = asyncio.Event(), asyncio.Event()
-    everything_now = backend._server.everything
+    everything_now = rows_of(backend).everything
 
     async def slowly() -> list[Found]:
         found = await everything_now()
@@ -431,7 +437,7 @@ async def test_what_is_written_while_the_server_is_listed_again_stays_known(
         return found
 
     monkeypatch.setattr(foreign, "_REFRESH_AFTER_S", 0.0)
-    monkeypatch.setattr(backend._server, "everything", slowly)
+    monkeypatch.setattr(rows_of(backend), "everything", slowly)
     comparing = asyncio.create_task(backend.buckets())
     await listed.wait()
     await backend.delete("ann")
@@ -449,14 +455,14 @@ async def test_a_change_that_was_cut_off_is_looked_for_at_the_next_comparison(
     backend: ForeignMCPBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = make_entry("gus", "drink", "tea")
-    add = backend._server.add
+    add = rows_of(backend).add
 
     async def and_then_say_nothing(rows: Sequence[Row]) -> None:
         await add(rows)
         raise BackendUnavailableError(backend.name, "store")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend._server, "add", and_then_say_nothing)
+        patch.setattr(rows_of(backend), "add", and_then_say_nothing)
         await reason_of(backend.put([entry]))
 
     assert user_hash_of("gus")[:2] in await backend.buckets()
@@ -488,7 +494,7 @@ async def test_a_server_that_says_yes_and_does_nothing_fails_its_canary(
 
     before = await backend.probe()
     with monkeypatch.context() as patch:
-        patch.setattr(backend._server, step, do_nothing)
+        patch.setattr(rows_of(backend), step, do_nothing)
         if step == "replace" or backend._profile.exclusive:
             with pytest.raises(BackendUnavailableError, match=r"did not (give back|delete)") as caught:
                 await backend.probe()
@@ -502,7 +508,7 @@ async def test_a_row_that_another_process_made_meanwhile_is_looked_at_again(
 ) -> None:
     if backend._profile.exclusive:
         return  # there is no other process
-    read = backend._server.read
+    read = rows_of(backend).read
     blind = [True]
 
     async def too_early(rows: Sequence[Row]) -> tuple[list[Found], dict[str, str]]:
@@ -510,7 +516,7 @@ async def test_a_row_that_another_process_made_meanwhile_is_looked_at_again(
 
     new = make_entry("flo", "drink", "coffee", revision=revision(NOW_MS + 1))
     await backend.put([make_entry("flo", "drink", "tea", revision=revision(NOW_MS))])
-    monkeypatch.setattr(backend._server, "read", too_early)
+    monkeypatch.setattr(rows_of(backend), "read", too_early)
 
     assert await backend.put([new]) == 1
     assert not blind
