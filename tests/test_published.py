@@ -76,8 +76,22 @@ def test_the_published_code_prints_what_it_says_and_exits_by_itself(
     script: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     ending = f"{script}\nprint('that was it', flush=True)\n"
+    took_s: list[float] = []
+    while not took_s or (took_s[-1] >= 2 and len(took_s) < 3):  # a busy machine may be slow, but not each time
+        lines, errors, code, seconds = run_to_the_end(ending, environment)
+        took_s.append(seconds)
+
+    assert (code, errors) == (0, "")
+    assert min(took_s) < 2
+    expected = [line for part, says in SAYS.items() if part in script for line in says]
+    assert lines == [*expected, "that was it"]
+    assert not processes_using(tmp_path)
+
+
+def run_to_the_end(program: str, environment: dict[str, str]) -> tuple[list[str], str, int, float]:
+    """Return what it printed, its complaints, its exit code, and how long after its last line it ended."""
     with subprocess.Popen(
-        [sys.executable, "-c", ending], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -88,13 +102,7 @@ def test_the_published_code_prints_what_it_says_and_exits_by_itself(
                 break
         ended_at = time.monotonic()
         errors = process.stderr.read()
-        code = process.wait(10)
-
-    assert (code, errors) == (0, "")
-    assert time.monotonic() - ended_at < 8  # by itself; under 2 s on a quiet machine
-    expected = [line for part, says in SAYS.items() if part in script for line in says]
-    assert lines == [*expected, "that was it"]
-    assert not processes_using(tmp_path)
+        return lines, errors, process.wait(10), time.monotonic() - ended_at
 
 
 def test_the_code_of_the_readme_works(environment: dict[str, str]) -> None:

@@ -142,7 +142,7 @@ async def free_loop() -> AsyncIterator[None]:
         yield
     finally:
         ticking.cancel()
-    assert worst < 3
+    assert worst < 1.5
 
 
 @asynccontextmanager
