@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from memory.backend import MemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError, MemoryBackendError, MemoryRejectedError
-from memory.migration import MigrationFlag
+from memory.flag import MigrationFlag
 from memory.model import (
     EVERYWHERE,
     KEY_MAX,

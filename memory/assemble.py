@@ -14,10 +14,11 @@ from memory.backends.legacy import LegacyMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
 from memory.errors import ConfigError
+from memory.flag import MigrationFlag
+from memory.flagged import FlaggedMemory
 from memory.folder import Folder
 from memory.health import ProbePlan
 from memory.member import Member
-from memory.migration import FlaggedMemory, MigrationFlag
 from memory.outbox import Outbox
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock

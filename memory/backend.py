@@ -390,6 +390,20 @@ class StoreBackend(MemoryBackend):
     async def digests(self, bucket: str) -> list[UserDigest]:
         """Return the digest of each user in *bucket*."""
 
+    async def past(self, user_id: str) -> list[MemoryEntry]:  # noqa: ARG002
+        """Return the earlier values of a user's live entries, oldest first; none where no history is kept.
+
+        A history is a store's own: it is not fed, not compared, and goes with its entry.
+        """
+        return []
+
+    async def keep_past(self, entries: Sequence[MemoryEntry]) -> int:  # noqa: ARG002
+        """Keep *entries* as earlier values of live entries that are newer; return how many were news.
+
+        Of each entry only the newest few are kept. Safe to repeat and to reorder.
+        """
+        return 0
+
     def guard(self) -> None:
         """From now on everything but `identify` fails after the store was away, until it was asked who it is."""
 

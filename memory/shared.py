@@ -23,7 +23,8 @@ from memory.report import StoreHealth  # noqa: TC001
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
-    from memory.migration import FlaggedMemory, MigrationFlag
+    from memory.flag import MigrationFlag
+    from memory.flagged import FlaggedMemory
     from memory.model import Audience, MemoryEntry, Page, Position, Record, SearchResult
     from memory.outbox import Parked
     from memory.report import HealthReport

@@ -13,7 +13,7 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from memory.acknowledged import AcknowledgedRevisions
 from memory.antientropy import compare
@@ -25,7 +25,7 @@ from memory.reading import Reader, ask, nobody
 from memory.report import HealthReport, StoreState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterable, Callable, Sequence
 
     from memory.folder import Folder
     from memory.model import Audience, Position, Record
@@ -40,6 +40,14 @@ _FIRST_COMPARISON_S = 0.5
 _RETRY_S = 0.2
 _AGAIN_S = 1.0
 _CONCERN_LEFT_S = 0.1
+_LOAD_MAX = 1_000
+
+
+class Batch(NamedTuple):
+    """What `load` takes at once: records with their revisions, and earlier values of some of them."""
+
+    records: Sequence[Record]
+    past: Sequence[MemoryEntry] = ()
 
 
 class UnifiedMemoryBackend(MemoryBackend):
@@ -86,6 +94,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         self._registered = False
         self._compared = asyncio.Event()
         self._attention = asyncio.Event()
+        self._comparing = asyncio.Lock()
         self._tidier: asyncio.Task[None] | None = None
         founders = [r for r in self.replicas if r.store.is_local] or self.replicas
         for replica in self.replicas:
@@ -179,7 +188,48 @@ class UnifiedMemoryBackend(MemoryBackend):
             for wait in waits:
                 wait.cancel()
 
+    async def load(self, batches: AsyncIterable[Batch]) -> int:
+        """Put many records that come with their revisions into a store of this machine; return how many were news.
+
+        For what comes out of a file: not through the outbox, but durable when the next batch is asked for. Where
+        there is no store of this machine, the first one takes its place. The others follow at the next comparison,
+        which waits until all of it is there.
+
+        Raises:
+            BackendUnavailableError: the store failed; what went in before stays.
+            MemoryRejectedError: a record breaks a limit; nothing of its batch went in.
+        """
+        news = 0
+        async with self._comparing:
+            try:
+                async for batch in batches:
+                    target = self._loadable()
+                    for at in range(0, len(batch.records), _LOAD_MAX):
+                        part = batch.records[at : at + _LOAD_MAX]
+                        news += await target.call("load", partial(target.store.put, part))
+                    if batch.past:
+                        await target.call("load", partial(target.store.keep_past, batch.past))
+                    self._observe(Page(tuple(batch.records)))
+            finally:
+                for replica in self.replicas:
+                    replica.distrust(rewind=False)
+        return news
+
+    def _loadable(self) -> Replica:
+        here = [replica for replica in self.replicas if replica.store.is_local] or self.replicas
+        for replica in here:
+            if replica.writable:
+                return replica
+        raise nobody(self.name, "load", here, {})
+
     # Reading
+
+    async def past(self, user_id: str) -> list[MemoryEntry]:
+        """Return the earlier values of a user's live entries, oldest first, as a store of this machine has them."""
+        for replica in self.replicas:
+            if replica.usable and replica.store.is_local:
+                return await replica.call("read the history", partial(replica.store.past, user_id))
+        return []
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         return await self._reader.get(user_id, key, scopes)
@@ -227,7 +277,8 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def compare(self) -> int:
         """Compare all usable stores now, and give each what it lacks; return how many records that were."""
-        return await compare(self.replicas)
+        async with self._comparing:
+            return await compare(self.replicas)
 
     async def adopt(self, name: str) -> str:
         """Take over the installation of the store *name*, for this folder and all its other stores.
@@ -308,7 +359,7 @@ class UnifiedMemoryBackend(MemoryBackend):
                 for replica in self.replicas:
                     if replica.health().parked and replica.writable:
                         await replica.retry_parked()
-                await compare(self.replicas)
+                await self.compare()
             except BackendUnavailableError as exc:
                 log.debug("the stores were not compared: %s", exc)
                 self._attention.set()

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from memory import __main__ as cli
 from memory.assemble import shared_memory
+from memory.cli import stores, terminal
 from memory.config import CONFIG_VARIABLE
 from memory.model import MemoryEntry, Tombstone, UserTombstone, slot_of, user_hash_of
 from memory.outbox import Outbox
@@ -186,7 +187,7 @@ def test_how_far_filling_is_and_what_waits() -> None:
         "detail": "a server's\nown \x1b[31mwords",
     }
 
-    cells = cli._store_cells("mcp", store)
+    cells = stores._store_cells("mcp", store)
 
     assert cells[1:6] == ["behind", "2.1 ms", "3 (oldest 12 s)", "filling: 120 of 340", "1"]
     assert cells[6] == "a server's own [31mwords"  # one line that steers no terminal
@@ -194,7 +195,7 @@ def test_how_far_filling_is_and_what_waits() -> None:
 
 def test_on_a_terminal_it_is_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "Console", lambda: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(terminal, "Console", lambda: Console(file=screen, force_terminal=True, width=100))
 
     done = run(settings(tmp_path), "status")
 
@@ -355,6 +356,7 @@ IN_ANOTHER_PROCESS = """
 import asyncio, sys
 from pathlib import Path
 from memory.assemble import shared_memory
+from memory.cli import stores, terminal
 
 async def main():
     memory = shared_memory(Path(sys.argv[1]))

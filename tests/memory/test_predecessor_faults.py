@@ -26,9 +26,10 @@ from memory.backends.legacy import LegacyMemoryBackend
 from memory.backends.mcp import Command, MCPMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError
+from memory.flag import MigrationFlag
+from memory.flagged import FlaggedMemory
 from memory.health import ProbePlan
 from memory.member import Member
-from memory.migration import FlaggedMemory, MigrationFlag
 from memory.model import MemoryEntry, StoreIdentity
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock

@@ -15,8 +15,9 @@ import pytest
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError
+from memory.flag import MigrationFlag
+from memory.flagged import FlaggedMemory
 from memory.member import Member
-from memory.migration import FlaggedMemory, MigrationFlag
 from memory.revision import HybridLogicalClock
 from memory.shared import MemorySystem, SharedMemory
 from tests.contract import BackendContract

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING
 
+from memory.flag import MigrationFlag
+from memory.flagged import FlaggedMemory
 from memory.member import Member
-from memory.migration import FlaggedMemory, MigrationFlag
 from memory.revision import HybridLogicalClock
 from memory.shared import MemorySystem, SharedMemory
 from tests.memory.faulty import FaultyBackend

@@ -12,6 +12,7 @@ from memory.backends.sqlite.writer import Writer
 from memory.errors import BackendUnavailableError
 from memory.model import (
     Audience,
+    MemoryEntry,
     Page,
     Position,
     Record,
@@ -136,6 +137,14 @@ class SQLiteMemoryBackend(StoreBackend):
             UserDigest(user_hash, user_id or "", count, tables.unsigned(signed), tables.sound(grave))
             for user_hash, user_id, count, signed, grave in rows
         ]
+
+    async def past(self, user_id: str) -> list[MemoryEntry]:
+        return await self._file.run("read the history", lambda db: tables.past(db, user_id))
+
+    async def keep_past(self, entries: Sequence[MemoryEntry]) -> int:
+        for entry in entries:
+            check_record(entry)
+        return await self._file.write("keep the history", lambda db: tables.keep_past(db, entries))
 
     async def sync(self) -> bool:
         return await self._file.run("sync", checkpoint)

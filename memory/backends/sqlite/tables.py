@@ -79,7 +79,7 @@ CREATE TABLE history (
 ALTER TABLE memories ADD COLUMN changes INTEGER NOT NULL DEFAULT 0;
 DROP TABLE users"""
 
-_HISTORY = 10
+HISTORY = 10
 """Earlier values kept of each entry."""
 
 _as_text = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each
@@ -104,7 +104,7 @@ WHERE user_id = ? AND slot = ?
 
 _KEEP_OLD = f"""
 INSERT OR REPLACE INTO history (user_id, slot, place, revision, value, metadata, created_ms, updated_ms)
-SELECT user_id, slot, changes % {_HISTORY}, revision, value, metadata, created_ms, updated_ms
+SELECT user_id, slot, changes % {HISTORY}, revision, value, metadata, created_ms, updated_ms
 FROM memories WHERE user_id = ? AND slot = ?
 """
 
@@ -291,6 +291,53 @@ def _text_or_bytes(raw: bytes) -> str | bytes:
         return raw.decode()
     except UnicodeDecodeError:
         return raw
+
+
+def past(db: sqlite3.Connection, user_id: str) -> list[MemoryEntry]:
+    """Return the earlier values of a user's live entries, oldest first."""
+    columns = "h.user_id, h.slot, h.revision, m.scope, m.key, h.value, h.metadata, h.created_ms, h.updated_ms"
+    sql = (
+        f"SELECT {columns} FROM history AS h JOIN memories AS m USING (user_id, slot) "
+        "WHERE h.user_id = ? AND m.key IS NOT NULL AND h.revision < m.revision ORDER BY h.revision"
+    )
+    return [record for record in records_in(fetch(db, sql, [user_id])) if isinstance(record, MemoryEntry)]
+
+
+def keep_past(db: sqlite3.Connection, entries: Sequence[MemoryEntry]) -> int:
+    """Keep *entries* as earlier values of live entries that are newer; return how many were news."""
+    slots: dict[Position, list[MemoryEntry]] = {}
+    for entry in entries:
+        slots.setdefault(entry.position, []).append(entry)
+    return sum(_keep_past_of(db, position, earlier) for position, earlier in slots.items())
+
+
+def _keep_past_of(db: sqlite3.Connection, position: Position, entries: Sequence[MemoryEntry]) -> int:
+    live = "SELECT revision FROM memories WHERE user_id = ? AND slot = ? AND key IS NOT NULL"
+    found = db.execute(live, position).fetchone()
+    if found is None:
+        return 0
+    known = (
+        "SELECT revision, value, metadata, created_ms, updated_ms FROM history "
+        "WHERE user_id = ? AND slot = ? AND revision < ?"
+    )
+    kept: dict[str, Row] = {row[0]: row for row in db.execute(known, [*position, found[0]])}
+    before = set(kept)
+    for entry in entries:
+        if entry.revision < found[0]:
+            said = (entry.value, _as_text(entry.metadata), to_ms(entry.created_at), to_ms(entry.updated_at))
+            kept.setdefault(entry.revision, (entry.revision, *said))
+    newest_ones = sorted(kept)[-HISTORY:]
+    news = len(set(newest_ones) - before)
+    if news:  # in the order in which they would have come: the next change takes the place of the oldest
+        db.execute("DELETE FROM history WHERE user_id = ? AND slot = ?", position)
+        put = (
+            "INSERT INTO history (user_id, slot, place, revision, value, metadata, created_ms, updated_ms) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        )
+        db.executemany(put, [(*position, place, *kept[revision]) for place, revision in enumerate(newest_ones)])
+        changes = "UPDATE memories SET changes = ? WHERE user_id = ? AND slot = ?"
+        db.execute(changes, [len(newest_ones), *position])
+    return news
 
 
 def records_in(rows: Iterable[Row]) -> tuple[Record, ...]:

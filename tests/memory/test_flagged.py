@@ -11,8 +11,9 @@ import pytest
 
 from memory.backends.legacy import LegacyMemoryBackend
 from memory.errors import BackendUnavailableError
+from memory.flag import MigrationFlag
+from memory.flagged import FlaggedMemory
 from memory.member import Member
-from memory.migration import FlaggedMemory, MigrationFlag
 from memory.revision import HybridLogicalClock
 from tests.contract import BackendContract
 from tests.memory.faulty import FaultyBackend

@@ -1,0 +1,224 @@
+"""What the predecessor's rows say, as our records. Pure.
+
+A row that stands in `memory_sync` is one that we wrote, and says what it said then, unless another program changed it
+since. Any other row was written by another program: it counts as said everywhere, at its `updated_at`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from memory.errors import MemoryRejectedError
+from memory.model import (
+    EVERYWHERE,
+    MemoryEntry,
+    Record,
+    Tombstone,
+    check_record,
+    content_hash,
+    from_ms,
+    slot_of,
+    supersedes,
+    to_ms,
+)
+from memory.revision import one_above
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SOURCE = {"source": "legacy"}
+"""The metadata of what another program wrote: later, whoever recalls it wants to know."""
+
+_DAY_MS = 86_400_000
+_MS_FROM = 100_000_000_000
+"""Numbers from here on are milliseconds: as seconds, the year 5138."""
+
+
+class Row(NamedTuple):
+    """A row of `memories`, as SQLite has it: text, bytes (a blob, or text that is no UTF-8), numbers, or None."""
+
+    id: int
+    key: object
+    value: object
+    created_at: object
+    updated_at: object
+
+
+class Sync(NamedTuple):
+    """A row of `memory_sync` about one slot."""
+
+    row_id: int | None
+    slot: str
+    scope: str | None
+    revision: str
+    deleted: int
+    content_hash: str | None
+    metadata: str | None
+    created_ms: int | None
+    updated_ms: int | None
+
+
+class Said(NamedTuple):
+    """What is said of one slot, and by which row; by none if it was deleted."""
+
+    record: Record
+    row_id: int | None
+
+
+class Told(NamedTuple):
+    """All that rows tell about one user.
+
+    Attributes:
+        slots: what counts, by slot.
+        past: older rows of the same slots: earlier values.
+        refused: the ids of rows that cannot be taken, with the reason.
+        altered: the ids of rows that are taken, but not exactly as they stand, with what was changed.
+    """
+
+    slots: dict[str, Said]
+    past: list[MemoryEntry]
+    refused: list[tuple[int, str]]
+    altered: list[tuple[int, str]]
+
+
+def tell(user_id: str, syncs: Iterable[Sync], rows: Mapping[int, Row], now_ms: int) -> Told:
+    """Return what *rows* say about a user, as *syncs* know them.
+
+    Args:
+        now_ms: a row from more than a day after it does not know its time.
+    """
+    told = Told({}, [], [], [])
+    ours: dict[int, Sync] = {}
+    for sync in syncs:
+        if sync.deleted:
+            _add(told, sync.slot, Said(Tombstone(user_id, sync.slot, sync.revision), None))
+        elif (row := rows.get(sync.row_id or 0)) is not None and _is_of(user_id, sync, row):
+            ours[row.id] = sync
+        else:  # another program removed the row, or gave it another key
+            _add(told, sync.slot, Said(Tombstone(user_id, sync.slot, one_above(sync.revision)), None))
+    for row in rows.values():
+        known = ours.get(row.id)
+        entry = known and _as_we_left_it(user_id, known, row)
+        if entry is None:
+            try:
+                entry, altered = take(user_id, row, now_ms, (known and known.scope) or EVERYWHERE)
+            except MemoryRejectedError as exc:
+                told.refused.append((row.id, str(exc)))
+                continue
+            if altered:
+                told.altered.append((row.id, altered))
+            if known is not None:  # another program wrote over what we wrote
+                entry = replace(entry, revision=max(entry.revision, one_above(known.revision)))
+        _add(told, known.slot if known else entry.position[1], Said(entry, row.id))
+    return told
+
+
+def take(user_id: str, row: Row, now_ms: int, scope: str = EVERYWHERE) -> tuple[MemoryEntry, str]:
+    """Return the entry in a row that another program wrote, and what had to be changed to make it one.
+
+    Its revision is made of its time and its id, so that it is the same however often it is read, and so that it loses
+    to whatever was written here later.
+
+    Raises:
+        MemoryRejectedError: it cannot be one: it has no key, or is beyond our limits.
+    """
+    altered: list[str] = []
+
+    if row.key is None:
+        raise MemoryRejectedError("key", "is NULL", "1 to 256 characters")
+    key = _text("key", row.key, altered)
+    value = _text("value", row.value, altered)
+    created, updated = _ms(row.created_at, now_ms), _ms(row.updated_at, now_ms)
+    if updated is None:
+        altered.append("updated_at tells no time up to now")
+        updated = created
+    updated = updated or 0
+    entry = MemoryEntry(
+        user_id=user_id,
+        key=key,
+        value=value,
+        scope=scope,
+        metadata=SOURCE,
+        created_at=from_ms(updated if created is None else created),
+        updated_at=from_ms(updated),
+        revision=f"{updated:012x}{0:04x}{row.id & 0xFFFFFFFFFFFFFFFF:016x}",
+    )
+    check_record(entry)
+    return entry, "; ".join(altered)
+
+
+def _text(name: str, value: object, altered: list[str]) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        altered.append(f"{name} was NULL and is taken as empty")
+        return ""
+    if isinstance(value, bytes):
+        altered.append(f"{name} was no UTF-8 text and is taken as Latin-1")
+        return _decoded(value)
+    altered.append(f"{name} was a number and is taken as text")
+    return str(value)
+
+
+def _add(told: Told, slot: str, said: Said) -> None:
+    old = told.slots.get(slot)
+    if old is not None and not supersedes(said.record, old.record):
+        said, old = old, said
+    told.slots[slot] = said
+    if old is not None and isinstance(old.record, MemoryEntry) and isinstance(said.record, MemoryEntry):
+        told.past.append(old.record)
+
+
+def _is_of(user_id: str, sync: Sync, row: Row) -> bool:
+    key = _decoded(row.key) if isinstance(row.key, bytes) else row.key
+    return isinstance(key, str) and slot_of(user_id, sync.scope or EVERYWHERE, key) == sync.slot
+
+
+def _as_we_left_it(user_id: str, sync: Sync, row: Row) -> MemoryEntry | None:
+    """Return the entry that we wrote into *row*; None if it is not that any more."""
+    if not isinstance(row.key, str) or not isinstance(row.value, str):
+        # What we took from another program's bytes, and have not written ourselves.
+        key = _decoded(row.key) if isinstance(row.key, bytes) else str(row.key)
+        value = _decoded(row.value) if isinstance(row.value, bytes) else "" if row.value is None else str(row.value)
+    else:
+        key, value = row.key, row.value
+    entry = MemoryEntry(
+        user_id=user_id,
+        key=key,
+        value=value,
+        scope=sync.scope or EVERYWHERE,
+        metadata=json.loads(sync.metadata or "{}"),
+        created_at=from_ms(sync.created_ms or 0),
+        updated_at=from_ms(sync.updated_ms or 0),
+        revision=sync.revision,
+    )
+    try:
+        return entry if content_hash(entry) == sync.content_hash else None
+    except UnicodeEncodeError:
+        return None
+
+
+def _decoded(raw: bytes) -> str:
+    """Return text that is no UTF-8 as Latin-1, in which every byte is a character: so nothing is lost."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _ms(value: object, now_ms: int) -> int | None:
+    """Read a time as the predecessor may have written it: text in UTC, or seconds since 1970. None: it tells none."""
+    try:
+        if isinstance(value, int | float):
+            ms = round(value if abs(value) >= _MS_FROM else value * 1000)
+        elif isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            ms = to_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        else:
+            return None
+    except (ValueError, OverflowError, OSError):
+        return None
+    return ms if 0 <= ms <= now_ms + _DAY_MS else None

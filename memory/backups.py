@@ -1,0 +1,1 @@
+"""Backups of the whole memory, and restoring from them."""

@@ -1,0 +1,1 @@
+"""The command line of the memory, a module for each family of commands."""

@@ -1,0 +1,1 @@
+"""Memories as files: our JSON Lines, and what other programs export."""
