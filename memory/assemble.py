@@ -22,7 +22,7 @@ from memory.member import Member
 from memory.outbox import Outbox
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
-from memory.shared import MemorySystem, SharedMemory
+from memory.shared import MemorySystem, Places, SharedMemory
 from memory.unified import UnifiedMemoryBackend
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
         plan=plan,
     )
     flagged = FlaggedMemory(unified, legacy, legacy_path, MigrationFlag(root / settings.flag_file))
-    return MemorySystem(unified, flagged)
+    return MemorySystem(unified, flagged, Places(legacy_path, (root / settings.outbox).parent / "backups"))
 
 
 def _build(

@@ -22,6 +22,7 @@ from memory.report import StoreHealth  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from pathlib import Path
 
     from memory.flag import MigrationFlag
     from memory.flagged import FlaggedMemory
@@ -43,11 +44,25 @@ _SETTLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Where files are that no store keeps.
+
+    Attributes:
+        legacy: the predecessor's database, whether it is there or not.
+        backups: the folder of all copies that we make.
+    """
+
+    legacy: Path
+    backups: Path
+
+
+@dataclass(frozen=True, slots=True)
 class MemorySystem:
     """What runs on the thread: the stores as one, and that as the flag has it."""
 
     unified: UnifiedMemoryBackend
     flagged: FlaggedMemory
+    places: Places
 
 
 class _View(MemoryBackend):

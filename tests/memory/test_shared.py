@@ -19,7 +19,7 @@ from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.member import Member
 from memory.revision import HybridLogicalClock
-from memory.shared import MemorySystem, SharedMemory
+from memory.shared import MemorySystem, Places, SharedMemory
 from tests.contract import BackendContract
 from tests.memory.unify import unify
 
@@ -37,9 +37,8 @@ def shared_in(folder: Path) -> SharedMemory:
         local = SQLiteMemoryBackend(folder / "memory.db", clock=clock)
         unified = unify(folder, InMemoryBackend("other", clock=clock), local)
         legacy = Member(InMemoryBackend("legacy", clock=clock), priority=99)
-        return MemorySystem(
-            unified, FlaggedMemory(unified, legacy, folder / "jakey.db", MigrationFlag(folder / ".flag"))
-        )
+        flagged = FlaggedMemory(unified, legacy, folder / "jakey.db", MigrationFlag(folder / ".flag"))
+        return MemorySystem(unified, flagged, Places(folder / "jakey.db", folder / "backups"))
 
     return SharedMemory(build)
 

@@ -9,7 +9,7 @@ from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.member import Member
 from memory.revision import HybridLogicalClock
-from memory.shared import MemorySystem, SharedMemory
+from memory.shared import MemorySystem, Places, SharedMemory
 from tests.memory.faulty import FaultyBackend
 from tests.memory.unify import BY_HAND, unify
 
@@ -50,4 +50,5 @@ class SmallMemory:
             self._folder, self.mcp, self.sqlite, plan=BY_HAND, timeout_s=timeout_s, deadline_s=self._deadline_s
         )
         legacy = Member(self.legacy, priority=30, timeout_s=timeout_s, plan=BY_HAND)
-        return MemorySystem(unified, FlaggedMemory(unified, legacy, self.legacy_path, self.flag))
+        flagged = FlaggedMemory(unified, legacy, self.legacy_path, self.flag)
+        return MemorySystem(unified, flagged, Places(self.legacy_path, self._folder / "backups"))
