@@ -35,7 +35,7 @@ async def compare(replicas: Sequence[Replica]) -> int:
     Raises:
         BackendUnavailableError: a store, or the outbox, failed under way; what was handed over stays so.
     """
-    present = [replica for replica in replicas if replica.usable]
+    present = [replica for replica in replicas if replica.usable and replica.store.comparable]
     epochs = {replica: replica.epoch for replica in present}
     await asyncio.gather(*(replica.catch_up() for replica in present if replica.writable))
     run = _Comparison(present)

@@ -18,7 +18,6 @@ from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.folder import Folder
 from memory.health import ProbePlan
-from memory.member import Member
 from memory.outbox import Outbox
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DATA = Path("data")
+_LAST = 10_000
+"""Legacy's priority, while the flag is on: behind all others."""
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -83,13 +84,23 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
         strikes_off=is_bot,
     )
     legacy_path = root / settings.legacy.path
-    legacy = Member(
-        LegacyMemoryBackend(legacy_path, clock=clock, deadline_s=settings.deadline_s),
-        priority=1000,
-        timeout_s=min(settings.legacy.timeout_s, longest_s),
+    flag = MigrationFlag(root / settings.flag_file)
+    legacy_s = min(settings.legacy.timeout_s, longest_s)
+    legacy = Replica(
+        LegacyMemoryBackend(
+            legacy_path,
+            clock=clock,
+            deadline_s=settings.deadline_s,
+            busy_timeout_s=legacy_s / 2,
+            may_make=lambda: not flag.is_on(),
+        ),
+        outbox,
+        priority=_LAST,
+        timeout_s=legacy_s,
         plan=plan,
+        counted=False,
     )
-    flagged = FlaggedMemory(unified, legacy, legacy_path, MigrationFlag(root / settings.flag_file))
+    flagged = FlaggedMemory(unified, legacy, legacy_path, flag)
     return MemorySystem(unified, flagged, Places(legacy_path, (root / settings.outbox).parent / "backups"))
 
 

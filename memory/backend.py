@@ -371,6 +371,15 @@ class StoreBackend(MemoryBackend):
     is_local: ClassVar[bool] = False
     batch: int = PAGE
 
+    @property
+    def comparable(self) -> bool:
+        """Whether its digests speak for all that it holds; until then it is read, but not compared."""
+        return True
+
+    def take_news(self) -> bool:
+        """Return whether it holds something, since this was last asked, that did not come through `put`."""
+        return False
+
     @abstractmethod
     async def identify(self) -> StoreIdentity:
         """Return which store this is; writes nothing."""

@@ -4,121 +4,144 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memory.backend import PAGE, MemoryBackend
 from memory.errors import BackendUnavailableError, WriteConcernError
-from memory.merge import get_in_all, merge_pages
-from memory.model import Page
+from memory.model import MemoryEntry, Page, check_draft, check_record
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from memory.flag import MigrationFlag
-    from memory.member import Member
     from memory.model import Audience, Position, Record
+    from memory.replica import Replica
     from memory.report import StoreHealth
+    from memory.unified import UnifiedMemoryBackend
 
 log = logging.getLogger(__name__)
 
 
 class FlaggedMemory(MemoryBackend):
-    """The memory as the tools use it. The flag decides which path writes: unified or legacy.
+    """The memory as the tools use it. The flag decides which path is taken: unified or legacy.
 
-    With the flag on and no store of the unified memory taking a write, legacy takes it, if its file exists. Both
-    paths read both, the newest of each slot, so that neither misses what the other wrote.
+    The legacy store takes part in the unified memory as one of its members, fed and compared like the others, as long
+    as its file exists or the flag is off; so neither path misses what the other wrote. The flag decides who takes a
+    write at once, and who is read first. With the flag on and nobody of the unified memory taking a write, legacy
+    takes it, if its file exists.
 
     Args:
-        unified: opened and closed by its owner.
-        legacy: opened and closed by this object, once its file exists or the flag is off.
+        unified: opened and closed by its owner; this object brings legacy into it.
+        legacy: a replica of the outbox of *unified*, and counted by nobody.
     """
 
-    def __init__(self, unified: MemoryBackend, legacy: Member, legacy_path: Path, flag: MigrationFlag) -> None:
+    def __init__(self, unified: UnifiedMemoryBackend, legacy: Replica, legacy_path: Path, flag: MigrationFlag) -> None:
         super().__init__("memory", clock=unified.clock, deadline_s=unified.deadline_s)
         self.flag = flag
         self._unified = unified
         self._legacy = legacy
         self._legacy_path = legacy_path
-        self._legacy_opened = False
-        self._opening = asyncio.Lock()
+        self._takes_part = False
+        self._alone = 0
+        self._arranging = asyncio.Lock()
 
     async def open(self) -> None:
-        if not self.flag.is_on():
+        if not await self._arrange():
             extra = {"event": "legacy_path"}
             log.warning("%s is not there, so the legacy store takes what is written", self.flag.path, extra=extra)
-        await self._legacy_in_use()
 
     async def close(self) -> None:
-        if self._legacy_opened:
-            self._legacy_opened = False
-            await self._legacy.close()
+        if self._takes_part:
+            self._takes_part = False
+            await self._unified.dismiss(self._legacy, for_good=False)
 
     async def put(self, records: Sequence[Record]) -> int:
-        return await self._keep(records, lambda store: store.put(records))
+        for record in records:
+            check_record(record)
+        return await self._keep(records)
 
     async def write(self, drafts: Sequence[Record]) -> int:
-        return await self._keep(drafts, lambda store: store.write(drafts))
+        for draft in drafts:
+            check_draft(draft)
+        return await self._keep(drafts)
 
-    async def _keep(self, records: Sequence[Record], work: Callable[[MemoryBackend], Awaitable[int]]) -> int:
-        if self.flag.is_on():
-            try:
-                return await work(self._unified)
-            except WriteConcernError:
-                raise  # it is kept
-            except BackendUnavailableError as exc:
-                if not await self._legacy_in_use():
-                    raise
-                extra = {"event": "legacy_fallback", "records": len(records)}
-                log.warning("Kept in the legacy store alone, because %s", exc, extra=extra)
-        await self._legacy_in_use()
-        return await self._legacy.call("store", lambda: work(self._legacy.backend))
+    async def _keep(self, records: Sequence[Record]) -> int:
+        if not await self._arrange():
+            return await self._keep_in_legacy(records)
+        try:
+            return await self._unified.keep(records)
+        except WriteConcernError:
+            raise  # it is kept
+        except BackendUnavailableError as exc:
+            if not self._takes_part:
+                raise
+            return await self._keep_in_legacy_alone(records, exc)
+
+    async def _keep_in_legacy(self, records: Sequence[Record]) -> int:
+        """Let legacy have *records* at once, and the outbox, which feeds the others."""
+        try:
+            kept = await self._unified.log(records)
+        except BackendUnavailableError as exc:
+            return await self._keep_in_legacy_alone(records, exc)
+        try:
+            await self._legacy.call("store", lambda: self._legacy.store.put(kept.records))
+        except BackendUnavailableError as exc:
+            log.debug("legacy is fed later: %s", exc)
+        return kept.changed
+
+    async def _keep_in_legacy_alone(self, records: Sequence[Record], why: BackendUnavailableError) -> int:
+        try:
+            changed = await self._unified.put_into(self._legacy, records)
+        except BackendUnavailableError as exc:
+            raise BackendUnavailableError(self.name, "store", f"{why.reason}; legacy: {exc.reason}") from why
+        self._alone += len(records)
+        extra = {"event": "legacy_fallback", "records": len(records)}
+        log.warning("Kept in the legacy store alone, because %s", why, extra=extra)
+        return changed
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
-        def read(wanted: Audience) -> Awaitable[Page]:
-            return self._read("retrieve", lambda store: store.get(user_id, key, wanted))
-
-        return await get_in_all(read, scopes)
+        await self._arrange()
+        return await self._unified.get(user_id, key, scopes)
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
-        return await self._read("scan", lambda store: store.scan(user_id, after, limit))
+        await self._arrange()
+        return await self._unified.scan(user_id, after, limit)
+
+    async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
+        await self._arrange()
+        return await self._unified.nearest(user_id, key, scope)
 
     async def probe(self) -> int:
-        if self.flag.is_on():
+        if await self._arrange():
             return await self._unified.probe()
-        await self._legacy_in_use()
-        return await self._legacy.call("probe", self._legacy.backend.probe)
+        return await self._legacy.call("probe", self._legacy.store.probe)
 
     async def legacy_health(self) -> StoreHealth | None:
-        """Return how the legacy store is doing, or None if it is not in use. It counts among no stores."""
-        if not await self._legacy_in_use():
+        """Return how the legacy store is doing, or None if it takes no part. It counts among no stores."""
+        await self._arrange()
+        if not self._takes_part:
             return None
         await self._legacy.check()
-        return self._legacy.health()
+        health = self._legacy.health()
+        if self._legacy.trusted:
+            self._alone = 0
+        if self._alone:
+            alone = f"it alone has {self._alone} of the latest writes"
+            health = replace(health, detail="; ".join(filter(None, [health.detail, alone])))
+        return health
 
-    async def _read(self, operation: str, work: Callable[[MemoryBackend], Awaitable[Page]]) -> Page:
-        async def legacy() -> Page | None:
-            if not await self._legacy_in_use():
-                return None
-            return await self._legacy.call(operation, lambda: work(self._legacy.backend))
-
-        answers = await asyncio.gather(work(self._unified), legacy(), return_exceptions=True)
-        pages = []
-        for answer in answers:
-            if isinstance(answer, Page):
-                pages.append(answer)
-            elif isinstance(answer, BaseException) and not isinstance(answer, BackendUnavailableError):
-                raise answer
-        if not pages:
-            raise BackendUnavailableError(self.name, operation, "; ".join(str(a) for a in answers if a))
-        missing = [a.backend for a in answers if isinstance(a, BackendUnavailableError)]
-        return merge_pages(pages, missing)
-
-    async def _legacy_in_use(self) -> bool:
-        """Return whether legacy takes part; open it when it does for the first time."""
-        if not self._legacy_opened and (self._legacy_path.exists() or not self.flag.is_on()):
-            async with self._opening:
-                if not self._legacy_opened:
-                    await self._legacy.open()
-                    self._legacy_opened = True
-        return self._legacy_opened
+    async def _arrange(self) -> bool:
+        """Bring legacy in, or let it go, as the flag and its file say; return whether the flag is on."""
+        on = self.flag.is_on()
+        if (not on or self._legacy_path.exists()) != self._takes_part:
+            async with self._arranging:
+                wanted = not on or self._legacy_path.exists()
+                if wanted and not self._takes_part:
+                    await self._unified.enlist(self._legacy)
+                elif self._takes_part and not wanted:
+                    await self._unified.dismiss(self._legacy, for_good=True)
+                self._takes_part = wanted
+        self._unified.prefer(None if on else self._legacy)
+        return on

@@ -33,7 +33,7 @@ class Reader:
 
     Args:
         name: what errors call the memory.
-        replicas: the stores, best priority first.
+        replicas: the stores, best priority first; their owner may add some, and take some out.
         hedge_s: how long one store may take over a read before the next is asked, too.
         shared: returns whether another process may be writing to the same outbox.
         dice: returns what `random.random` returns.
@@ -57,6 +57,8 @@ class Reader:
         self._hedge_s = hedge_s
         self._shared = shared
         self._dice = dice
+        self.preferred: Replica | None = None
+        """The store that is asked first, if it is in step, whatever its priority."""
 
     async def get(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page:
         """Return what stands under *key*; *near*: a store on this machine goes first, because time is short."""
@@ -250,8 +252,10 @@ class Reader:
 
         Source: the power of two choices (Mitzenmacher, 1996).
         """
-        first = [r for r in replicas if r.store.is_local] if near else []
+        first = [r for r in replicas if r.store.is_local and r.counted] if near else []
         first = first or [r for r in replicas if r.priority == replicas[0].priority]
+        if self.preferred is not None and self.preferred in replicas:
+            first = [self.preferred]
         chosen = first[0]
         if len(first) > 1:
             one = int(self._dice() * len(first))

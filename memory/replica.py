@@ -43,6 +43,7 @@ class Replica(Member):
     every absence, and after it turned out to be another copy than it was.
 
     Args: see Member.
+        counted: whether it is one of the stores that make the memory; legacy is only kept in step with them.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class Replica(Member):
         timeout_s: float = 1.5,
         plan: ProbePlan | None = None,
         now: Callable[[], float] = time.monotonic,
+        counted: bool = True,
     ) -> None:
         super().__init__(backend, priority=priority, timeout_s=timeout_s, plan=plan, now=now)
         self.store = backend
+        self.counted = counted
         backend.guard()
         self.trusted = False
         self.doubtful = False
@@ -299,6 +302,8 @@ class Replica(Member):
             leg = self.store.writer()
             if leg is not None:
                 self._outbox.attach(self.name, leg, self._applied)
+        if self.store.take_news():  # another program wrote into it
+            self.distrust(rewind=False)
         if not was_up:
             self.on_change()
             if self._news is not None:

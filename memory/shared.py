@@ -295,12 +295,14 @@ class _LoopThread:
     async def _live(self) -> None:
         self.system = self._build()
         try:
-            await asyncio.gather(self.system.unified.open(), self.system.flagged.open())
+            await self.system.flagged.open()  # it says who takes part
+            await self.system.unified.open()
             await self.system.unified.settle(_START_S)
             self.ready.set_result(self.system)
             await self._stop.wait()
         finally:
-            await asyncio.gather(self.system.flagged.close(), self.system.unified.close())
+            await self.system.flagged.close()
+            await self.system.unified.close()
 
 
 def _wind_up(loop: asyncio.AbstractEventLoop) -> None:

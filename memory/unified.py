@@ -80,7 +80,8 @@ class UnifiedMemoryBackend(MemoryBackend):
         name: str = "unified",
     ) -> None:
         super().__init__(name, clock=outbox.clock, deadline_s=deadline_s)
-        self.replicas = tuple(sorted(replicas, key=lambda replica: replica.priority))
+        self.members = sorted(replicas, key=lambda replica: replica.priority)
+        """All that are fed, compared and read: the stores, and legacy while it takes part."""
         self.outbox = outbox
         self._concern = _stores_needed(write_concern, len(self.replicas))
         self._compare_s = compare_s
@@ -88,7 +89,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         self._strikes_off = strikes_off
         self._acknowledged = AcknowledgedRevisions()
         self._reader = Reader(
-            name, self.replicas, outbox, self._acknowledged, hedge_s=hedge_s, shared=self._is_shared, dice=dice
+            name, self.members, outbox, self._acknowledged, hedge_s=hedge_s, shared=self._is_shared, dice=dice
         )
         self._opened = False
         self._registered = False
@@ -96,11 +97,16 @@ class UnifiedMemoryBackend(MemoryBackend):
         self._attention = asyncio.Event()
         self._comparing = asyncio.Lock()
         self._tidier: asyncio.Task[None] | None = None
-        founders = [r for r in self.replicas if r.store.is_local] or self.replicas
-        for replica in self.replicas:
+        founders = [r for r in self.members if r.store.is_local] or self.members
+        for replica in self.members:
             replica.may_found = replica in founders
             replica.on_change = self._attention.set
         outbox.on_replaced = self._outbox_replaced
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """The stores that make the memory, best priority first."""
+        return tuple(replica for replica in self.members if replica.counted)
 
     async def open(self) -> None:
         """Open the outbox and every store; one that is not up yet comes in later. Returns within the deadline."""
@@ -113,8 +119,11 @@ class UnifiedMemoryBackend(MemoryBackend):
         if (
             not self.outbox.home
         ):  # at the first start the local store says whose folder this is, before others are asked
-            await asyncio.gather(*(replica.open() for replica in self.replicas if replica.may_found))
-        await asyncio.gather(*(replica.open() for replica in self.replicas))
+            # What nobody else counts on goes first: of all it is the least likely to be new, and then it knows better.
+            for replica in sorted(self.members, key=lambda replica: replica.counted):
+                if replica.may_found:
+                    await replica.open()
+        await asyncio.gather(*(replica.open() for replica in self.members))
         self._attention.set()
         self._tidier = asyncio.create_task(self._tidy(), name="compare stores", context=Context())
         with suppress(TimeoutError):
@@ -125,34 +134,80 @@ class UnifiedMemoryBackend(MemoryBackend):
         if self._opened:
             self._opened = False
             await stop(self._tidier)
-            await asyncio.gather(*(replica.close() for replica in self.replicas))
+            await asyncio.gather(*(replica.close() for replica in self.members))
             await self.outbox.close()
             if self._folder is not None:
                 self._folder.leave()
+
+    async def enlist(self, replica: Replica) -> None:
+        """Let one more store take part from now on; open it if this memory is open."""
+        replica.may_found = replica.store.is_local
+        replica.on_change = self._attention.set
+        if replica not in self.members:
+            self.members.append(replica)
+            self.members.sort(key=lambda member: member.priority)
+        if self._opened:
+            await self._register()
+            await replica.open()
+            self._attention.set()
+
+    async def dismiss(self, replica: Replica, *, for_good: bool) -> None:
+        """Let a store take part no longer, and close it; *for_good*: nothing is kept for it any more either."""
+        self.members.remove(replica)
+        await replica.close()
+        if for_good:
+            with suppress(BackendUnavailableError):  # it will be struck off at the next start
+                await self.outbox.strike_off(replica.name)
+
+    def prefer(self, replica: Replica | None) -> None:
+        """Read from *replica* first, as long as it is in step."""
+        self._reader.preferred = replica
 
     # Writing
 
     async def put(self, records: Sequence[Record]) -> int:
         for record in records:
             check_record(record)
-        return await self._keep(records)
+        return await self.keep(records)
 
     async def write(self, drafts: Sequence[Record]) -> int:
         for draft in drafts:
             check_draft(draft)
-        return await self._keep(drafts)
+        return await self.keep(drafts)
 
-    async def _keep(self, records: Sequence[Record]) -> int:
+    async def keep(self, records: Sequence[Record]) -> int:
+        """Keep checked *records*; those without a revision are stamped. Returns how many changed anything."""
         if not self.replicas:
-            raise nobody(self.name, "store", self.replicas, {})
+            raise nobody(self.name, "store", self.members, {})
         try:
-            kept = await self.outbox.append(records)
+            kept = await self.log(records)
         except BackendUnavailableError as exc:
             return await self._put_everywhere(records, exc)
-        self._acknowledged.note(kept.records)
         if self._concern:
             await self._meet_concern(kept)
         return kept.changed
+
+    async def log(self, records: Sequence[Record]) -> Kept:
+        """Put *records* into the outbox, which feeds every store; they are acknowledged with that."""
+        kept = await self.outbox.append(records)
+        self._acknowledged.note(kept.records)
+        return kept
+
+    async def put_into(self, replica: Replica, records: Sequence[Record]) -> int:
+        """Stamp and put *records* into one store alone, since nothing else takes them; the others are compared with it.
+
+        Raises:
+            BackendUnavailableError: neither does that store.
+        """
+        stamped = self._stamped(records)
+        changed = await replica.call("store", partial(replica.store.put, stamped))
+        self._acknowledged.note(stamped)
+        for other in self.members:
+            other.distrust(rewind=False)
+        return changed
+
+    def _stamped(self, records: Sequence[Record]) -> list[Record]:
+        return [record if record.revision else replace(record, revision=self.clock.stamp()) for record in records]
 
     async def _put_everywhere(self, records: Sequence[Record], outbox: BackendUnavailableError) -> int:
         """Without an outbox a write counts only if every store took it: nothing would remember who missed it."""
@@ -160,16 +215,19 @@ class UnifiedMemoryBackend(MemoryBackend):
         if absent:
             reasons = "; ".join(f"{r.name}: {r.health().detail or 'is not ready'}" for r in absent)
             raise BackendUnavailableError(self.name, "store", f"{outbox.reason}; {reasons}") from outbox
-        stamped = [record if record.revision else replace(record, revision=self.clock.stamp()) for record in records]
-        outcomes = await ask(self.replicas, "store", lambda replica: replica.store.put(stamped))
-        changed = [outcome for outcome in outcomes.values() if isinstance(outcome, int)]
-        if len(changed) < len(self.replicas):
-            error = nobody(self.name, "store", self.replicas, outcomes)
+        stamped = self._stamped(records)
+        outcomes = await ask(self.members, "store", lambda replica: replica.store.put(stamped))
+        changed = [outcomes[replica] for replica in self.replicas]
+        if not all(isinstance(outcome, int) for outcome in changed):
+            error = nobody(self.name, "store", self.replicas, {r: outcomes[r] for r in self.replicas})
             if isinstance(error, BackendUnavailableError):
                 error = BackendUnavailableError(self.name, "store", f"{outbox.reason}; {error.reason}")
             raise error from outbox
+        for replica, outcome in outcomes.items():
+            if not isinstance(outcome, int):
+                replica.distrust(rewind=False)
         self._acknowledged.note(stamped)
-        return max(changed, default=0)
+        return max((outcome for outcome in changed if isinstance(outcome, int)), default=0)
 
     async def _meet_concern(self, kept: Kept) -> None:
         waits = {asyncio.ensure_future(r.confirm(kept.last_seq)): r for r in self.replicas}
@@ -211,7 +269,7 @@ class UnifiedMemoryBackend(MemoryBackend):
                         await target.call("load", partial(target.store.keep_past, batch.past))
                     self._observe(Page(tuple(batch.records)))
             finally:
-                for replica in self.replicas:
+                for replica in self.members:
                     replica.distrust(rewind=False)
         return news
 
@@ -239,17 +297,21 @@ class UnifiedMemoryBackend(MemoryBackend):
             return await self._reader.scan_all(after, limit)
         return await self._reader.scan(user_id, after, limit)
 
-    async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
+    async def nearest(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
+        """Return the entry under *key* in *scope*, from a store of this machine if one is in step."""
         page = await self._reader.get(user_id, key, frozenset({scope}), near=True)
         self._observe(page)
         return next((r for r in newest(page.records).values() if isinstance(r, MemoryEntry)), None)
+
+    async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
+        return await self.nearest(user_id, key, scope)
 
     # Health, recovery
 
     async def probe(self) -> int:
         await self._check_all()
         if not any(replica.usable for replica in self.replicas):
-            raise nobody(self.name, "probe", self.replicas, {})
+            raise nobody(self.name, "probe", self.members, {})
         return 0
 
     async def health_check(self, *, settle_s: float = 0.0) -> HealthReport:
@@ -257,7 +319,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         await self._check_all()
         await self.settle(settle_s)
         with suppress(BackendUnavailableError):
-            await asyncio.gather(*(replica.count_backlog() for replica in self.replicas))
+            await asyncio.gather(*(replica.count_backlog() for replica in self.members))
         return self.report()
 
     def report(self) -> HealthReport:
@@ -278,7 +340,7 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def compare(self) -> int:
         """Compare all usable stores now, and give each what it lacks; return how many records that were."""
         async with self._comparing:
-            return await compare(self.replicas)
+            return await compare(tuple(self.members))
 
     async def adopt(self, name: str) -> str:
         """Take over the installation of the store *name*, for this folder and all its other stores.
@@ -288,7 +350,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         theirs = (await self._replica(name).whose()).installation_id
         if theirs:
             await self.outbox.adopt(theirs)
-            for replica in self.replicas:
+            for replica in self.members:
                 if replica.usable:
                     await replica.call("claim", partial(replica.store.claim, theirs))
                 replica.distrust()
@@ -301,6 +363,8 @@ class UnifiedMemoryBackend(MemoryBackend):
         Raises:
             ConfigError: it is still configured, so that it would come back at the next start.
         """
+        if name in (replica.name for replica in self.members if not replica.counted):
+            raise ConfigError(f"{name} takes part as long as its file is there, or the flag is off")
         if name in (replica.name for replica in self.replicas):
             raise ConfigError(f"{name} is still configured: take its table out of the settings, or disable it, first")
         return await self.outbox.strike_off(name)
@@ -311,25 +375,25 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def retry_parked(self) -> int:
         """Offer every store again what it refused; return how many records were taken."""
-        return sum([await replica.retry_parked() for replica in self.replicas])
+        return sum([await replica.retry_parked() for replica in self.members])
 
     def _is_shared(self) -> bool:
         return self._folder is not None and self._folder.has_others()
 
     def _replica(self, name: str) -> Replica:
-        for replica in self.replicas:
+        for replica in self.members:
             if replica.name == name:
                 return replica
-        known = ", ".join(replica.name for replica in self.replicas)
+        known = ", ".join(replica.name for replica in self.members)
         raise ConfigError(f"there is no store called {name}; there are: {known}")
 
     async def _register(self) -> None:
         alone = self._strikes_off and self._folder is not None and self._folder.is_alone
         try:
             await self.outbox.open()
-            await self.outbox.register([replica.name for replica in self.replicas], alone=alone)
+            await self.outbox.register([replica.name for replica in self.members], alone=alone)
             await self.outbox.installation()
-            for replica in self.replicas:
+            for replica in self.members:
                 await replica.look_up_parked()
         except BackendUnavailableError as exc:
             self.outbox.trouble = self.outbox.trouble or exc.reason
@@ -340,7 +404,7 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     def _outbox_replaced(self) -> None:
         self._registered = False
-        for replica in self.replicas:
+        for replica in self.members:
             replica.doubtful = True  # what it did not have yet may have been lost with the outbox
             replica.distrust()
             replica.look()
@@ -348,7 +412,7 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def _tidy(self) -> None:
         """Compare whenever a store came back, and now and then in any case."""
         while True:
-            hurry = any(replica.usable and not replica.trusted for replica in self.replicas) or not self._registered
+            hurry = any(replica.usable and not replica.trusted for replica in self.members) or not self._registered
             with suppress(TimeoutError):
                 async with asyncio.timeout(_AGAIN_S if hurry else self._compare_s):
                     await self._attention.wait()
@@ -356,7 +420,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             try:
                 if not self._registered:
                     await self._register()
-                for replica in self.replicas:
+                for replica in self.members:
                     if replica.health().parked and replica.writable:
                         await replica.retry_parked()
                 await self.compare()
@@ -366,7 +430,7 @@ class UnifiedMemoryBackend(MemoryBackend):
                 await asyncio.sleep(_RETRY_S)
             except Exception:  # the loop must outlive whatever nobody thought of, and not in silence
                 log.exception("The stores could not be compared", extra={"event": "comparison_failed"})
-                for replica in self.replicas:
+                for replica in self.members:
                     replica.distrust(rewind=False)
                 await asyncio.sleep(_AGAIN_S)
             else:
@@ -374,7 +438,7 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def _check_all(self) -> None:
         """Probe every store, for no longer than the deadline: one that takes longer is down."""
-        checks = {asyncio.ensure_future(replica.check()): replica for replica in self.replicas}
+        checks = {asyncio.ensure_future(replica.check()): replica for replica in self.members}
         if checks:
             _, late = await asyncio.wait(checks, timeout=self.deadline_s)
             for check in late:

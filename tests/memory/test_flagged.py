@@ -13,15 +13,18 @@ from memory.backends.legacy import LegacyMemoryBackend
 from memory.errors import BackendUnavailableError
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
-from memory.member import Member
+from memory.replica import Replica
 from memory.revision import HybridLogicalClock
 from tests.contract import BackendContract
 from tests.memory.faulty import FaultyBackend
+from tests.memory.test_recovery import until
 from tests.memory.unify import BY_HAND, unify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from memory.unified import UnifiedMemoryBackend
 
 
 @pytest.fixture
@@ -44,9 +47,14 @@ async def memory(
     store: FaultyBackend, flag: MigrationFlag, jakey: Path, tmp_path: Path
 ) -> AsyncIterator[FlaggedMemory]:
     unified = unify(tmp_path, store, plan=BY_HAND, timeout_s=0.1)
-    legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99, plan=BY_HAND)
+    legacy = legacy_of(jakey, unified, flag)
     async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
         yield memory
+
+
+def legacy_of(jakey: Path, unified: UnifiedMemoryBackend, flag: MigrationFlag) -> Replica:
+    store = LegacyMemoryBackend(jakey, clock=unified.clock, may_make=lambda: not flag.is_on())
+    return Replica(store, unified.outbox, priority=99, plan=BY_HAND, counted=False)
 
 
 class TestFlagOn(BackendContract):
@@ -70,6 +78,16 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+async def is_there(store: FaultyBackend, key: str) -> bool:
+    return key in await store.inner.get_all("u1")
+
+
+async def in_step(memory: FlaggedMemory) -> None:
+    """Wait until every member was compared."""
+    await memory.get_all("nobody")
+    await until(lambda: all(member.in_step for member in memory._unified.members))
+
+
 def rows(jakey: Path) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(jakey)) as db:
         return sorted(db.execute("SELECT key, value FROM memories"))
@@ -82,15 +100,15 @@ async def test_flag_off_remembers_and_searches_in_the_predecessors_table(
 
     assert [entry.value for entry in await memory.search("u1", "color")] == ["blue"]
     assert rows(jakey) == [("color", "blue")]
-    assert await store.inner.get_all("u1") == {}
+    await until(lambda: is_there(store, "color"))  # and the others are fed
 
 
 async def test_flag_on_writes_to_the_stores_and_makes_no_legacy_file(store: FaultyBackend, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh" / "jakey.db"
     flag = MigrationFlag(tmp_path / ".on")
     flag.enable({"fresh": True})
-    legacy = Member(LegacyMemoryBackend(fresh, clock=store.clock), priority=99)
     unified = unify(tmp_path, store)
+    legacy = legacy_of(fresh, unified, flag)
     async with unified, FlaggedMemory(unified, legacy, fresh, flag) as fresh_memory:
         await fresh_memory.store("u1", "color", "blue")
         assert await fresh_memory.get_all("u1") == {"color": "blue"}
@@ -124,6 +142,7 @@ async def test_with_every_store_failing_legacy_takes_over_if_it_is_there(
     memory: FlaggedMemory, flag: MigrationFlag, store: FaultyBackend, jakey: Path, tmp_path: Path
 ) -> None:
     flag.enable({})
+    await in_step(memory)
     store.fault = "down"
 
     with locked(tmp_path / "outbox.db"):
@@ -141,7 +160,7 @@ async def test_with_every_store_failing_and_no_legacy_file_the_caller_hears_so(
     flag.enable({})
     store.fault = "down"
     unified = unify(tmp_path, store, plan=BY_HAND)
-    legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99)
+    legacy = legacy_of(jakey, unified, flag)
     async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
         with locked(tmp_path / "outbox.db"), pytest.raises(BackendUnavailableError):
             await memory.store("u1", "color", "blue")
@@ -157,7 +176,7 @@ async def test_a_broken_legacy_file_does_not_break_the_unified_path(
     flag.enable({})
     jakey.write_bytes(b"not a database" * 100)
     unified = unify(tmp_path, store, plan=BY_HAND)
-    legacy = Member(LegacyMemoryBackend(jakey, clock=store.clock), priority=99, plan=BY_HAND)
+    legacy = legacy_of(jakey, unified, flag)
     async with unified, FlaggedMemory(unified, legacy, jakey, flag) as memory:
         await memory.store("u1", "color", "blue")
 

@@ -10,7 +10,7 @@ import pytest
 
 from memory.backends.legacy import LegacyMemoryBackend
 from memory.errors import BackendUnavailableError
-from tests.contract import BackendContract
+from tests.contract import StoreContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ INSERT INTO memories (user_id, key, value, updated_at) VALUES
 """
 
 
-class TestLegacyMemoryBackend(BackendContract):
+class TestLegacyMemoryBackend(StoreContract):
     @pytest.fixture
     async def backend(self, tmp_path: Path) -> AsyncIterator[LegacyMemoryBackend]:
         async with LegacyMemoryBackend(tmp_path / "jakey.db") as backend:
@@ -120,6 +120,8 @@ async def test_a_damaged_file_is_reported_and_stays_where_it_is(tmp_path: Path, 
     assert not list(tmp_path.glob("*.damaged*"))
 
 
-async def test_its_canary_counts_nothing(jakey: Path) -> None:
+async def test_its_canaries_are_counted_and_leave_nothing_else(jakey: Path) -> None:
     async with LegacyMemoryBackend(jakey) as legacy:
-        assert await legacy.probe() == 0
+        assert [await legacy.probe(), await legacy.probe()] == [1, 2]
+
+    assert not query(jakey, "SELECT * FROM memory_sync_meta WHERE name LIKE 'canary%'")

@@ -29,7 +29,6 @@ from memory.errors import BackendUnavailableError
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.health import ProbePlan
-from memory.member import Member
 from memory.model import MemoryEntry, StoreIdentity
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
@@ -482,7 +481,8 @@ async def check_either_path_reads_what_either_wrote(memory: FlaggedMemory, user:
 
 
 def flagged(unified: UnifiedMemoryBackend, folder: Path, kind: type[FlaggedMemory] = FlaggedMemory) -> FlaggedMemory:
-    legacy = Member(LegacyMemoryBackend(folder / "jakey.db", clock=unified.clock), priority=99, plan=QUICK)
+    store = LegacyMemoryBackend(folder / "jakey.db", clock=unified.clock)
+    legacy = Replica(store, unified.outbox, priority=99, plan=QUICK, counted=False)
     return kind(unified, legacy, folder / "jakey.db", MigrationFlag(folder / "flag"))
 
 

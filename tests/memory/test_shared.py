@@ -17,7 +17,7 @@ from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
-from memory.member import Member
+from memory.replica import Replica
 from memory.revision import HybridLogicalClock
 from memory.shared import MemorySystem, Places, SharedMemory
 from tests.contract import BackendContract
@@ -36,7 +36,7 @@ def shared_in(folder: Path) -> SharedMemory:
         clock = HybridLogicalClock()
         local = SQLiteMemoryBackend(folder / "memory.db", clock=clock)
         unified = unify(folder, InMemoryBackend("other", clock=clock), local)
-        legacy = Member(InMemoryBackend("legacy", clock=clock), priority=99)
+        legacy = Replica(InMemoryBackend("legacy", clock=clock), unified.outbox, priority=99, counted=False)
         flagged = FlaggedMemory(unified, legacy, folder / "jakey.db", MigrationFlag(folder / ".flag"))
         return MemorySystem(unified, flagged, Places(folder / "jakey.db", folder / "backups"))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
-from memory.member import Member
+from memory.replica import Replica
 from memory.revision import HybridLogicalClock
 from memory.shared import MemorySystem, Places, SharedMemory
 from tests.memory.faulty import FaultyBackend
@@ -49,6 +49,8 @@ class SmallMemory:
         unified = unify(
             self._folder, self.mcp, self.sqlite, plan=BY_HAND, timeout_s=timeout_s, deadline_s=self._deadline_s
         )
-        legacy = Member(self.legacy, priority=30, timeout_s=timeout_s, plan=BY_HAND)
+        legacy = Replica(
+            self.legacy, unified.outbox, priority=30, timeout_s=timeout_s, plan=BY_HAND, counted=False
+        )
         flagged = FlaggedMemory(unified, legacy, self.legacy_path, self.flag)
         return MemorySystem(unified, flagged, Places(self.legacy_path, self._folder / "backups"))

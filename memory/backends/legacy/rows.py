@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from memory.errors import MemoryRejectedError
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SOURCE = {"source": "legacy"}
 """The metadata of what another program wrote: later, whoever recalls it wants to know."""
 
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC is what such texts mean
+_SECOND = timedelta(seconds=1)
 _DAY_MS = 86_400_000
 _MS_FROM = 100_000_000_000
 """Numbers from here on are milliseconds: as seconds, the year 5138."""
@@ -173,18 +175,13 @@ def _add(told: Told, slot: str, said: Said) -> None:
 
 
 def _is_of(user_id: str, sync: Sync, row: Row) -> bool:
-    key = _decoded(row.key) if isinstance(row.key, bytes) else row.key
-    return isinstance(key, str) and slot_of(user_id, sync.scope or EVERYWHERE, key) == sync.slot
+    key = text_of(row.key)
+    return key is not None and slot_of(user_id, sync.scope or EVERYWHERE, key) == sync.slot
 
 
 def _as_we_left_it(user_id: str, sync: Sync, row: Row) -> MemoryEntry | None:
     """Return the entry that we wrote into *row*; None if it is not that any more."""
-    if not isinstance(row.key, str) or not isinstance(row.value, str):
-        # What we took from another program's bytes, and have not written ourselves.
-        key = _decoded(row.key) if isinstance(row.key, bytes) else str(row.key)
-        value = _decoded(row.value) if isinstance(row.value, bytes) else "" if row.value is None else str(row.value)
-    else:
-        key, value = row.key, row.value
+    key, value = text_of(row.key) or "", text_of(row.value) or ""
     entry = MemoryEntry(
         user_id=user_id,
         key=key,
@@ -199,6 +196,13 @@ def _as_we_left_it(user_id: str, sync: Sync, row: Row) -> MemoryEntry | None:
         return entry if content_hash(entry) == sync.content_hash else None
     except UnicodeEncodeError:
         return None
+
+
+def text_of(value: object) -> str | None:
+    """Return what SQLite has, as text; None if it has nothing."""
+    if value is None or isinstance(value, str):
+        return value
+    return _decoded(value) if isinstance(value, bytes) else str(value)
 
 
 def _decoded(raw: bytes) -> str:
@@ -216,7 +220,10 @@ def _ms(value: object, now_ms: int) -> int | None:
             ms = round(value if abs(value) >= _MS_FROM else value * 1000)
         elif isinstance(value, str):
             moment = datetime.fromisoformat(value)
-            ms = to_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+            if moment.tzinfo is None and not moment.microsecond:  # as SQLite writes it
+                ms = (moment - _EPOCH) // _SECOND * 1000
+            else:
+                ms = to_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
         else:
             return None
     except (ValueError, OverflowError, OSError):
