@@ -31,7 +31,16 @@ EVERYWHERE = ""
 
 _as_sorted_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make an encoder for each
 
+_as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+_ESCAPED = 6
+"""Bytes that one ASCII character can take in JSON."""
+
+_AROUND = 8
+"""More than what JSON puts around a name and its text."""
 
 Audience: TypeAlias = frozenset[str] | None
 """The scopes that may be read; None is the operator's own code, which may read all."""
@@ -193,8 +202,14 @@ def content_hash(record: Record) -> str:
     """Return 64 bits, in hex, over what *record* says beside its identity; empty for a deletion."""
     if not isinstance(record, MemoryEntry):
         return ""
-    times = [to_ms(record.created_at), to_ms(record.updated_at)]
-    said = _as_sorted_json([record.value, record.metadata, times])
+    return said_hash(record.value, record.metadata, to_ms(record.created_at), to_ms(record.updated_at))
+
+
+def said_hash(value: str, metadata: Mapping[str, Any], created_ms: int, updated_ms: int) -> str:
+    """Return the content_hash of an entry that says this."""
+    # The JSON of a list, put together here: the encoder is several times as fast on a text as on what holds one.
+    names = _as_sorted_json(metadata) if metadata else "{}"
+    said = f"[{_as_sorted_json(value)}, {names}, [{created_ms}, {updated_ms}]]"
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
@@ -256,7 +271,7 @@ def from_ms(ms: int) -> datetime:
     """Return the UTC time *ms* milliseconds after 1970, exact to the millisecond."""
     if not isinstance(ms, int):
         raise TypeError("not whole milliseconds")
-    return _EPOCH + timedelta(milliseconds=ms)
+    return _EPOCH + ms * _MILLISECOND
 
 
 def check_record(record: Record) -> None:
@@ -311,17 +326,29 @@ def check_value(value: str) -> None:
 def check_metadata(metadata: Mapping[str, Any]) -> None:
     if not isinstance(metadata, Mapping):
         raise MemoryRejectedError("metadata", "is not a mapping", "a JSON object")
+    if type(metadata) is dict and _is_small(metadata):
+        return
     if _deeper_than(METADATA_MAX_DEPTH, metadata):
         raise MemoryRejectedError("metadata", "is nested too deep", f"{METADATA_MAX_DEPTH} levels")
     if not all(isinstance(name, str) for name in metadata):
         raise MemoryRejectedError("metadata", "has a name that is not text", "a JSON object")
     try:
-        text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+        text = _as_json(metadata)
     except (TypeError, ValueError, RecursionError) as exc:
         raise MemoryRejectedError("metadata", "cannot be written as JSON", "a JSON object") from exc
     size = len(_utf8("metadata", text))
     if size > METADATA_MAX_BYTES:
         raise MemoryRejectedError("metadata", f"is {size:,} bytes long", f"{METADATA_MAX_BYTES:,} bytes of JSON")
+
+
+def _is_small(metadata: dict[str, Any]) -> bool:
+    """Return whether *metadata* is within the limits at a glance, as nearly all is: a little ASCII, without depth."""
+    size = 0
+    for name, value in metadata.items():
+        if not (type(name) is type(value) is str and name.isascii() and value.isascii()):
+            return False
+        size += len(name) + len(value) + _AROUND
+    return size * _ESCAPED <= METADATA_MAX_BYTES
 
 
 def _deeper_than(most: int, value: object) -> bool:

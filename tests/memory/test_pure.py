@@ -10,7 +10,18 @@ import pytest
 from memory.acknowledged import AcknowledgedRevisions
 from memory.errors import MemoryRejectedError
 from memory.health import CircuitBreaker, ProbePlan
-from memory.model import Page, Tombstone, UserTombstone, content_hash, newest, slot_of, user_hash_of
+from memory.model import (
+    METADATA_MAX_BYTES,
+    Page,
+    Tombstone,
+    UserTombstone,
+    check_metadata,
+    content_hash,
+    from_ms,
+    newest,
+    slot_of,
+    user_hash_of,
+)
 from memory.ranking import rank, tokens
 from memory.revision import HybridLogicalClock, check_revision, one_above
 from memory.wire import page_from_json, page_to_json, record_from_json, record_to_json
@@ -119,6 +130,33 @@ def test_the_content_hash_is_the_same_after_json() -> None:
     entry = make_entry("u", "k", "v", metadata={"b": 1.5, "a": [None, "é"]})
 
     assert content_hash(record_from_json(json.loads(json.dumps(record_to_json(entry))))) == content_hash(entry)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"source": "legacy"}, "a22d8021def4ed30"),
+        ({"b": "é", "a": [1.5, None, True]}, "85ff68564130ab27"),
+        ({}, "1f7196ebe93a6f86"),
+    ],
+)
+def test_the_content_hash_is_the_one_that_is_in_files_already(metadata: dict[str, object], expected: str) -> None:
+    times = {"created_at": from_ms(1), "updated_at": from_ms(1_700_000_000_123)}
+    entry = make_entry("u", "k", 'te\0a "\U0001f389"', metadata=metadata, **times)
+
+    assert content_hash(entry) == expected
+
+
+@pytest.mark.parametrize("character", ["a", "\0", '"', "é", "\U0001f389"])
+def test_metadata_are_measured_as_json_whatever_is_in_them(character: str) -> None:
+    def of_size(size: int) -> dict[str, str]:
+        most = (size - len('{"n": ""}')) // (len(json.dumps(character, ensure_ascii=False).encode()) - 2)
+        return {"n": character * most}
+
+    check_metadata(of_size(METADATA_MAX_BYTES))
+
+    with pytest.raises(MemoryRejectedError, match="metadata"):
+        check_metadata(of_size(METADATA_MAX_BYTES + 8))
 
 
 # Ranking

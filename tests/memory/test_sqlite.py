@@ -237,6 +237,25 @@ async def test_the_digests_are_those_of_the_rows_after_thousands_of_changes(tmp_
     assert len(sent) > 2_000
 
 
+async def test_a_batch_leaves_what_its_records_leave_one_by_one(tmp_path: Path) -> None:
+    chance = random.Random(5)
+    tables = ("memories", "history", "digests")
+    for turn in range(8):
+        batch = [any_record(chance, f"user{chance.randrange(6)}") for _ in range(chance.choice((5, 60)))]
+        paths = [tmp_path / f"{turn}-{how}.db" for how in ("together", "alone")]
+        for path in paths:
+            async with SQLiteMemoryBackend(path) as backend:
+                for part in [batch] if path is paths[0] else [[record] for record in batch]:
+                    await backend.put(part)
+
+        contents = []
+        for path in paths:
+            with raw(path) as db:
+                contents.append([db.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables])
+
+        assert contents[0] == contents[1]
+
+
 async def test_a_file_of_version_1_is_upgraded_with_all_that_is_in_it(tmp_path: Path) -> None:
     path = tmp_path / "memory.db"
     entry = make_entry("u1", "drink", "tea", revision=revision(NOW_MS + 1), metadata={"a": [1, None]})
