@@ -11,17 +11,17 @@ import logging
 import os
 import sqlite3
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import aiosqlite
 
 from memory.errors import BackendUnavailableError
+from memory.sqlite_copy import keep_before_upgrade, utc_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 T = TypeVar("T")
 Schema: TypeAlias = "Callable[[sqlite3.Connection], None]"
@@ -29,6 +29,9 @@ FileIdentity: TypeAlias = tuple[int, int]
 """Device and inode: another file at the same path has another one."""
 
 log = logging.getLogger(__name__)
+
+DAMAGED = ".damaged-"
+"""Stands between the name of a file and when it was found damaged."""
 
 _CLOSE_S = 1.0
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -178,8 +181,8 @@ class SQLiteFile:
         """Rename the damaged file and its log, never over another file; return the new name, "" if it is not there."""
         if identity_of(self.path) != identity:
             return ""  # another process was faster, or somebody put another file in its place
-        at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        names = (f"{self.path.name}.damaged-{at}{more}" for more in ("", *(f"-{n}" for n in range(2, 1000))))
+        at = utc_stamp()
+        names = (f"{self.path.name}{DAMAGED}{at}{more}" for more in ("", *(f"-{n}" for n in range(2, 1000))))
         aside = next(self.path.with_name(name) for name in names if not self.path.with_name(name).exists())
         try:
             self.path.rename(aside)
@@ -213,25 +216,34 @@ class StaleFileError(sqlite3.Error):
     """What the connection shows is not what is in the file: close it and open it again."""
 
 
-def versioned(*steps: str | Schema) -> Schema:
-    """Return a schema in numbered steps: step n (from 1), a script or a function, takes a file from n - 1 to n.
+class versioned:  # noqa: N801 - called like the function that it stands for
+    """A schema in numbered steps: step n (from 1), a script or a function, takes a file from n - 1 to n.
 
-    Each step is kept as a whole or not at all. A file that is newer than the steps is refused and left as it is.
+    Each step is kept as a whole or not at all. Before the first that changes a file with content, a copy of it is
+    kept beside it, as NAME.schema-VERSION-TIME; where that cannot be, the file is left as it is, and so is a file
+    that is newer than the steps.
     """
 
-    def upgrade(db: sqlite3.Connection) -> None:
-        version = _version(db)
-        if version > len(steps):
+    def __init__(self, *steps: str | Schema) -> None:
+        self._steps = steps
+
+    @property
+    def latest(self) -> int:
+        """The newest version that this program knows."""
+        return len(self._steps)
+
+    def __call__(self, db: sqlite3.Connection) -> None:
+        version = version_of(db)
+        if version > self.latest:
             raise sqlite3.NotSupportedError(
-                f"the file has schema {version}, this program knows {len(steps)}: update the program"
+                f"the file has schema {version}, this program knows {self.latest}: update the program"
             )
         theirs = version == 0 and db.execute("SELECT 1 FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchone()
-        if theirs and _version(db) == 0:  # and no other process of ours has made them just now
+        if theirs and version_of(db) == 0:  # and no other process of ours has made them just now
             raise sqlite3.NotSupportedError("the file is another program's: give the store a file of its own")
-        for number, step in enumerate(steps[version:], start=version + 1):
-            in_transaction(db, partial(_step, number, step))
-
-    return upgrade
+        for number, step in enumerate(self._steps[version:], start=version + 1):
+            keep_copy = number == version + 1 and version > 0
+            in_transaction(db, partial(_step, number, step, keep_copy=keep_copy))
 
 
 def in_transaction(db: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -325,9 +337,18 @@ class _JobConnection(sqlite3.Connection):
         return super().executescript(str(job))
 
 
-def _step(number: int, step: str | Schema, db: sqlite3.Connection) -> None:
-    if _version(db) >= number:
+def _step(number: int, step: str | Schema, db: sqlite3.Connection, *, keep_copy: bool) -> None:
+    if version_of(db) >= number:
         return  # another process was faster
+    if keep_copy:
+        try:  # within the transaction, so that nobody writes, and only one of several processes does it
+            keep_before_upgrade(Path(db.execute("PRAGMA database_list").fetchone()[2]), number - 1)
+        except (sqlite3.Error, OSError) as exc:
+            if is_damage(exc):
+                raise
+            why = exc.strerror if isinstance(exc, OSError) else exc
+            text = f"it has schema {number - 1} and is not upgraded, for no copy of it could be kept before: {why}"
+            raise sqlite3.NotSupportedError(text) from exc
     if callable(step):
         step(db)
     else:
@@ -335,13 +356,14 @@ def _step(number: int, step: str | Schema, db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version = {number}")
 
 
-def _version(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
 def _kind(exc: Exception) -> int | None:
     code = getattr(exc, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
+
+
+def version_of(db: sqlite3.Connection) -> int:
+    """Return the number of a file's schema; 0 of one that has none of ours."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _no_database() -> sqlite3.DatabaseError:
