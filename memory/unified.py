@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_SETTLE_STEP_S = 0.05
+_SETTLE_STEP_S = 0.02
 _FIRST_COMPARISON_S = 0.5
 _RETRY_S = 0.2
 _AGAIN_S = 1.0
@@ -150,6 +150,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             await self._register()
             await replica.open()
             self._attention.set()
+            await self._wait_while(lambda: replica.usable and not replica.trusted, _FIRST_COMPARISON_S)
 
     async def dismiss(self, replica: Replica, *, for_good: bool) -> None:
         """Let a store take part no longer, and close it; *for_good*: nothing is kept for it any more either."""
@@ -328,14 +329,10 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def settle(self, most_s: float) -> None:
         """Wait until no store is starting any more, for *most_s* at the most, and a little for its comparison."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + most_s
-        # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
-        while loop.time() < end and any(r.health().state is StoreState.STARTING for r in self.replicas):  # noqa: ASYNC110
-            await asyncio.sleep(_SETTLE_STEP_S)
-        end = min(loop.time() + _FIRST_COMPARISON_S, end)
-        while loop.time() < end and any(r.usable and not r.trusted for r in self.replicas):  # noqa: ASYNC110
-            await asyncio.sleep(_SETTLE_STEP_S)
+        end = asyncio.get_running_loop().time() + most_s
+        await self._wait_while(lambda: any(r.health().state is StoreState.STARTING for r in self.replicas), most_s)
+        left_s = min(_FIRST_COMPARISON_S, end - asyncio.get_running_loop().time())
+        await self._wait_while(lambda: any(r.usable and not r.trusted for r in self.replicas), left_s)
 
     async def compare(self) -> int:
         """Compare all usable stores now, and give each what it lacks; return how many records that were."""
@@ -376,6 +373,14 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def retry_parked(self) -> int:
         """Offer every store again what it refused; return how many records were taken."""
         return sum([await replica.retry_parked() for replica in self.members])
+
+    @staticmethod
+    async def _wait_while(condition: Callable[[], bool], most_s: float) -> None:
+        """Wait until *condition* no longer holds, for *most_s* at the most."""
+        end = asyncio.get_running_loop().time() + most_s
+        # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
+        while asyncio.get_running_loop().time() < end and condition():
+            await asyncio.sleep(_SETTLE_STEP_S)
 
     def _is_shared(self) -> bool:
         return self._folder is not None and self._folder.has_others()

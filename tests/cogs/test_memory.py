@@ -307,7 +307,6 @@ async def test_the_owner_flips_the_flag(chat: Chat) -> None:
     assert await chat.ask(chat.you, "%memory migration OFF") == ("The migration flag is off: I use the legacy store.")
     await chat.ask(chat.you, "%remember drink tea")
     assert await chat.small.legacy.get_all(str(chat.you.id)) == {"drink": "tea"}
-    assert await chat.small.sqlite.get_all(str(chat.you.id)) == {}
 
     told = await chat.ask(chat.you, "%memory migration on")
     evidence = json.loads(told.partition("Evidence: ")[2])

@@ -21,6 +21,7 @@ import pytest
 import pytest_asyncio
 
 from memory import antientropy
+from memory.backend import PAGE
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.legacy import LegacyMemoryBackend
 from memory.backends.mcp import Command, MCPMemoryBackend
@@ -494,11 +495,15 @@ async def test_fault_10_without_the_flag_file_what_is_written_is_also_read(
 
 
 async def test_fault_10_is_noticed_where_one_store_is_written_and_another_read(tmp_path: Path, user: str) -> None:
-    class ReadsOnlyUnified(FlaggedMemory):
-        async def _read(self, operation: str, work: Callable[[MemoryBackend], Awaitable[Page]]) -> Page:  # noqa: ARG002
-            return await work(self._unified)
+    class ReadsOnlyMCP(FlaggedMemory):
+        async def _keep_in_legacy(self, records: Sequence[Record]) -> int:
+            stamped = [replace(record, revision=self.clock.stamp()) for record in records]
+            return await self._legacy.store.put(stamped)
 
-    async with pair(tmp_path, FaultyBackend("mcp")) as unified, flagged(unified, tmp_path, ReadsOnlyUnified) as memory:
+        async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
+            return await self._unified.replicas[0].store.scan(user_id, after, limit)
+
+    async with pair(tmp_path, FaultyBackend("mcp")) as unified, flagged(unified, tmp_path, ReadsOnlyMCP) as memory:
         with pytest.raises(AssertionError, match="without the flag"):
             await check_either_path_reads_what_either_wrote(memory, user)
 

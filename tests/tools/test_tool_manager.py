@@ -472,15 +472,17 @@ async def test_one_store_is_enough_to_remember(tools: ToolManager, small: SmallM
 # The flag.
 
 
-async def test_with_the_flag_off_the_legacy_store_alone_takes_writes(tools: ToolManager, small: SmallMemory) -> None:
+async def test_with_the_flag_off_legacy_takes_writes_and_the_others_are_fed(
+    tools: ToolManager, small: SmallMemory
+) -> None:
     tools.remember_user_info("1", "drink", "water")
 
     state = await tools.set_migration(on=False)
     tools.remember_user_info("1", "team", "Eagles")
 
     assert not state.is_on
-    assert await small.legacy.get_all("1") == {"team": "Eagles"}
-    assert await small.sqlite.get_all("1") == {"drink": "water"}
+    assert await small.legacy.get_all("1") == {"drink": "water", "team": "Eagles"}
+    assert await small.sqlite.get_all("1") == {"drink": "water", "team": "Eagles"}
     assert tools.search_user_memory("1", "team") == "team: Eagles"
     assert tools.search_user_memory("1", "drink") == "drink: water"
     assert (await tools.status())["path"] == "legacy"
