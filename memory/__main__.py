@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from memory.cli import stores
+from memory.cli import stores, transfer
 from memory.cli.terminal import CODES
 
 app = typer.Typer(
@@ -20,8 +20,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for command in (stores.status, stores.adopt, stores.remove, stores.parked):
+for command in (
+    stores.status,
+    stores.adopt,
+    stores.remove,
+    stores.parked,
+    moving.migrate,
+    moving.verify,
+    moving.enable,
+    moving.disable,
+):
     app.command(epilog=CODES)(command)
+app.command(epilog=CODES)(transfer.export)
+app.command("import", epilog=CODES)(transfer.import_)  # a word that no function can have
 
 
 if __name__ == "__main__":

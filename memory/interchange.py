@@ -1,1 +1,0 @@
-"""Memories as files: our JSON Lines, and what other programs export."""
