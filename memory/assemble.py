@@ -93,6 +93,7 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
             deadline_s=settings.deadline_s,
             busy_timeout_s=legacy_s / 2,
             may_make=lambda: not flag.is_on(),
+            hide=not settings.legacy.show_scoped,
         ),
         outbox,
         priority=_LAST,

@@ -95,9 +95,15 @@ BackendTable = Annotated[SQLiteTable | MCPTable, Field(discriminator="type")]
 
 
 class LegacyTable(Table):
-    """[memory.legacy]: the predecessor's database."""
+    """[memory.legacy]: the predecessor's database.
+
+    Attributes:
+        show_scoped: whether what was said in a DM or a server stands where the predecessor, which knows no scopes,
+            can read it.
+    """
 
     path: Path = Path("data/jakey.db")
+    show_scoped: bool = True
     timeout_s: Seconds = 1.0
 
 

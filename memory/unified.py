@@ -379,7 +379,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         """Wait until *condition* no longer holds, for *most_s* at the most."""
         end = asyncio.get_running_loop().time() + most_s
         # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
-        while asyncio.get_running_loop().time() < end and condition():
+        while asyncio.get_running_loop().time() < end and condition():  # noqa: ASYNC110
             await asyncio.sleep(_SETTLE_STEP_S)
 
     def _is_shared(self) -> bool:

@@ -38,6 +38,13 @@ class TestLegacyMemoryBackend(StoreContract):
             yield backend
 
 
+class TestHidden(StoreContract):
+    @pytest.fixture
+    async def backend(self, tmp_path: Path) -> AsyncIterator[LegacyMemoryBackend]:
+        async with LegacyMemoryBackend(tmp_path / "jakey.db", hide=True) as backend:
+            yield backend
+
+
 @pytest.fixture
 def jakey(tmp_path: Path) -> Path:
     path = tmp_path / "jakey.db"

@@ -54,6 +54,7 @@ class LegacyMemoryBackend(StoreBackend):
         path: the predecessor's database.
         busy_timeout_s: how long to wait for another program that holds the file locked.
         may_make: whether the file may be made, with the predecessor's schema, if it is not there.
+        hide: whether what is not for everywhere stays out of the predecessor's table, which knows no scopes.
     """
 
     is_local: ClassVar[bool] = True
@@ -67,10 +68,12 @@ class LegacyMemoryBackend(StoreBackend):
         deadline_s: float = 2.0,
         busy_timeout_s: float = 0.5,
         may_make: Callable[[], bool] = lambda: True,
+        hide: bool = False,
     ) -> None:
         super().__init__(name, clock=clock, deadline_s=deadline_s)
         self._path = path
         self._may_make = may_make
+        self._hide = hide
         self._file = SQLiteFile(
             path, name=name, schema=tables.prepare, wal=False, busy_timeout_s=busy_timeout_s, keep_damaged_aside=False
         )
@@ -106,7 +109,8 @@ class LegacyMemoryBackend(StoreBackend):
             check_record(record)
 
         def job(db: sqlite3.Connection) -> int:
-            ledger = tables.Ledger(db, self.clock.now_ms(), absorbed=self._absorbed == tables.data_version(db))
+            absorbed = self._absorbed == tables.data_version(db)
+            ledger = tables.Ledger(db, self.clock.now_ms(), absorbed=absorbed, hide=self._hide)
             changed = sum(ledger.put(record) for record in records)
             ledger.close()
             return changed

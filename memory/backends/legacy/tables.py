@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from memory.backends.legacy.rows import Row, Said, Sync, Told, tell, text_of
-from memory.backends.legacy.source import NEXT_USER, rows_of, syncs_of, text_or_bytes
 from memory.model import (
     EVERYWHERE,
     MemoryEntry,
@@ -40,7 +39,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 # A row of `memory_sync` is an entry (row_id says where its text is), a tombstone (deleted), or, with the hash of a
-# user's id as user_id and no slot, a user's tombstone. A row of the digests is a UserDigest; xor in hex.
+# user's id as user_id and no slot, a user's tombstone. A row of the digests is a UserDigest; xor in hex. What the
+# predecessor is not to see stands in `memory_sync_hidden`, with its id below zero where it counts as a row.
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS memories (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -70,7 +70,17 @@ _SCHEMA = (
     xor TEXT NOT NULL,
     grave TEXT NOT NULL
 ) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS memory_sync_hidden (
+    id INTEGER PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value TEXT NOT NULL
+)""",
     "CREATE TABLE IF NOT EXISTS memory_sync_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE VIEW IF NOT EXISTS memory_sync_rows AS
+SELECT id, user_id, key, value, created_at, updated_at FROM memories
+UNION ALL SELECT -id, user_id, key, value, NULL, NULL FROM memory_sync_hidden""",
+    "CREATE INDEX IF NOT EXISTS memory_sync_hidden_by_user ON memory_sync_hidden (user_id, key)",
     "CREATE INDEX IF NOT EXISTS memories_by_user ON memories (user_id, key)",
     "CREATE INDEX IF NOT EXISTS memory_sync_by_row ON memory_sync (row_id) WHERE row_id IS NOT NULL",
 )
@@ -86,6 +96,15 @@ _PUT_DIGEST = (
 )
 _SYNC_COLUMNS = "row_id, slot, scope, revision, deleted, content_hash, metadata, created_ms, updated_ms"
 _ROW_COLUMNS = "id, key, value, created_at, updated_at"
+
+_NEXT_USER = """
+SELECT min(name) FROM (
+    SELECT min(user_id) AS name FROM memories WHERE user_id > CAST(:after AS TEXT) AND typeof(user_id) = 'text'
+    UNION ALL
+    SELECT min(user_id) AS name FROM memory_sync WHERE user_id > CAST(:after AS TEXT) AND slot <> ''
+)
+"""
+_NEXT_GRAVE = "SELECT min(user_id) FROM memory_sync WHERE user_id > CAST(:after AS TEXT) AND slot = ''"
 
 
 def prepare(db: sqlite3.Connection) -> None:
@@ -120,13 +139,15 @@ class Ledger:
     Args:
         now_ms: see rows.tell.
         absorbed: whether nothing that another program wrote is left to be absorbed, as far as is known.
+        hide: whether what is not for everywhere stays out of the predecessor's table, which knows no scopes.
     """
 
-    def __init__(self, db: sqlite3.Connection, now_ms: int, *, absorbed: bool = False) -> None:
+    def __init__(self, db: sqlite3.Connection, now_ms: int, *, absorbed: bool = False, hide: bool = False) -> None:
         self.changes = 0
         self._db = db
         self._now_ms = now_ms
         self._absorbed = absorbed
+        self._hide = hide
         self._users: dict[str, _User] = {}
         self._done: set[str] = set()
 
@@ -189,7 +210,7 @@ class Ledger:
     def _key_of(self, user_id: str, slot: str) -> str | bytes | None:
         """Return under which key the rows of *slot* stand; None if there are none."""
         find = (
-            "SELECT m.key FROM memory_sync AS s JOIN memories AS m ON m.id = s.row_id "
+            "SELECT m.key FROM memory_sync AS s JOIN memory_sync_rows AS m ON m.id = s.row_id "
             "WHERE s.user_id = ? AND s.slot = ?"
         )
         found = self._db.execute(find, [user_id, slot]).fetchone()
@@ -201,8 +222,14 @@ class Ledger:
 
     def _write_row(self, new: MemoryEntry, old: Said | None) -> int:
         """Write *new* into the row that has been showing this memory, or into a new one; return its id."""
+        if self._hide and new.scope:
+            self._delete_row(old and old.row_id)
+            hidden = "INSERT INTO memory_sync_hidden (user_id, key, value) VALUES (?, ?, ?)"
+            return -int(self._db.execute(hidden, [new.user_id, new.key, new.value]).lastrowid or 0)
         said = (new.user_id, new.key, new.value, _as_timestamp(new.created_at), _as_timestamp(new.updated_at))
-        if old is not None and old.row_id is not None:
+        if old is not None and old.row_id is not None and old.row_id < 0:
+            self._delete_row(old.row_id)
+        elif old is not None and old.row_id is not None:
             update = "UPDATE memories SET user_id = ?, key = ?, value = ?, created_at = ?, updated_at = ? WHERE id = ?"
             self._db.execute(update, [*said, old.row_id])
             return old.row_id
@@ -216,7 +243,13 @@ class Ledger:
             key = text_of(row.key)
             foreign = slot_of(grave.user_id, EVERYWHERE, key) if key else ""
             if owners.get(row.id, foreign) == grave.slot:
-                self._db.execute("DELETE FROM memories WHERE id = ?", [row.id])
+                self._delete_row(row.id)
+
+    def _delete_row(self, row_id: int | None) -> None:
+        if row_id is not None and row_id < 0:
+            self._db.execute("DELETE FROM memory_sync_hidden WHERE id = ?", [-row_id])
+        elif row_id is not None:
+            self._db.execute("DELETE FROM memories WHERE id = ?", [row_id])
 
     def _bury(self, grave: UserTombstone, user: _User) -> None:
         user_id = user.user_id or _find_user(self._db, grave.user_hash)
@@ -228,8 +261,8 @@ class Ledger:
                     self._unnote(user_id, sync.slot)
                 else:
                     newer.add(sync.row_id)
-            doomed = [[row_id] for row_id in rows_of(self._db, user_id) if row_id not in newer]
-            self._db.executemany("DELETE FROM memories WHERE id = ?", doomed)
+            for row_id in rows_of(self._db, user_id).keys() - newer:
+                self._delete_row(row_id)
         if user.grave:
             user.count -= 1
             user.xor ^= record_hash("", user.grave, "")
@@ -292,7 +325,7 @@ def look_up(
     """
     text = text_of(key)
     wanted = sorted(slots) if slots is not None else [slot_of(user_id, EVERYWHERE, text or "")]
-    by_key = f"SELECT {_ROW_COLUMNS} FROM memories WHERE user_id = ? AND key = ?"
+    by_key = f"SELECT {_ROW_COLUMNS} FROM memory_sync_rows WHERE user_id = ? AND key = ?"
     rows = {row[0]: Row(*row) for row in db.execute(by_key, [user_id, text])} if text is not None else {}
     known: dict[str, Sync] = {}
     for column, values in (("slot", wanted), ("row_id", list(rows))):
@@ -301,11 +334,31 @@ def look_up(
         for row in db.execute(sql, [user_id, *values]):
             sync = Sync(*row)
             known[sync.slot] = sync
-    by_id = f"SELECT {_ROW_COLUMNS} FROM memories WHERE id = ? AND user_id = ?"
+    by_id = f"SELECT {_ROW_COLUMNS} FROM memory_sync_rows WHERE id = ? AND user_id = ?"
     for sync in known.values():
         if sync.row_id is not None and sync.row_id not in rows:
             rows |= {row[0]: Row(*row) for row in db.execute(by_id, [sync.row_id, user_id])}
     return Found(known, rows, tell(user_id, known.values(), rows, now_ms))
+
+
+def rows_of(db: sqlite3.Connection, user_id: str) -> dict[int, Row]:
+    """Return all rows of a user by id."""
+    sql = f"SELECT {_ROW_COLUMNS} FROM memory_sync_rows WHERE user_id = ?"
+    return {row[0]: Row(*row) for row in db.execute(sql, [user_id])}
+
+
+def syncs_of(db: sqlite3.Connection, user_id: str) -> list[Sync]:
+    """Return what is known of a user's slots."""
+    sql = f"SELECT {_SYNC_COLUMNS} FROM memory_sync WHERE user_id = ? AND slot <> ''"
+    return [Sync(*row) for row in db.execute(sql, [user_id])]
+
+
+def text_or_bytes(raw: bytes) -> str | bytes:
+    """As sqlite3's text_factory: another program's text may be in any encoding."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def records_of(db: sqlite3.Connection, user_id: str, now_ms: int) -> dict[Position, Record]:
@@ -335,9 +388,13 @@ def scan_all(db: sqlite3.Connection, after: Position | None, limit: int, now_ms:
 
 def next_name(db: sqlite3.Connection, after: str) -> str | None:
     """Return the next user's id, or hash of one whose tombstone there is."""
-    users = _next(db, NEXT_USER, after)
-    stones = _next(db, "SELECT min(user_id) FROM memory_sync WHERE user_id > CAST(:after AS TEXT) AND slot = ''", after)
-    return min((name for name in (users, stones) if name is not None), default=None)
+    either = (next_user(db, after), _next(db, _NEXT_GRAVE, after))
+    return min((name for name in either if name is not None), default=None)
+
+
+def next_user(db: sqlite3.Connection, after: str) -> str | None:
+    """Return the next user's id; one that is no UTF-8 text names nobody and is passed over."""
+    return _next(db, _NEXT_USER, after)
 
 
 def _next(db: sqlite3.Connection, sql: str, after: str | bytes) -> str | None:
@@ -345,7 +402,7 @@ def _next(db: sqlite3.Connection, sql: str, after: str | bytes) -> str | None:
         (name,) = db.execute(sql, {"after": after}).fetchone()
         if name is None or isinstance(name, str):
             return name
-        after = name  # a user id that is no UTF-8 text names nobody
+        after = name
 
 
 def absorb_some(db: sqlite3.Connection, after: str, most: int, now_ms: int) -> tuple[str | None, int]:
@@ -356,7 +413,7 @@ def absorb_some(db: sqlite3.Connection, after: str, most: int, now_ms: int) -> t
     ledger = Ledger(db, now_ms)
     name: str | None = after
     rows = 0
-    while rows < most and (name := _next(db, NEXT_USER, name or "")) is not None:
+    while rows < most and (name := next_user(db, name or "")) is not None:
         rows += ledger.absorb(name) + 1
     ledger.close()
     return name, ledger.changes
@@ -428,9 +485,9 @@ def _put_digest(db: sqlite3.Connection, user_hash: str, user: _User) -> None:
 
 
 def _find_user(db: sqlite3.Connection, user_hash: str) -> str:
-    name = _next(db, NEXT_USER, "")
+    name = next_user(db, "")
     while name is not None and user_hash_of(name) != user_hash:
-        name = _next(db, NEXT_USER, name)
+        name = next_user(db, name)
     return name or ""
 
 
