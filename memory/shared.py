@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from memory import migration
 from memory.backend import PAGE, MemoryBackend
 from memory.errors import BackendUnavailableError
 from memory.report import StoreHealth  # noqa: TC001
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from memory.flag import MigrationFlag
     from memory.flagged import FlaggedMemory
+    from memory.migration import Progress, Verification
     from memory.model import Audience, MemoryEntry, Page, Position, Record, SearchResult
     from memory.outbox import Parked
     from memory.report import HealthReport
@@ -41,6 +43,10 @@ _CLOSE_AT_EXIT_S = 1.5
 _LEFT_S = 0.5
 _HOP_S = 0.2
 _SETTLE_S = 5.0
+
+
+def _unseen(_what: str, _done: int, _total: int) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +235,25 @@ class SharedMemory(_View):
     async def flag(self) -> MigrationFlag:
         """Return the flag that decides between unified and legacy."""
         return await self.on_loop("read the flag", _flag_of, bounded=False)
+
+    async def verify(self, source: Path | None = None, progress: Progress = _unseen) -> Verification:
+        """Compare the predecessor's memories with those here; see memory.migration.verify_if_any.
+
+        Args:
+            source: None is what was migrated last, or else the configured legacy file.
+        """
+
+        def work(system: MemorySystem) -> Awaitable[Verification]:
+            places = system.places
+            return migration.verify_if_any(system.unified, places.backups, places.legacy, source, progress)
+
+        return await self.on_loop("verify", work, bounded=False)
+
+    async def enable(self, by: str) -> Verification:
+        """Verify, and set the flag with that as its evidence; BackendUnavailableError says what speaks against it."""
+        found = await self.verify()
+        migration.enable(await self.flag(), found, by)
+        return found
 
     async def on_loop(self, operation: str, work: Callable[[MemorySystem], Awaitable[T]], *, bounded: bool = True) -> T:
         """Run *work* on the memory's loop and return what it returns, from whatever loop this is called."""

@@ -1,1 +1,0 @@
-"""Migrating from the predecessor: a copy, a load, a verification."""

@@ -1,0 +1,29 @@
+"""Migrating from the predecessor: a copy of its file, a load, and a verification, which is the flag's evidence."""
+
+from memory.migration.evidence import (
+    disable,
+    enable,
+    evidence_in_words,
+    refusal,
+    source_to_verify,
+    verify_if_any,
+)
+from memory.migration.findings import Finding
+from memory.migration.move import Migration, Preview, migrate, preview
+from memory.migration.verify import Progress, Verification
+
+__all__ = [
+    "Finding",
+    "Migration",
+    "Preview",
+    "Progress",
+    "Verification",
+    "disable",
+    "enable",
+    "evidence_in_words",
+    "migrate",
+    "preview",
+    "refusal",
+    "source_to_verify",
+    "verify_if_any",
+]

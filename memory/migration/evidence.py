@@ -1,0 +1,123 @@
+"""The flag and what speaks for it: it is written after a clean verification, or where there is nothing to verify."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from memory.errors import BackendUnavailableError
+from memory.migration.journal import read_state
+from memory.migration.verify import Verification, verify
+from memory.version import version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from memory.flag import MigrationFlag
+    from memory.migration.verify import Progress
+    from memory.unified import UnifiedMemoryBackend
+
+
+class Source(NamedTuple):
+    """What there is to verify against.
+
+    Attributes:
+        path: the file; None if there is none.
+        now_ms: when it was migrated; None if it was not, as far as is known.
+        note: what the owner should know about the choice; empty if nothing.
+    """
+
+    path: Path | None
+    now_ms: int | None = None
+    note: str = ""
+
+
+def source_to_verify(folder: Path, legacy: Path, path: Path | None = None) -> Source:
+    """Return *path*, else what was migrated last, else the configured legacy file, if it is there."""
+    state = read_state(folder)
+    if path is not None:
+        path = path.resolve()
+        return Source(path, state.at_ms if state is not None and state.source == str(path) else None)
+    if state is not None:
+        if (migrated := Path(state.source)).is_file():
+            return Source(migrated, state.at_ms)
+        if (copy := folder / state.copy).is_file():
+            note = f"{migrated.name} is not there any more, so this compares with its copy, {copy.name}."
+            return Source(copy, state.at_ms, note)
+    return Source(legacy if legacy.is_file() else None)
+
+
+async def verify_if_any(
+    unified: UnifiedMemoryBackend, folder: Path, legacy: Path, path: Path | None, progress: Progress
+) -> Verification:
+    """Verify against what `source_to_verify` chooses; a verification without a source if there is none."""
+    source = source_to_verify(folder, legacy, path)
+    if source.path is None:
+        return Verification(source="")
+    now_ms = unified.clock.now_ms() if source.now_ms is None else source.now_ms
+    return await verify(unified, source.path, legacy, now_ms, progress)
+
+
+def enable(flag: MigrationFlag, found: Verification, by: str) -> None:
+    """Write the flag with *found*, which is clean, as its evidence; in place of what it says, if it is there.
+
+    Raises:
+        BackendUnavailableError: it is not clean, or the file cannot be written; the flag is as it was.
+    """
+    if not found.clean:
+        raise BackendUnavailableError("the migration flag", "be set", refusal(found))
+    try:
+        flag.enable(_evidence(found, by))
+    except OSError as exc:
+        raise BackendUnavailableError("the migration flag", "be set", f"{flag.path.name}: {exc.strerror}") from exc
+
+
+def disable(flag: MigrationFlag) -> bool:
+    """Remove the flag, and return whether it was there; BackendUnavailableError if it cannot be removed."""
+    was_on = flag.is_on()
+    try:
+        flag.disable()
+    except OSError as exc:
+        reason = f"{flag.path.name}: {exc.strerror}"
+        raise BackendUnavailableError("the migration flag", "be removed", reason) from exc
+    return was_on
+
+
+def refusal(found: Verification) -> str:
+    """Return in a few words why *found* is not clean."""
+    differences = len(found.differences) + found.beyond
+    parts = [f"{differences:,} differences from {Path(found.source).name}"] if differences else []
+    parts += [f"{name} could not be asked: {reason}" for name, reason in found.unasked.items()]
+    return "; ".join(parts)
+
+
+def evidence_in_words(evidence: Mapping[str, Any]) -> str:
+    """Return what the flag's evidence says, for a status line."""
+    if not evidence:
+        return "no evidence: the file is empty"
+    if evidence.get("verified") is True:
+        day = str(evidence.get("at", ""))[:10]
+        entries, users = evidence.get("entries"), evidence.get("users")
+        if isinstance(entries, int) and isinstance(users, int):
+            return f"verified {day}: {entries:,} memories of {users:,} users from {evidence.get('source')}"
+        return f"verified {day}"
+    if evidence.get("fresh") is True:
+        return "fresh install"
+    return "no evidence: it was set without a verification"
+
+
+def _evidence(found: Verification, by: str) -> dict[str, Any]:
+    common = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "version": version(), "enabled_by": by}
+    if not found.source:
+        return {"fresh": True, **common}
+    return {
+        "verified": True,
+        **common,
+        "source": Path(found.source).name,
+        "rows": found.counts.rows,
+        "users": found.counts.users,
+        "entries": found.counts.entries,
+        "refused": found.counts.refused,
+        "digest": found.digest,
+    }

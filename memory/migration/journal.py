@@ -1,0 +1,173 @@
+"""How far a migration has come, so that it goes on there after a kill, and what was noted of single rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody is told of another migration there
+    fcntl = None  # type: ignore[assignment]
+
+from memory.errors import BackendUnavailableError
+from memory.migration.reading import Counts
+from memory.model import to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from memory.migration.reading import Note
+
+STATE = "migration.json"
+_LOCK = "migration.lock"
+_SHOWN = 10
+_FORMAT = 1
+
+
+@dataclass(slots=True)
+class State:
+    """What `migration.json` says.
+
+    Attributes:
+        source: the predecessor's file, as an absolute path.
+        at: when the copy was made, ISO 8601, UTC.
+        copy: the copy's file name, in the same folder.
+        print: what `fingerprint` said of the copy.
+        total: rows of the copy.
+        position: the last user whose memories are durably here; None before the first.
+        report_bytes: how much of the report belongs to what is counted.
+        reasons: how many rows there are for each kind of note and reason.
+        load_s: what loading took so far, in seconds.
+    """
+
+    source: str
+    at: str
+    copy: str
+    print: list[Any]
+    total: int
+    position: str | None = None
+    complete: bool = False
+    counts: Counts = field(default_factory=Counts)
+    report_bytes: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    load_s: float = 0.0
+
+    @property
+    def at_ms(self) -> int:
+        """When the copy was made, in ms: what counts as the present, whenever the copy is read."""
+        return to_ms(datetime.fromisoformat(self.at))
+
+
+class Journal:
+    """The state of the last migration, and its report, in *folder*. Use `with`: one migration at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock: int | None = None
+        self.state: State | None = read_state(folder)
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(self._lock)
+                raise BackendUnavailableError("the migration", "begin", "another one is under way") from None
+        self.state = read_state(self._folder)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def now(self) -> State:
+        assert self.state is not None  # noqa: S101 - begun before it is asked for
+        return self.state
+
+    @property
+    def copy(self) -> Path:
+        return self._folder / self.now.copy
+
+    @property
+    def report(self) -> Path:
+        return report_of(self.copy)
+
+    def begin(self, state: State) -> None:
+        """Start anew with the copy that *state* names."""
+        self.state = state
+        self.rewind()
+        self._save()
+
+    def rewind(self) -> None:
+        """Cut off what a killed process noted and did not count."""
+        with os.fdopen(os.open(self.report, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+            file.truncate(self.now.report_bytes)
+
+    def advance(self, position: str, counts: Counts, notes: Iterable[Note], load_s: float) -> None:
+        """Everything up to the user *position* is durably here."""
+        state = self.now
+        lines = [json.dumps(note.as_json(), ensure_ascii=True) + "\n" for note in notes]
+        if lines:
+            text = "".join(lines).encode()
+            with self.report.open("ab") as file:
+                file.write(text)
+            state.report_bytes += len(text)
+            reasons = Counter(f"{note.kind}: {note.reason}" for note in notes)
+            state.reasons = dict(Counter(state.reasons) + reasons)
+        state.position = position
+        state.counts.add(counts)
+        state.load_s = load_s
+        self._save()
+
+    def finish(self) -> None:
+        """All of it is durably here."""
+        self.now.complete = True
+        self._save()
+
+    def first_notes(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the first few notes of each kind."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        with suppress(FileNotFoundError), self.report.open(encoding="utf-8") as file:
+            for line in file:
+                note = json.loads(line)
+                of_kind = found.setdefault(note["kind"], [])
+                if len(of_kind) < _SHOWN:
+                    of_kind.append(note)
+        return found
+
+    def _save(self) -> None:
+        state = {"format": _FORMAT, **_as_json(self.now)}
+        draft = self._folder / f"{STATE}.part"
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(state, file, indent=2)
+        draft.replace(self._folder / STATE)
+
+
+def read_state(folder: Path) -> State | None:
+    """Return what is known of the last migration; None if there was none, or its file cannot be read."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        said = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if said.pop("format") == _FORMAT:
+            return State(**{**said, "counts": Counts(**said["counts"])})
+    return None
+
+
+def report_of(copy: Path) -> Path:
+    """Return where the notes about the rows of *copy* are."""
+    return copy.with_suffix(".report.jsonl")
+
+
+def _as_json(state: State) -> dict[str, Any]:
+    said = {one.name: getattr(state, one.name) for one in fields(state)}
+    return said | {"counts": state.counts.as_json()}
