@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fail-on-skip", action="store_true", help="a skipped test is a failed run: for .ci/run")
+
+
+def pytest_pycollect_makeitem(name: str, obj: object) -> None:
+    if name.startswith("Test") and inspect.isabstract(obj):  # pytest would leave it out in silence
+        lacking = ", ".join(sorted(obj.__abstractmethods__))
+        raise pytest.Collector.CollectError(f"{name} would not run: it lacks {lacking}")
 
 
 @pytest.hookimpl(wrapper=True)
