@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_pycollect_makeitem(name: str, obj: object) -> None:
     if name.startswith("Test") and inspect.isabstract(obj):  # pytest would leave it out in silence
-        lacking = ", ".join(sorted(obj.__abstractmethods__))
+        lacking = ", ".join(sorted(getattr(obj, "__abstractmethods__", ())))
         raise pytest.Collector.CollectError(f"{name} would not run: it lacks {lacking}")
 
 

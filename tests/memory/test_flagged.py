@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +18,7 @@ from memory.revision import HybridLogicalClock
 from tests.contract import BackendContract
 from tests.memory.faulty import FaultyBackend
 from tests.memory.test_recovery import until
-from tests.memory.unify import BY_HAND, unify
+from tests.memory.unify import BY_HAND, QUICK, unify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -78,8 +78,9 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-async def is_there(store: FaultyBackend, key: str) -> bool:
-    return key in await store.inner.get_all("u1")
+async def is_there(store: FaultyBackend, key: str, value: str = "") -> bool:
+    found = await store.inner.get_all("u1")
+    return key in found and value in found[key]
 
 
 async def in_step(memory: FlaggedMemory) -> None:
@@ -184,6 +185,142 @@ async def test_a_broken_legacy_file_does_not_break_the_unified_path(
 
         assert [entry.value for entry in result] == ["blue"]
         assert result.missing == ("legacy",)
+
+
+@pytest.mark.parametrize("on", [True, False])
+async def test_either_path_feeds_all_stores_and_a_forgotten_memory_comes_back_from_no_row(
+    memory: FlaggedMemory, flag: MigrationFlag, store: FaultyBackend, jakey: Path, on: bool
+) -> None:
+    with closing(sqlite3.connect(jakey)) as db, db:
+        db.executemany(
+            "INSERT INTO memories (user_id, key, value, updated_at) VALUES ('u1', 'color', ?, ?)",
+            [("green", "2024-01-01 00:00:00"), ("red", "2025-01-01 00:00:00")],
+        )
+    assert await memory.get_all("u1") == {"color": "red"}
+    if on:
+        flag.enable({})
+        memory._legacy.store._rest_s = 0  # type: ignore[attr-defined]  # so that it looks through its file at once
+        await memory.legacy_health()
+        await until(lambda: is_there(store, "color"))
+    assert await memory.get_all("u1") == {"color": "red"}
+
+    await memory.store("u1", "drink", "tea")
+    assert await memory.delete("u1", "color")
+
+    assert await memory.get_all("u1") == {"drink": "tea"}
+    await until(lambda: rows(jakey) == [("drink", "tea")])
+    await until(lambda: is_there(store, "drink"))
+    assert await store.inner.get_all("u1") == {"drink": "tea"}
+
+
+@pytest.mark.parametrize("on", [True, False])
+@pytest.mark.parametrize("restart", [False, True])
+async def test_what_legacy_alone_took_is_merged_when_the_others_are_back(
+    flag: MigrationFlag, jakey: Path, tmp_path: Path, on: bool, restart: bool
+) -> None:
+    """The store fails, and the outbox cannot be written; also if the process ends before they are back."""
+    flag.enable({})
+    clock = HybridLogicalClock()
+    store = FaultyBackend("store", clock=clock)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[FlaggedMemory]:
+        unified = unify(tmp_path, store, plan=QUICK, timeout_s=0.1)
+        async with unified, FlaggedMemory(unified, legacy_of(jakey, unified, flag), jakey, flag) as memory:
+            yield memory
+
+    jakey.touch()
+    async with opened() as memory:
+        await memory.store("u1", "color", "red")
+        await memory.store("u1", "pet", "Rex")
+        await in_step(memory)
+        store.fault = "down"
+        if not on:
+            flag.disable()
+        with locked(tmp_path / "outbox.db"):
+            await memory.store("u1", "color", "blue")
+            assert await memory.delete("u1", "pet")
+            health = await memory.legacy_health()
+            assert health is not None
+            assert "it alone has 2 of the latest writes" in health.detail
+            assert await memory.get_all("u1") == {"color": "blue"}
+        if not restart:
+            store.fault = ""
+            await until(lambda: is_there(store, "color", "blue"))
+            health = await memory.legacy_health()
+            assert health is not None
+            assert "alone" not in health.detail
+    store.fault = ""
+    async with opened() as memory:
+        assert await memory.get_all("u1") == {"color": "blue"}
+        await until(lambda: is_there(store, "color", "blue"))
+        assert await store.inner.get_all("u1") == {"color": "blue"}
+
+
+async def test_a_legacy_file_that_comes_and_goes_takes_part_and_is_not_made_again(
+    memory: FlaggedMemory, flag: MigrationFlag, jakey: Path
+) -> None:
+    unified = memory._unified
+    await in_step(memory)
+    assert "legacy" in await unified.outbox.registered()
+    flag.enable({})
+    jakey.unlink()
+
+    await memory.store("u1", "color", "blue")
+
+    assert await memory.legacy_health() is None
+    assert [member.name for member in unified.members] == ["store"]
+    assert await unified.outbox.registered() == ["store"]
+    assert not jakey.exists()
+
+    flag.disable()
+    assert await memory.get_all("u1") == {"color": "blue"}
+    await until(lambda: jakey.exists() and rows(jakey) == [("color", "blue")])
+
+
+async def test_with_the_flag_off_legacy_is_asked_first(
+    memory: FlaggedMemory, flag: MigrationFlag, store: FaultyBackend
+) -> None:
+    await memory.store("u1", "color", "blue")
+    await in_step(memory)
+    before = store.reads
+
+    await memory.retrieve("u1", "color")
+    await memory.search("u1", "color")
+    assert store.reads == before
+
+    flag.enable({})
+    await memory.retrieve("u1", "color")
+    assert store.reads > before
+
+
+async def test_with_the_flag_off_and_legacy_locked_a_write_waits_in_the_outbox(
+    memory: FlaggedMemory, jakey: Path
+) -> None:
+    await in_step(memory)
+    with locked(jakey):
+        assert await memory.store("u1", "color", "blue")
+        assert await memory.get_all("u1") == {"color": "blue"}
+    memory._legacy.look()
+    await until(lambda: rows(jakey) == [("color", "blue")])
+
+
+async def test_where_every_store_but_legacy_is_new_legacy_says_whose_folder_it_is(
+    flag: MigrationFlag, jakey: Path, tmp_path: Path
+) -> None:
+    flag.enable({})
+    async with LegacyMemoryBackend(jakey) as legacy:
+        await legacy.claim("ours")
+        await legacy.store("u1", "color", "blue")
+
+    store = FaultyBackend("store", clock=HybridLogicalClock())
+    unified = unify(tmp_path, store, plan=BY_HAND)
+    flagged = FlaggedMemory(unified, legacy_of(jakey, unified, flag), jakey, flag)
+    await flagged.open()
+    async with unified:
+        assert await flagged.get_all("u1") == {"color": "blue"}
+        assert (await store.identify()).installation_id == "ours"
+    await flagged.close()
 
 
 def test_the_flag_keeps_its_evidence_and_honours_an_empty_file(flag: MigrationFlag) -> None:

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 _ROWS_AT_ONCE = 500
 _PAUSE_S = 0.002
-_AGAIN_S = 60.0
+_AGAIN_S = 5.0
 _REST = 20
 """Looking through the file takes no more than a twentieth of the time."""
 
