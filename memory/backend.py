@@ -45,7 +45,7 @@ from memory.report import HealthReport, StoreHealth, StoreState
 from memory.revision import HybridLogicalClock, one_above
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from memory.model import StoreIdentity, UserDigest
 
@@ -366,19 +366,17 @@ class StoreBackend(MemoryBackend):
     Attributes:
         is_local: whether it is a file of this machine, so that reading all of a user's memories is cheap.
         batch: how many records it may be given at once, so that a put ends well within a call's time.
+        on_news: called when it holds something that did not come through `put`.
     """
 
     is_local: ClassVar[bool] = False
     batch: int = PAGE
+    on_news: Callable[[], None] | None = None
 
     @property
     def comparable(self) -> bool:
         """Whether its digests speak for all that it holds; until then it is read, but not compared."""
         return True
-
-    def take_news(self) -> bool:
-        """Return whether it holds something, since this was last asked, that did not come through `put`."""
-        return False
 
     @abstractmethod
     async def identify(self) -> StoreIdentity:

@@ -60,6 +60,7 @@ class Replica(Member):
         super().__init__(backend, priority=priority, timeout_s=timeout_s, plan=plan, now=now)
         self.store = backend
         self.counted = counted
+        backend.on_news = partial(self.distrust, rewind=False)
         backend.guard()
         self.trusted = False
         self.doubtful = False
@@ -302,8 +303,6 @@ class Replica(Member):
             leg = self.store.writer()
             if leg is not None:
                 self._outbox.attach(self.name, leg, self._applied)
-        if self.store.take_news():  # another program wrote into it
-            self.distrust(rewind=False)
         if not was_up:
             self.on_change()
             if self._news is not None:

@@ -81,7 +81,6 @@ class LegacyMemoryBackend(StoreBackend):
         self._looked_at = 0.0
         self._rest_s = _AGAIN_S
         self._looking: asyncio.Task[None] | None = None
-        self._news = False
         self._read: tuple[object, list[Record]] = (None, [])
 
     async def open(self) -> None:
@@ -186,10 +185,6 @@ class LegacyMemoryBackend(StoreBackend):
     def comparable(self) -> bool:
         return self._absorbed is not None
 
-    def take_news(self) -> bool:
-        news, self._news = self._news, False
-        return news
-
     def _look_through(self) -> None:
         """Absorb what other programs wrote, in the background, and not too often."""
         if self._looking is not None and not self._looking.done():
@@ -211,7 +206,8 @@ class LegacyMemoryBackend(StoreBackend):
                 before = after
                 after, news, now = await self._file.write("absorb", job)
                 version = now if not before else version  # what is written under way is absorbed the next time
-                self._news = self._news or (bool(news) and self.comparable)
+                if news and self.comparable and self.on_news is not None:
+                    self.on_news()
                 await asyncio.sleep(_PAUSE_S)
         except BackendUnavailableError as exc:
             log.debug("legacy was not looked through: %s", exc)  # the next canary begins anew

@@ -17,7 +17,10 @@ from memory.model import (
     MemoryEntry,
     Record,
     Tombstone,
-    check_record,
+    check_key,
+    check_scope,
+    check_user_id,
+    check_value,
     content_hash,
     from_ms,
     slot_of,
@@ -138,17 +141,22 @@ def take(user_id: str, row: Row, now_ms: int, scope: str = EVERYWHERE) -> tuple[
         altered.append("updated_at tells no time up to now")
         updated = created
     updated = updated or 0
+    # What else is in a record is ours, and within its limits.
+    check_user_id(user_id)
+    check_key(key)
+    check_scope(scope)
+    check_value(value)
+    updated_at = from_ms(updated)
     entry = MemoryEntry(
         user_id=user_id,
         key=key,
         value=value,
         scope=scope,
         metadata=SOURCE,
-        created_at=from_ms(updated if created is None else created),
-        updated_at=from_ms(updated),
+        created_at=updated_at if created is None or created == updated else from_ms(created),
+        updated_at=updated_at,
         revision=f"{updated:012x}{0:04x}{row.id & 0xFFFFFFFFFFFFFFFF:016x}",
     )
-    check_record(entry)
     return entry, "; ".join(altered)
 
 

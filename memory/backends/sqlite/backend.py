@@ -68,6 +68,7 @@ class SQLiteMemoryBackend(StoreBackend):
         busy_timeout_s: float = 1.0,
     ) -> None:
         super().__init__(name, clock=clock, deadline_s=deadline_s)
+        self.path = path
         self._file = SQLiteFile(path, name=name, schema=tables.SCHEMA, busy_timeout_s=busy_timeout_s)
         self._busy_timeout_s = busy_timeout_s
         self._canary = f"canary:{secrets.token_hex(8)}"
