@@ -178,7 +178,8 @@ def _as_data(file: Path, kind: Kind, done: Imported, listed: _Listed, *, dry_run
 
 def _summary(file: Path, kind: Kind, done: Imported, *, dry_run: bool) -> str:
     said = [f"{file.name} ({kind}): {_held(done.held)}"]
-    said += [] if dry_run else [f"{done.news:,} of these {done.held.records:,} records were news"]
+    if done.held.records and not dry_run:
+        said.append(f"{done.news:,} of these {done.held.records:,} records were news")
     said += [f"{done.left_alone:,} left alone, because their keys are known or forgotten"] * bool(done.left_alone)
     said += [f"{done.forgotten:,} left out, because their user asked to be forgotten"] * bool(done.forgotten)
     said += [f"{done.altered:,} altered"] * bool(done.altered)

@@ -90,7 +90,7 @@ def _recognise(file: BinaryIO, name: str, total: int, kind: Kind | None) -> tupl
         file.seek(0)  # sentences may begin with a bracket, too
         return kind, others.sentence_lines(read_lines(file, LINE_MAX))
     kind = kind or _kind_of(document, name)
-    if not isinstance(document, list) and not isinstance(document.get(_LIST[kind]), list):
+    if not isinstance(document.get(_LIST[kind]) if isinstance(document, dict) else document, list):
         raise ConfigError(f"{name} is no export of {kind}; see docs/export.md")
     return kind, _BY_DOCUMENT[kind](document)
 
