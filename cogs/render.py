@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from typing import TYPE_CHECKING, Any
 
 from cogs.text import quote
@@ -105,10 +104,15 @@ def status(data: Mapping[str, Any], model: str | None = None) -> str:
 
 
 def migration(state: MigrationState) -> str:
-    if not state.is_on:
-        return "The migration flag is off: I use the legacy store."
-    evidence = json.dumps(state.evidence, ensure_ascii=False) if state.evidence else "none"
-    return f"The migration flag is on: I use the unified memory. Evidence: {quote(evidence, _VALUE_SHOWN)}"
+    """Return which path is taken, with what evidence, and why the flag was not set, if it was to be and was not."""
+    if state.is_on:
+        text = f"The migration flag is on: I use the unified memory. Evidence: {quote(state.says, _VALUE_SHOWN)}"
+    else:
+        text = "The migration flag is off: I use the legacy store."
+    if state.refusal:
+        refusal = quote(state.refusal, _VALUE_SHOWN)
+        text = f"I did not set the flag, because the verification is not clean: {refusal}.\n{text}"
+    return text
 
 
 def overview(listed: Iterable[commands.Command[Any, ..., Any]], prefix: str) -> str:

@@ -30,7 +30,7 @@ class MigrationFlag:
         return True
 
     def evidence(self) -> Mapping[str, Any]:
-        """Return what the file says; empty if it is empty, unreadable or not there."""
+        """Return what the file says; empty if that is nothing, or nothing that can be read, or it is not there."""
         with suppress(OSError, ValueError):
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if isinstance(content, dict):
@@ -46,3 +46,18 @@ class MigrationFlag:
     def disable(self) -> None:
         """Remove the file; nothing writes it again by itself."""
         self.path.unlink(missing_ok=True)
+
+
+def in_words(evidence: Mapping[str, Any]) -> str:
+    """Return what *evidence* of a flag that is there says, on one line."""
+    if not evidence:
+        return "no evidence: the file is empty"
+    if evidence.get("verified") is True:
+        day = str(evidence.get("at", ""))[:10]
+        entries, users = evidence.get("entries"), evidence.get("users")
+        if isinstance(entries, int) and isinstance(users, int):
+            return f"verified {day}: {entries:,} memories of {users:,} users from {evidence.get('source')}"
+        return f"verified {day}"
+    if evidence.get("fresh") is True:
+        return "fresh install"
+    return "no evidence: it was set without a verification"

@@ -204,17 +204,17 @@ class SharedMemory(_View):
 
         Waits up to *settle_s* for stores that are still starting. The keys: `backends` (by name), `legacy` (or
         None), `healthy_backends`, `total_backends`, `healthy`, `trouble` (what is wrong beside the stores), `path`
-        ("unified" or "legacy").
+        ("unified" or "legacy"), `evidence` (what the flag file says; None if it is not there).
         """
-        report, legacy, flag_on = await self.on_loop(
+        report, legacy, flag = await self.on_loop(
             "health_check", lambda system: _full_report(system, settle_s), bounded=False
         )
-        return _status(report, legacy, flag_on=flag_on)
+        return _status(report, legacy, flag)
 
     async def peek_status(self) -> dict[str, Any]:
         """Return the same as of the last canaries, without sending any."""
-        report, flag_on = await self.on_loop("read the status", _last_report, bounded=False)
-        return _status(report, None, flag_on=flag_on)
+        report, flag = await self.on_loop("read the status", _last_report, bounded=False)
+        return _status(report, None, flag)
 
     async def adopt(self, name: str) -> str:
         """Take over the installation of the store *name*; see UnifiedMemoryBackend.adopt."""
@@ -250,9 +250,15 @@ class SharedMemory(_View):
         return await self.on_loop("verify", work, bounded=False)
 
     async def enable(self, by: str) -> Verification:
-        """Verify, and set the flag with that as its evidence; BackendUnavailableError says what speaks against it."""
+        """Verify, and, if nothing differs, set the flag with that as its evidence; return what was found.
+
+        Raises:
+            BackendUnavailableError: no store answers, or the flag's file cannot be written.
+        """
         found = await self.verify()
-        migration.enable(await self.flag(), found, by)
+        if found.clean:
+            flag = await self.flag()
+            await asyncio.to_thread(migration.enable, flag, found, by)
         return found
 
     async def on_loop(self, operation: str, work: Callable[[MemorySystem], Awaitable[T]], *, bounded: bool = True) -> T:
@@ -368,15 +374,15 @@ def _watch_exit() -> None:
             running.ended.result(_CLOSE_AT_EXIT_S)
 
 
-async def _full_report(system: MemorySystem, settle_s: float) -> tuple[HealthReport, StoreHealth | None, bool]:
+async def _full_report(system: MemorySystem, settle_s: float) -> tuple[HealthReport, StoreHealth | None, MigrationFlag]:
     report, legacy = await asyncio.gather(
         system.unified.health_check(settle_s=settle_s), system.flagged.legacy_health()
     )
-    return report, legacy, system.flagged.flag.is_on()
+    return report, legacy, system.flagged.flag
 
 
-async def _last_report(system: MemorySystem) -> tuple[HealthReport, bool]:
-    return system.unified.report(), system.flagged.flag.is_on()
+async def _last_report(system: MemorySystem) -> tuple[HealthReport, MigrationFlag]:
+    return system.unified.report(), system.flagged.flag
 
 
 async def _flag_of(system: MemorySystem) -> MigrationFlag:
@@ -387,7 +393,8 @@ async def _started(work: Callable[[MemorySystem], Awaitable[T]], system: MemoryS
     return await work(system)
 
 
-def _status(report: HealthReport, legacy: StoreHealth | None, *, flag_on: bool) -> dict[str, Any]:
+def _status(report: HealthReport, legacy: StoreHealth | None, flag: MigrationFlag) -> dict[str, Any]:
+    flag_on = flag.is_on()
     return {
         "backends": {name: _as_data(store) for name, store in report.items()},
         "legacy": legacy and _as_data(legacy),
@@ -396,6 +403,7 @@ def _status(report: HealthReport, legacy: StoreHealth | None, *, flag_on: bool) 
         "healthy": bool(report),
         "trouble": report.trouble,
         "path": "unified" if flag_on else "legacy",
+        "evidence": dict(flag.evidence()) if flag_on else None,
     }
 
 

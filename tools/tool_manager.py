@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from memory import BackendUnavailableError
+from memory import BackendUnavailableError, ConfigError, migration
+from memory.flag import in_words
 from tools import memory_tools
 from tools.context import ToolContext
 from tools.memory_tools import MODEL_TOOLS, UserMemory, could_not
@@ -30,10 +30,17 @@ _NAME_SHOWN = 50
 
 @dataclass(frozen=True, slots=True)
 class MigrationState:
-    """Which path is taken, and what the flag file says about how it came to that."""
+    """Which path is taken, and what the flag file says about how it came to that.
+
+    Attributes:
+        says: the evidence in words; empty if the flag is off.
+        refusal: why the flag was not set, though that was asked for; empty if it was not, or was.
+    """
 
     is_on: bool
     evidence: Mapping[str, Any]
+    says: str = ""
+    refusal: str = ""
 
 
 class ToolManager(UserMemory):
@@ -111,16 +118,24 @@ class ToolManager(UserMemory):
     async def set_migration(self, *, on: bool, by: str = "owner") -> MigrationState:
         """Take the unified path (*on*) or the legacy one, from the next call on.
 
-        The evidence of a flag that is there already stays.
+        The unified path is taken after a clean verification against the predecessor's file, which may take some
+        seconds; without one the flag stays as it is, and the state says why.
 
         Raises:
-            BackendUnavailableError: The flag file cannot be written.
+            BackendUnavailableError: No store answers, or the flag file cannot be written.
         """
-        flag = await self.memory.flag()
-        try:
-            return await asyncio.to_thread(_flip, flag, on, by)
-        except OSError as exc:
-            raise BackendUnavailableError("flag", "change", str(exc)) from exc
+        refusal = ""
+        if on:
+            try:
+                refusal = migration.refusal(await self.memory.enable(by))
+            except ConfigError as exc:  # the predecessor's file is there, and cannot be read
+                refusal = str(exc)
+        else:
+            await asyncio.to_thread(migration.disable, await self.memory.flag())
+        state = replace(await self.migration(), refusal=refusal)
+        path = "unified" if state.is_on else "legacy"
+        log.info("The %s path is taken", path, extra={"event": "migration_flag", "path": path, "by": by})
+        return state
 
     def _wait(self, what: str, work: Callable[[], Coroutine[Any, Any, str]]) -> str:
         try:
@@ -129,20 +144,11 @@ class ToolManager(UserMemory):
             return could_not(what, exc)
 
 
-def _flip(flag: MigrationFlag, on: bool, by: str) -> MigrationState:
-    if not on:
-        flag.disable()
-    elif not flag.is_on():
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        flag.enable({"enabled_by": by, "at": at, "verified": False})
-    state = _state_of(flag)
-    path = "unified" if state.is_on else "legacy"
-    log.info("The %s path is taken", path, extra={"event": "migration_flag", "path": path, "by": by})
-    return state
-
-
 def _state_of(flag: MigrationFlag) -> MigrationState:
-    return MigrationState(flag.is_on(), flag.evidence())
+    if not flag.is_on():
+        return MigrationState(is_on=False, evidence={})
+    evidence = flag.evidence()
+    return MigrationState(is_on=True, evidence=evidence, says=in_words(evidence))
 
 
 def _id_of(call: Any) -> str:

@@ -26,7 +26,7 @@ from memory.cli.terminal import (
     show,
 )
 from memory.config import MemoryFileSettings, load_settings
-from memory.flag import MigrationFlag
+from memory.flag import MigrationFlag, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -128,7 +128,7 @@ async def _enable(config: Path, *, as_json: bool) -> int:
         said = {"enabled": found.clean, "on": flag.is_on(), "evidence": evidence, "verification": found.as_json()}
         typer.echo(json.dumps(said, indent=2))
     elif found.clean:
-        typer.echo(f"The migration flag is on ({migration.evidence_in_words(evidence)}).")
+        typer.echo(f"The migration flag is on ({one_line(in_words(evidence))}).")
         typer.echo("The unified memory writes from now on. The way back: python -m memory disable")
     else:
         _say_verification(found)

@@ -23,6 +23,7 @@ from memory.cli.terminal import (
     show,
 )
 from memory.errors import BackendUnavailableError, ConfigError
+from memory.flag import in_words
 from memory.model import MemoryEntry, UserTombstone
 from memory.outbox import Outbox
 from memory.wire import record_to_json
@@ -46,7 +47,8 @@ def status(*, config: Config = None, as_json: AsJSON = False) -> None:
 
     On a terminal as a table. In a pipe a line for each store with tabs between: store, state, latency, backlog (rows
     that it does not have yet, and the age of the oldest), filling, parked, detail. Then the legacy store and the
-    outbox if there is something to say of them, and which path writes. All is well if every store is healthy.
+    outbox if there is something to say of them, which path writes, and with what evidence the flag was set. All is
+    well if every store is healthy.
     """
     finish(config, lambda file: _status(file, as_json=as_json))
 
@@ -95,7 +97,7 @@ async def _status(config: Path, *, as_json: bool) -> int:
         if found["trouble"]:
             rows.append(["outbox", "down", *[NOTHING] * 4, one_line(found["trouble"])])
         show(_STATUS_COLUMNS, rows)
-        typer.echo(f"path\t{found['path']}" if not on_terminal() else _summary(found))
+        typer.echo(_summary(found) if on_terminal() else "\n".join(_path_lines(found)))
     legacy_writes = found["path"] == "legacy"
     well = found["healthy"] and (not legacy_writes or (found["legacy"] or {}).get("healthy", False))
     return DONE if well else NOT_WELL
@@ -186,7 +188,16 @@ def _store_cells(name: str, store: Mapping[str, Any]) -> list[str]:
 
 def _summary(found: Mapping[str, Any]) -> str:
     path = "on: the unified memory writes" if found["path"] == "unified" else "off: the legacy store writes"
-    return f"{found['healthy_backends']} of {found['total_backends']} stores are healthy. The migration flag is {path}."
+    evidence = "" if found["evidence"] is None else f" ({one_line(in_words(found['evidence']))})"
+    healthy = f"{found['healthy_backends']} of {found['total_backends']} stores are healthy"
+    return f"{healthy}. The migration flag is {path}{evidence}."
+
+
+def _path_lines(found: Mapping[str, Any]) -> list[str]:
+    lines = [f"path\t{found['path']}"]
+    if found["evidence"] is not None:
+        lines.append(f"evidence\t{one_line(in_words(found['evidence']))}")
+    return lines
 
 
 def _parked_values(one: Parked) -> tuple[str, str, int, str, str]:

@@ -3,7 +3,6 @@
 from memory.migration.evidence import (
     disable,
     enable,
-    evidence_in_words,
     refusal,
     source_to_verify,
     verify_if_any,
@@ -20,7 +19,6 @@ __all__ = [
     "Verification",
     "disable",
     "enable",
-    "evidence_in_words",
     "migrate",
     "preview",
     "refusal",

@@ -12,8 +12,6 @@ from memory.migration.verify import Verification, verify
 from memory.version import version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from memory.flag import MigrationFlag
     from memory.migration.verify import Progress
     from memory.unified import UnifiedMemoryBackend
@@ -60,13 +58,13 @@ async def verify_if_any(
 
 
 def enable(flag: MigrationFlag, found: Verification, by: str) -> None:
-    """Write the flag with *found*, which is clean, as its evidence; in place of what it says, if it is there.
+    """Write the flag with *found*, which must be clean, as its evidence; in place of what it says, if it is there.
 
     Raises:
-        BackendUnavailableError: it is not clean, or the file cannot be written; the flag is as it was.
+        BackendUnavailableError: the file cannot be written; the flag is as it was.
     """
     if not found.clean:
-        raise BackendUnavailableError("the migration flag", "be set", refusal(found))
+        raise ValueError("a verification that is not clean is no evidence")
     try:
         flag.enable(_evidence(found, by))
     except OSError as exc:
@@ -85,26 +83,12 @@ def disable(flag: MigrationFlag) -> bool:
 
 
 def refusal(found: Verification) -> str:
-    """Return in a few words why *found* is not clean."""
+    """Return in a few words why *found* is not clean; empty if it is."""
     differences = len(found.differences) + found.beyond
-    parts = [f"{differences:,} differences from {Path(found.source).name}"] if differences else []
+    word = "difference" if differences == 1 else "differences"
+    parts = [f"{differences:,} {word} from {Path(found.source).name}"] if differences else []
     parts += [f"{name} could not be asked: {reason}" for name, reason in found.unasked.items()]
     return "; ".join(parts)
-
-
-def evidence_in_words(evidence: Mapping[str, Any]) -> str:
-    """Return what the flag's evidence says, for a status line."""
-    if not evidence:
-        return "no evidence: the file is empty"
-    if evidence.get("verified") is True:
-        day = str(evidence.get("at", ""))[:10]
-        entries, users = evidence.get("entries"), evidence.get("users")
-        if isinstance(entries, int) and isinstance(users, int):
-            return f"verified {day}: {entries:,} memories of {users:,} users from {evidence.get('source')}"
-        return f"verified {day}"
-    if evidence.get("fresh") is True:
-        return "fresh install"
-    return "no evidence: it was set without a verification"
 
 
 def _evidence(found: Verification, by: str) -> dict[str, Any]:

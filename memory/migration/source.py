@@ -17,7 +17,7 @@ from memory.backends.legacy import prepare_copy, read_users
 from memory.errors import BackendUnavailableError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from memory.backends.legacy import UserFound
 
@@ -124,14 +124,15 @@ def open_passing_copy(source: Path, progress: Callable[[int, int], None]) -> sql
     return db
 
 
-def one_user(path: Path, user_id: str, now_ms: int) -> UserFound | None:
-    """Return what *path* itself, not a copy, says about a user now; None if nothing."""
-    with _reading(path) as db:
-        db.execute("BEGIN")  # what is read below is of one moment
+def some_users(db: sqlite3.Connection, user_ids: Iterable[str], now_ms: int) -> list[UserFound]:
+    """Return what a copy says about some users; nothing about those of whom it says nothing."""
+    users = []
+    for user_id in user_ids:
         for found in read_users(db, user_id[:-1], now_ms):  # from the last id before it that we can name
             if found.user_id >= user_id:
-                return found if found.user_id == user_id else None
-    return None
+                users += [found] if found.user_id == user_id else []
+                break
+    return users
 
 
 def _copy(source: Path, target: sqlite3.Connection, progress: Callable[[int, int], None]) -> None:

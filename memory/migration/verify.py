@@ -209,11 +209,12 @@ class Comparison:
             if not self._doubts:
                 return
             await asyncio.sleep(_LOOK_AGAIN_S)
-            self._doubts = {
-                user_id: left
+            there = await asyncio.to_thread(self._read_live, list(self._doubts))
+            looked = {
+                user_id: await self._still(user_id, doubts, there.get(user_id, {}))
                 for user_id, doubts in self._doubts.items()
-                if (left := await self._still(user_id, doubts))
             }
+            self._doubts = {user_id: left for user_id, left in looked.items() if left}
         for user_id, doubts in self._doubts.items():
             self._findings += [_finding(user_id, doubt) for doubt in doubts]
 
@@ -288,13 +289,16 @@ class Comparison:
         self._refused += len(doubts) - len(left)
         return left
 
-    async def _still(self, user_id: str, doubts: list[Doubt]) -> list[Doubt]:
-        """Return those of *doubts* about a user that are still ones."""
+    def _read_live(self, user_ids: list[str]) -> dict[str, dict[str, Mark]]:
+        """Return what a source that is kept up to date says about some users now."""
+        if self._live is None:
+            return {}
+        with closing(source.open_passing_copy(self._live, lambda _done, _total: None)) as db:
+            return {user.user_id: marked(user).slots for user in source.some_users(db, user_ids, self._now_ms)}
+
+    async def _still(self, user_id: str, doubts: list[Doubt], there: dict[str, Mark]) -> list[Doubt]:
+        """Return those of *doubts* about a user that are still ones; *there*: what the source says by now."""
         here, grave = await self._read_whole(user_id)
-        there: dict[str, Mark] = {}
-        if self._live is not None:
-            user = await asyncio.to_thread(source.one_user, self._live, user_id, self._now_ms)
-            there = marked(user).slots if user is not None else {}
         left = []
         for name in {doubt.store for doubt in doubts}:
             found, grave_there = here, grave
@@ -359,6 +363,9 @@ def _doubts_about(
     doubts = []
     for slot in there.keys() | here.keys() | found.keys():
         want, mark = wanted(there.get(slot), here.get(slot), grave), found.get(slot)
+        as_all = here.get(slot)
+        if (mark and mark[:2]) == (as_all and as_all[:2]):
+            continue  # a difference of the memory as a whole, if it is one
         if not _is_settled(want, mark, "", None):
             doubts.append(Doubt(name, slot, want, mark))
     return doubts

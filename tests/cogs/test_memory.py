@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -301,7 +300,7 @@ async def test_the_status_of_every_store(chat: Chat) -> None:
 
 async def test_the_owner_flips_the_flag(chat: Chat) -> None:
     assert await chat.ask(chat.you, "%memory migration") == (
-        'The migration flag is on: I use the unified memory. Evidence: {"fresh": true}'
+        "The migration flag is on: I use the unified memory. Evidence: fresh install"
     )
     assert await chat.ask(chat.you, "%memory MIGRATION Status") == await chat.ask(chat.you, "%memory migration")
     assert await chat.ask(chat.you, "%memory migration OFF") == ("The migration flag is off: I use the legacy store.")
@@ -309,8 +308,7 @@ async def test_the_owner_flips_the_flag(chat: Chat) -> None:
     assert await chat.small.legacy.get_all(str(chat.you.id)) == {"drink": "tea"}
 
     told = await chat.ask(chat.you, "%memory migration on")
-    evidence = json.loads(told.partition("Evidence: ")[2])
-    assert (evidence["enabled_by"], evidence["verified"]) == ("owner", False)
+    assert told == "The migration flag is on: I use the unified memory. Evidence: fresh install"
     assert "drink: tea" in await chat.ask(chat.you, "%memories drink")
     assert "Usage: %memory migration status|on|off" in await chat.ask(chat.you, "%memory migration sideways")
     assert "Usage: %memory migration status|on|off" in await chat.ask(chat.you, "%memory")

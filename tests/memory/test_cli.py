@@ -130,7 +130,9 @@ def test_a_healthy_memory_is_a_line_a_store_and_exit_code_0(tmp_path: Path) -> N
     done = run(settings(tmp_path), "status")
 
     assert done.exit_code == 0
-    assert re.fullmatch(r"sqlite\thealthy\t[\d.]+ ms\t-\t-\t-\t-\npath\tunified\n", done.stdout)
+    store, _, rest = done.stdout.partition("\n")
+    assert re.fullmatch(r"sqlite\thealthy\t[\d.]+ ms\t-\t-\t-\t-", store)
+    assert rest == "path\tunified\nevidence\tfresh install\n"
     assert done.stderr == ""
 
 
@@ -201,7 +203,8 @@ def test_on_a_terminal_it_is_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     assert "latency" in screen.getvalue()
     assert re.search(r"│ sqlite │ .*healthy", screen.getvalue())
-    assert done.stdout == "1 of 1 stores are healthy. The migration flag is on: the unified memory writes.\n"
+    flag = "The migration flag is on: the unified memory writes (fresh install)."
+    assert done.stdout == f"1 of 1 stores are healthy. {flag}\n"
 
 
 @pytest.mark.parametrize(
@@ -390,6 +393,7 @@ def test_the_status_beside_a_running_memory_with_the_shipped_settings(tmp_path: 
             ["mcp", "healthy"],
             ["sqlite", "healthy"],
             ["path", "unified"],
+            ["evidence", "fresh install"],
         ]
         assert time.monotonic() - began < 10
         assert not any(text in done.stdout for text in SECRETS)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -494,21 +496,50 @@ async def test_the_flag_is_turned_on_with_honest_evidence(tools: ToolManager, sm
     state = await tools.set_migration(on=True, by="owner")
 
     assert state.is_on
-    assert (state.evidence["enabled_by"], state.evidence["verified"]) == ("owner", False)
+    assert (state.evidence["enabled_by"], state.evidence["fresh"]) == ("owner", True)
+    assert (state.says, state.refusal) == ("fresh install", "")
     assert await tools.migration() == state
     assert (await tools.status(settle_s=0))["path"] == "unified"
 
 
-async def test_evidence_that_is_there_is_not_overwritten(tools: ToolManager) -> None:
+async def test_an_empty_flag_gets_evidence_when_it_is_set_again(tools: ToolManager, small: SmallMemory) -> None:
+    small.flag.path.write_text("")
+
+    before = await tools.migration()
+    after = await tools.set_migration(on=True)
+
+    assert (before.is_on, before.says) == (True, "no evidence: the file is empty")
+    assert after.says == "fresh install"
+
+
+async def test_without_a_clean_verification_the_flag_is_not_set(tools: ToolManager, small: SmallMemory) -> None:
+    small.flag.disable()
+    with closing(sqlite3.connect(small.legacy_path)) as db, db:
+        db.execute("CREATE TABLE memories (id INTEGER PRIMARY KEY, user_id, key, value, created_at, updated_at)")
+        db.execute("INSERT INTO memories VALUES (7, '1', 'drink', 'tea', '2024-01-01', '2024-01-01')")
+
     state = await tools.set_migration(on=True)
 
-    assert state.evidence == {"fresh": True}
+    assert not state.is_on
+    assert state.refusal == "1 difference from jakey.db"
+    assert not small.flag.is_on()
+
+
+async def test_a_legacy_file_that_is_none_is_a_reason_not_to_set_the_flag(
+    tools: ToolManager, small: SmallMemory
+) -> None:
+    small.flag.disable()
+    small.legacy_path.write_text("no database, but longer than nothing" * 100)
+
+    state = await tools.set_migration(on=True)
+
+    assert (state.is_on, state.refusal) == (False, "jakey.db: it is no SQLite database")
 
 
 async def test_a_flag_that_cannot_be_written_is_an_error(tools: ToolManager, small: SmallMemory) -> None:
     small.flag.path = small.flag.path / "no" / "folder"
 
-    with pytest.raises(BackendUnavailableError, match="flag could not change"):
+    with pytest.raises(BackendUnavailableError, match="the migration flag could not be set"):
         await tools.set_migration(on=True)
 
 
