@@ -1,0 +1,9 @@
+"""Copies of the whole memory: made by hand and daily, listed, and put back."""
+
+from __future__ import annotations
+
+from memory.backups.keeping import BackupKeeper, DiskWatch, OwnCopy, own_copies
+from memory.backups.making import Backup, back_up
+from memory.backups.restoring import Restored, restore
+
+__all__ = ["Backup", "BackupKeeper", "DiskWatch", "OwnCopy", "Restored", "back_up", "own_copies", "restore"]
