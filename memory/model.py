@@ -318,6 +318,8 @@ def check_limit(limit: int) -> None:
 
 
 def check_value(value: str) -> None:
+    if type(value) is str and len(value) <= VALUE_MAX_BYTES and value.isascii():
+        return
     size = len(_utf8("value", value))
     if size > VALUE_MAX_BYTES:
         raise MemoryRejectedError("value", f"is {size:,} bytes long", f"{VALUE_MAX_BYTES:,} bytes of UTF-8")
@@ -367,6 +369,8 @@ def _inside(value: object) -> Iterable[object]:
 
 
 def _check_text(field_name: str, text: str, least: int, most: int) -> None:
+    if type(text) is str and least <= len(text) <= most and text.isascii():
+        return
     _utf8(field_name, text)
     if len(text) < least:
         raise MemoryRejectedError(field_name, "is empty", f"{least} to {most} characters")

@@ -87,6 +87,7 @@ def _of_nobody(db: sqlite3.Connection) -> Iterator[tuple[int, str]]:
     odd = "user_id IS NULL OR user_id = '' OR typeof(user_id) <> 'text'"
     for row_id, kind in db.execute(f"SELECT id, typeof(user_id) FROM memories WHERE {odd}"):
         yield row_id, "user_id is missing" if kind in ("null", "text") else "user_id is not text"
-    for row_id, user_id in db.execute("SELECT id, user_id FROM memories WHERE typeof(user_id) = 'text'"):
-        if isinstance(user_id, bytes):
+    names = db.execute("SELECT DISTINCT user_id FROM memories WHERE typeof(user_id) = 'text'")
+    for raw in [name for (name,) in names if isinstance(name, bytes)]:
+        for (row_id,) in db.execute("SELECT id FROM memories WHERE user_id = CAST(? AS TEXT)", [raw]):
             yield row_id, "user_id is no UTF-8 text"
