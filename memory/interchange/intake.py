@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from memory.model import Record
     from memory.unified import UnifiedMemoryBackend
 
-_BATCH_RECORDS = 1_000
-_BATCH_BYTES = 1 << 20
+_BATCH_RECORDS = 500
+_BATCH_BYTES = 1 << 19
 _USERS_KNOWN = 8
 
 
@@ -109,7 +109,7 @@ class _Intake:
             records.append(told.record)
             past += told.past
             size += sum(len(one.value) for one in (told.record, *told.past) if isinstance(one, MemoryEntry))
-            if len(records) >= _BATCH_RECORDS or size >= _BATCH_BYTES:
+            if len(records) + len(past) >= _BATCH_RECORDS or size >= _BATCH_BYTES:
                 yield Batch(records, past)
                 records, past, size = [], [], 0
         if records:
