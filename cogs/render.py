@@ -90,7 +90,8 @@ NO_MODEL = "language model: none is configured, so I answer commands only"
 def status(data: Mapping[str, Any], model: str | None = None) -> str:
     """Return what `get_full_status` says, a line for each store, and one about the language model.
 
-    There is a line about the outbox, where writes wait for the stores, only if something is wrong with it.
+    There is a line about the outbox, where writes wait for the stores, only if something is wrong with it, and one
+    with a warning only if there is one.
     """
     lines = [f"{data['healthy_backends']}/{data['total_backends']} healthy stores, {data['path']} path"]
     lines += [_store(name, store) for name, store in data["backends"].items()]
@@ -98,6 +99,8 @@ def status(data: Mapping[str, Any], model: str | None = None) -> str:
         lines.append(_store("legacy", data["legacy"]) + " (not counted)")
     if data["trouble"]:
         lines.append(f"• outbox: {quote(data['trouble'], _DETAIL_SHOWN)}")
+    if data.get("warning"):
+        lines.append(f"• warning: {quote(data['warning'], _DETAIL_SHOWN)}")
     if model is not None:
         lines.append(f"• {quote(model, _MODEL_SHOWN)}")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from memory.cli import stores, transfer
+from memory.cli import moving, saving, stores, transfer
 from memory.cli.terminal import CODES
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ for command in (
     moving.verify,
     moving.enable,
     moving.disable,
+    saving.backup,
+    saving.restore,
 ):
     app.command(epilog=CODES)(command)
 app.command(epilog=CODES)(transfer.export)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from memory.backends import mcp
 from memory.backends.legacy import LegacyMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
+from memory.backups import BackupKeeper, DiskWatch
 from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
 from memory.errors import ConfigError
 from memory.flag import MigrationFlag
@@ -40,7 +41,8 @@ def shared_memory(config: Path | None = None, *, is_bot: bool = False) -> Shared
     """Return the memory that *config* describes; the file is read when the memory is first used.
 
     Args:
-        is_bot: whether stores that are no longer configured stop counting, if no other process uses the folder.
+        is_bot: whether stores that are no longer configured stop counting, if no other process uses the folder, and
+            whether backups are made.
     """
 
     def build() -> MemorySystem:
@@ -102,7 +104,15 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
         counted=False,
     )
     flagged = FlaggedMemory(unified, legacy, legacy_path, flag)
-    return MemorySystem(unified, flagged, Places(legacy_path, (root / settings.outbox).parent / "backups"))
+    backups = root / settings.backup.folder
+    keeper = BackupKeeper(
+        unified,
+        backups,
+        DiskWatch((root / settings.outbox).parent, settings.low_disk_mb),
+        every_h=settings.backup.every_h if is_bot else 0,
+        keep=settings.backup.keep,
+    )
+    return MemorySystem(unified, flagged, Places(legacy_path, backups), keeper)
 
 
 def _build(

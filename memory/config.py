@@ -107,6 +107,20 @@ class LegacyTable(Table):
     timeout_s: Seconds = 1.0
 
 
+class BackupTable(Table):
+    """[memory.backup]: the backups that a bot makes by itself.
+
+    Attributes:
+        folder: of these and all other copies that we make.
+        every_h: hours from one to the next; 0: none are made.
+        keep: how many are kept.
+    """
+
+    folder: Path = Path("data/backups")
+    every_h: Annotated[float, Field(ge=0, le=8_760)] = 24.0
+    keep: Annotated[int, Field(ge=1, le=1_000)] = 7
+
+
 class MemorySettings(Table):
     """[memory]."""
 
@@ -117,7 +131,9 @@ class MemorySettings(Table):
     write_concern: Literal["local", "all"] | Annotated[int, Field(ge=1, le=100)] = "local"
     outbox: Path = Path("data/outbox.db")
     flag_file: Path = Path(".memory_migration_complete")
+    low_disk_mb: Annotated[float, Field(ge=0, le=1_000_000)] = 200.0
     legacy: LegacyTable = LegacyTable()
+    backup: BackupTable = BackupTable()
     backends: dict[str, BackendTable] = {
         "mcp": MCPTable(type="mcp", priority=10),
         "sqlite": SQLiteTable(type="sqlite", priority=20),

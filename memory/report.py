@@ -61,10 +61,13 @@ class HealthReport(Mapping[str, StoreHealth]):
 
     Attributes:
         trouble: what is wrong beside the stores, in words for the owner: the outbox cannot be written.
+        warning: what will be wrong if nobody does anything: the disk runs low, no backup could be made. It makes the
+            report no less true.
     """
 
     stores: tuple[StoreHealth, ...]
     trouble: str = ""
+    warning: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.stores) and not self.trouble and all(store.healthy for store in self.stores)

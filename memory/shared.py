@@ -13,7 +13,7 @@ import weakref
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memory import migration
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
     from pathlib import Path
 
+    from memory.backups import BackupKeeper
     from memory.flag import MigrationFlag
     from memory.flagged import FlaggedMemory
     from memory.migration import Progress, Verification
@@ -69,6 +70,7 @@ class MemorySystem:
     unified: UnifiedMemoryBackend
     flagged: FlaggedMemory
     places: Places
+    keeper: BackupKeeper | None = None
 
 
 class _View(MemoryBackend):
@@ -203,8 +205,8 @@ class SharedMemory(_View):
         """Send every store a canary now and return the state of all, as plain data.
 
         Waits up to *settle_s* for stores that are still starting. The keys: `backends` (by name), `legacy` (or
-        None), `healthy_backends`, `total_backends`, `healthy`, `trouble` (what is wrong beside the stores), `path`
-        ("unified" or "legacy"), `evidence` (what the flag file says; None if it is not there).
+        None), `healthy_backends`, `total_backends`, `healthy`, `trouble` (what is wrong beside the stores), `warning`
+        (what will be), `path` ("unified" or "legacy"), `evidence` (what the flag file says; None if it is not there).
         """
         report, legacy, flag = await self.on_loop(
             "health_check", lambda system: _full_report(system, settle_s), bounded=False
@@ -329,9 +331,13 @@ class _LoopThread:
             await self.system.flagged.open()  # it says who takes part
             await self.system.unified.open()
             await self.system.unified.settle(_START_S)
+            if self.system.keeper is not None:
+                self.system.keeper.open()
             self.ready.set_result(self.system)
             await self._stop.wait()
         finally:
+            if self.system.keeper is not None:
+                await self.system.keeper.close()
             await self.system.flagged.close()
             await self.system.unified.close()
 
@@ -378,11 +384,15 @@ async def _full_report(system: MemorySystem, settle_s: float) -> tuple[HealthRep
     report, legacy = await asyncio.gather(
         system.unified.health_check(settle_s=settle_s), system.flagged.legacy_health()
     )
-    return report, legacy, system.flagged.flag
+    return _warned(report, system), legacy, system.flagged.flag
 
 
 async def _last_report(system: MemorySystem) -> tuple[HealthReport, MigrationFlag]:
-    return system.unified.report(), system.flagged.flag
+    return _warned(system.unified.report(), system), system.flagged.flag
+
+
+def _warned(report: HealthReport, system: MemorySystem) -> HealthReport:
+    return report if system.keeper is None else replace(report, warning=system.keeper.warning())
 
 
 async def _flag_of(system: MemorySystem) -> MigrationFlag:
@@ -402,6 +412,7 @@ def _status(report: HealthReport, legacy: StoreHealth | None, flag: MigrationFla
         "total_backends": len(report),
         "healthy": bool(report),
         "trouble": report.trouble,
+        "warning": report.warning,
         "path": "unified" if flag_on else "legacy",
         "evidence": dict(flag.evidence()) if flag_on else None,
     }

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from memory.backups.keeping import BackupKeeper, DiskWatch, OwnCopy, own_copies
-from memory.backups.making import Backup, back_up
+from memory.backups.making import Backup, Manner, back_up
 from memory.backups.restoring import Restored, restore
 
-__all__ = ["Backup", "BackupKeeper", "DiskWatch", "OwnCopy", "Restored", "back_up", "own_copies", "restore"]
+__all__ = [
+    "Backup",
+    "BackupKeeper",
+    "DiskWatch",
+    "Manner",
+    "OwnCopy",
+    "Restored",
+    "back_up",
+    "own_copies",
+    "restore",
+]

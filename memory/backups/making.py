@@ -243,7 +243,7 @@ async def _pour(overlay: Path, copy: SQLiteMemoryBackend) -> None:
 
 
 async def _finish(part: Path) -> Content:
-    return await off_loop("be checked", lambda _: copies.finish_backup(part, utc_stamp()), no_progress)
+    return await off_loop("be checked", partial(copies.finish_backup, part, utc_stamp()), no_progress)
 
 
 def size_of(path: Path) -> int:

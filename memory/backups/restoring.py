@@ -119,7 +119,7 @@ async def _copy(file: Path, copy: Path, progress: Progress) -> int:
     """Make *copy* a sound store of this program's schema out of *file*; return how many rows could not be read."""
     try:
         await off_loop("be copied", partial(copy_database, file, copy, at_rest=True), progress)
-        await off_loop("be checked", lambda _: copies.check_file(copy), no_progress)
+        await off_loop("be checked", partial(copies.check_file, copy), no_progress)
     except BackendUnavailableError as exc:
         if not isinstance(exc.__cause__, sqlite3.Error) or not _may_be_damage(exc.__cause__):
             raise

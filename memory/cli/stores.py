@@ -47,8 +47,8 @@ def status(*, config: Config = None, as_json: AsJSON = False) -> None:
 
     On a terminal as a table. In a pipe a line for each store with tabs between: store, state, latency, backlog (rows
     that it does not have yet, and the age of the oldest), filling, parked, detail. Then the legacy store and the
-    outbox if there is something to say of them, which path writes, and with what evidence the flag was set. All is
-    well if every store is healthy.
+    outbox if there is something to say of them, a warning if there is one (the disk runs low), which path writes, and
+    with what evidence the flag was set. All is well if every store is healthy; a warning changes nothing in that.
     """
     finish(config, lambda file: _status(file, as_json=as_json))
 
@@ -96,6 +96,8 @@ async def _status(config: Path, *, as_json: bool) -> int:
             rows.append(_store_cells("legacy", found["legacy"]))
         if found["trouble"]:
             rows.append(["outbox", "down", *[NOTHING] * 4, one_line(found["trouble"])])
+        if found["warning"]:
+            rows.append(["warning", *[NOTHING] * 5, one_line(found["warning"])])
         show(_STATUS_COLUMNS, rows)
         typer.echo(_summary(found) if on_terminal() else "\n".join(_path_lines(found)))
     legacy_writes = found["path"] == "legacy"

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from memory.model import Position, Record
 
+    Progress = Callable[[int, int], None]
+
 T = TypeVar("T")
 
 _MADE_AT = "backup_made_at"
 _CHUNK = 500
+_BEAT = 100_000  # steps of SQLite's machine: some milliseconds
 
 
 class Content(NamedTuple):
@@ -34,8 +37,11 @@ class Content(NamedTuple):
     deletions: int
 
 
-def finish_backup(path: Path, at: str) -> Content:
+def finish_backup(path: Path, at: str, on_step: Progress) -> Content:
     """Make the store in *path* a backup, made *at*: of nobody, another than the one it was copied from, checked.
+
+    Args:
+        on_step: called now and then; it may raise to stop.
 
     Raises:
         sqlite3.Error, OSError: it is damaged, or cannot be written.
@@ -43,6 +49,7 @@ def finish_backup(path: Path, at: str) -> Content:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         in_transaction(db, lambda db: _neutralise(db, at))
         db.execute("PRAGMA journal_mode = DELETE")
+        _beat(db, on_step)
         _check(db)
         content = _content_of(db)
     flush(path)
@@ -55,9 +62,10 @@ def _neutralise(db: sqlite3.Connection, at: str) -> None:
     db.executemany(tables.PUT_META, [["store_id", secrets.token_hex(16)], [_MADE_AT, at]])
 
 
-def check_file(path: Path) -> None:
-    """Raise sqlite3.DatabaseError if *path* is damaged."""
+def check_file(path: Path, on_step: Progress) -> None:
+    """Raise sqlite3.DatabaseError if *path* is damaged; *on_step* is called now and then, and may raise to stop."""
     with closing(read_only(path, at_rest=True)) as db:
+        _beat(db, on_step)
         _check(db)
 
 
@@ -65,6 +73,10 @@ def count(path: Path) -> Content:
     """Return how much is in *path*."""
     with closing(read_only(path, at_rest=True)) as db:
         return _content_of(db)
+
+
+def _beat(db: sqlite3.Connection, on_step: Progress) -> None:
+    db.set_progress_handler(lambda: on_step(0, 0), _BEAT)
 
 
 def _check(db: sqlite3.Connection) -> None:
@@ -104,7 +116,7 @@ def why_not_ours(path: Path) -> str:
     return ""
 
 
-def salvage(path: Path, target: Path, on_step: Callable[[int, int], None] | None = None) -> int:
+def salvage(path: Path, target: Path, on_step: Progress) -> int:
     """Put what can still be read of a damaged file into *target*, a new store; return how many rows could not be.
 
     That is as far as the file tells how many there were. A row is believed if it has the hash that stands beside it.
@@ -126,8 +138,7 @@ def salvage(path: Path, target: Path, on_step: Callable[[int, int], None] | None
             past = [entry for user_id in users for entry in reading.past(user_id)]
             in_transaction(new, partial(tables.put_all, records=records))
             in_transaction(new, partial(tables.keep_past, entries=past))
-            if on_step is not None:
-                on_step(reading.read, max(reading.read, reading.expected))
+            on_step(reading.read, max(reading.read, reading.expected))
         return reading.lost
 
 
