@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 LINE_MAX = 1 << 20
 """Bytes that a line of another program's may have."""
 
+_HEAD = 4_096
 _BOM = "\ufeff"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -64,13 +65,15 @@ def read_lines(file: BinaryIO, most: int = LINE_MAX) -> Iterator[Line | Refused]
 
 
 def check_readable(file: BinaryIO, name: str) -> None:
-    """Raise ConfigError if *file* is empty or UTF-16; leave it at its start."""
-    head = file.read(2)
+    """Raise ConfigError if *file* is empty, UTF-16, or no text; leave it at its start."""
+    head = file.read(_HEAD)
     file.seek(0)
     if not head:
         raise ConfigError(f"{name} is empty")
-    if head in _UTF_16:
+    if head.startswith(_UTF_16):
         raise ConfigError(f"{name} is UTF-16 text: save it as UTF-8 and try again")
+    if b"\x00" in head:  # else its odd lines would be taken for sentences
+        raise ConfigError(f"{name} is no text; a database is for python -m memory migrate, an archive to be unpacked")
 
 
 @contextmanager

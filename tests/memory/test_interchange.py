@@ -580,6 +580,7 @@ async def test_lines_that_are_too_long_or_no_text_are_refused_by_number(tmp_path
     [
         (b"", None, "file is empty"),
         ("likes tea".encode("utf-16"), None, "is UTF-16 text: save it as UTF-8"),
+        (b"SQLite format 3\x00", None, "is no text; a database is for python -m memory migrate"),
         (b"[1, 2", None, r"begins as JSON does, but is none \(Expecting ',' delimiter, line 1, column 6\)"),
         (b"[" * 100_000, None, "begins as JSON does, but cannot be read"),
         (b'{"a": "\xff"}', None, "is no UTF-8 text"),
@@ -598,7 +599,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: bytes, kind: Ki
 
 def test_a_document_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
-        file.write(b"[\n1,\n2,\n3,\n4,\n")
+        file.write(b"[\n" + b"1,\n" * 2_000)
         file.truncate(source.DOCUMENT_MAX + (1 << 20))  # sparse: it takes no room
 
     with pytest.raises(ConfigError, match=r"file has 257 MiB, .* \(limit: 256 MiB\)"):
