@@ -175,14 +175,21 @@ def _phases(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         under_way = ""
         step: Callable[[int, int], None] = lambda _done, _total: None  # noqa: E731
 
+        ended = False
+
         def told(what: str, done: int, total: int) -> None:
             nonlocal under_way, step
+            if ended:  # a thread that was at it when we were interrupted
+                return
             if what != under_way:
                 stack.close()
                 under_way, step = what, stack.enter_context(progress(what, quiet=quiet))
             step(done, total)
 
-        yield told
+        try:
+            yield told
+        finally:
+            ended = True
 
 
 def _say_migration(done: Migration, *, as_json: bool) -> None:

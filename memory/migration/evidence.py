@@ -23,11 +23,13 @@ class Source(NamedTuple):
     Attributes:
         path: the file; None if there is none.
         now_ms: when it was migrated; None if it was not, as far as is known.
+        copy: what was migrated, if the file was.
         note: what the owner should know about the choice; empty if nothing.
     """
 
     path: Path | None
     now_ms: int | None = None
+    copy: Path | None = None
     note: str = ""
 
 
@@ -36,13 +38,15 @@ def source_to_verify(folder: Path, legacy: Path, path: Path | None = None) -> So
     state = read_state(folder)
     if path is not None:
         path = path.resolve()
-        return Source(path, state.at_ms if state is not None and state.source == str(path) else None)
+        if state is None or state.source != str(path):
+            return Source(path)
     if state is not None:
-        if (migrated := Path(state.source)).is_file():
-            return Source(migrated, state.at_ms)
-        if (copy := folder / state.copy).is_file():
+        migrated, copy = Path(state.source), folder / state.copy
+        if path is not None or migrated.is_file():
+            return Source(migrated, state.at_ms, copy if copy.is_file() else None)
+        if copy.is_file():
             note = f"{migrated.name} is not there any more, so this compares with its copy, {copy.name}."
-            return Source(copy, state.at_ms, note)
+            return Source(copy, state.at_ms, note=note)
     return Source(legacy if legacy.is_file() else None)
 
 
@@ -54,7 +58,7 @@ async def verify_if_any(
     if source.path is None:
         return Verification(source="")
     now_ms = unified.clock.now_ms() if source.now_ms is None else source.now_ms
-    return await verify(unified, source.path, legacy, now_ms, progress)
+    return await verify(unified, source.path, legacy, now_ms, progress, copy=source.copy)
 
 
 def enable(flag: MigrationFlag, found: Verification, by: str) -> None:

@@ -110,13 +110,108 @@ def judge(there: Mark | None, here: Mark | None, grave: str = "") -> Verdict:
     return Verdict.SAME if here[:2] == there[:2] else Verdict.CHANGED
 
 
-def wanted(there: Mark | None, here: Mark | None, grave: str) -> Mark | None:
-    """Return what each store must have in a slot: the newer of what the source and the memory as a whole say."""
-    if there is not None and grave >= there.revision:
-        there = None
-    if there is None or (here is not None and here.revision > there.revision):
-        return here
-    return there
+def newest_of(there: Mark | None, others: Iterable[Mark | None], grave: str) -> Mark | None:
+    """Return what must stand in a slot: the newest of all, or, of the same age, what the source says."""
+    best = there
+    for other in others:
+        if other is not None and (best is None or other.revision > best.revision):
+            best = other
+    return best if best is not None and best.revision > grave else None
+
+
+def is_as(want: Mark | None, found: Mark | None) -> bool:
+    """Return whether *found* is what is wanted, or newer; where nothing is wanted, nothing live."""
+    if want is None:
+        return found is None or found.key is None
+    return judge(want, found) in GOOD
+
+
+class Copy(NamedTuple):
+    """What one store, or the memory as a whole, says about one user.
+
+    Attributes:
+        grave: the revision of the user's tombstone; empty if there is none.
+        sound: whether the store's digest of the user is that of its records.
+    """
+
+    slots: Mapping[str, Mark]
+    grave: str = ""
+    sound: bool = True
+
+
+class Doubt(NamedTuple):
+    """A difference, as of one look. `store` is empty for the memory as a whole; `slot`, where only a digest differs."""
+
+    store: str
+    slot: str
+    want: Mark | None
+    found: Mark | None
+    is_gone: bool = False
+
+    @property
+    def what(self) -> tuple[str, str, str]:
+        """What must be the same at the next look, if it is the same difference."""
+        return self.store, self.slot, self.want.revision if self.want is not None else ""
+
+
+def truth(there: Copy, whole: Copy, stores: Mapping[str, Copy]) -> dict[str, Mark]:
+    """Return what must stand in each slot of a user.
+
+    A store whose digest is not that of its records was changed behind our back: it does not say what others must have,
+    nor does the memory where it only repeats such a store.
+    """
+    sound = [copy for copy in stores.values() if copy.sound] or list(stores.values())
+    grave = max([there.grave, *(copy.grave for copy in sound)])
+    wanted: dict[str, Mark] = {}
+    for slot in set().union(there.slots, whole.slots, *(copy.slots for copy in sound)):
+        said = [copy.slots.get(slot) for copy in sound]
+        repeated = whole.slots.get(slot)
+        if repeated in said or all(copy.slots.get(slot) != repeated for copy in stores.values()):
+            said.append(repeated)
+        want = newest_of(there.slots.get(slot), said, grave)
+        if want is not None:
+            wanted[slot] = want
+    return wanted
+
+
+def doubts_about(
+    there: Copy, whole: Copy, stores: Mapping[str, Copy], gone: Mapping[str, Mark], *, is_kept_up_to_date: bool
+) -> list[Doubt]:
+    """Return what differs of one user.
+
+    Args:
+        gone: what went from the source since it was migrated.
+        is_kept_up_to_date: whether nothing may be here that the source does not say.
+    """
+    wanted = truth(there, whole, stores)
+    doubts: list[Doubt] = []
+    for slot in set().union(wanted, whole.slots, *(copy.slots for copy in stores.values())):
+        want, found = wanted.get(slot), whole.slots.get(slot)
+        wrong = {name: copy.slots.get(slot) for name, copy in stores.items() if not is_as(want, copy.slots.get(slot))}
+        if wrong and len(wrong) < len(stores):
+            doubts += [Doubt(name, slot, want, mark) for name, mark in wrong.items()]
+        elif wrong or not is_as(want, found):
+            doubts.append(Doubt("", slot, want, found))
+        if want is not None and want.key is not None and slot not in there.slots:
+            left = gone.get(slot)
+            if is_kept_up_to_date or (left is not None and left[:2] == want[:2]):
+                doubts.append(Doubt("", slot, None, want, is_gone=True))
+    named = {doubt.store for doubt in doubts}
+    return doubts + [
+        Doubt(name, "", None, None) for name, copy in stores.items() if not copy.sound and name not in named
+    ]
+
+
+def finding(user_id: str, doubt: Doubt) -> Finding:
+    """Return *doubt*, which was not cleared, for the owner."""
+    want, found = doubt.want, doubt.found
+    if not doubt.slot:
+        detail = "what it keeps to be compared by is not what its records say"
+        return Finding(Verdict.CHANGED.value, user_id, None, None, doubt.store, detail)
+    kind = EXTRA if want is None else (Verdict.MISSING if found is None else Verdict.CHANGED).value
+    known = want if want is not None else found
+    detail = "the source does not say it" if doubt.is_gone else difference(want, found)
+    return Finding(kind, user_id, known and known.key, want and want.row_id, doubt.store, detail)
 
 
 def difference(want: Mark | None, found: Mark | None) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 try:
@@ -20,8 +21,7 @@ from memory.migration.reading import Counts
 from memory.model import to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
     from memory.migration.reading import Note
 
@@ -74,8 +74,9 @@ class Journal:
         self.state: State | None = read_state(folder)
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        with _in_words():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         if fcntl is not None:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,6 +84,9 @@ class Journal:
                 os.close(self._lock)
                 raise BackendUnavailableError("the migration", "begin", "another one is under way") from None
         self.state = read_state(self._folder)
+        with suppress(OSError):
+            for half in self._folder.glob("jakey-*.db.part*"):  # of a copy that was killed
+                half.unlink()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -111,7 +115,7 @@ class Journal:
 
     def rewind(self) -> None:
         """Cut off what a killed process noted and did not count."""
-        with os.fdopen(os.open(self.report, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        with _in_words(), os.fdopen(os.open(self.report, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
             file.truncate(self.now.report_bytes)
 
     def advance(self, position: str, counts: Counts, notes: Iterable[Note], load_s: float) -> None:
@@ -120,7 +124,7 @@ class Journal:
         lines = [json.dumps(note.as_json(), ensure_ascii=True) + "\n" for note in notes]
         if lines:
             text = "".join(lines).encode()
-            with self.report.open("ab") as file:
+            with _in_words(), self.report.open("ab") as file:
                 file.write(text)
             state.report_bytes += len(text)
             reasons = Counter(f"{note.kind}: {note.reason}" for note in notes)
@@ -149,9 +153,11 @@ class Journal:
     def _save(self) -> None:
         state = {"format": _FORMAT, **_as_json(self.now)}
         draft = self._folder / f"{STATE}.part"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(state, file, indent=2)
-        draft.replace(self._folder / STATE)
+        with _in_words():
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(state, file, indent=2)
+            draft.replace(self._folder / STATE)
 
 
 def read_state(folder: Path) -> State | None:
@@ -166,6 +172,15 @@ def read_state(folder: Path) -> State | None:
 def report_of(copy: Path) -> Path:
     """Return where the notes about the rows of *copy* are."""
     return copy.with_suffix(".report.jsonl")
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        reason = f"{Path(exc.filename).name}: {exc.strerror}" if exc.filename else str(exc.strerror)
+        raise BackendUnavailableError("the migration", "note how far it has come", reason) from exc
 
 
 def _as_json(state: State) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from memory.errors import BackendUnavailableError, ConfigError, MemoryRejectedError
 from memory.migration import source
+from memory.migration.comparison import Comparison
 from memory.migration.journal import Journal, State
 from memory.migration.reading import pieces
-from memory.migration.verify import Comparison, Progress
 
 if TYPE_CHECKING:
     import sqlite3
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from memory.migration.findings import Verdict
     from memory.migration.reading import Counts, Note, Piece
+    from memory.migration.verify import Progress
     from memory.unified import Batch, UnifiedMemoryBackend
 
 _TRIES = 10

@@ -138,25 +138,29 @@ class Marked(NamedTuple):
     Attributes:
         slots: what must be here.
         grave: the revision of the user's tombstone there, if there is one.
+        graves: everybody's tombstones, by the hash of the user's id; they come with nobody, at the beginning.
         counts: see Counts.
     """
 
     user_id: str
     slots: dict[str, Mark]
     grave: str
+    graves: dict[str, str]
     counts: Counts
 
 
 def marked(user: UserFound) -> Marked:
     """Return what is compared of *user*."""
     slots: dict[str, Mark] = {}
-    grave = ""
+    graves: dict[str, str] = {}
     for record, row_id in user.records:
         if isinstance(record, UserTombstone):
-            grave = max(grave, record.revision) if user.user_id else ""
+            graves[record.user_hash] = record.revision
         else:
             slots[record.position[1]] = mark(record, row_id)
-    return Marked(user.user_id, slots, grave, tell(user)[0])
+    if not user.user_id:
+        return Marked("", {}, "", graves, tell(user)[0])
+    return Marked(user.user_id, slots, max(graves.values(), default=""), {}, tell(user)[0])
 
 
 class _Filling:

@@ -67,6 +67,11 @@ def fingerprint(path: Path) -> list[object]:
         return list(db.execute(_PRINT).fetchone())
 
 
+def differ(path: Path, copy: Path) -> bool:
+    """Return whether the memories in *path* are no longer those of *copy*, as far as `fingerprint` tells."""
+    return fingerprint(path) != fingerprint(copy)
+
+
 def check_room(folder: Path, needed: int) -> None:
     """Raise BackendUnavailableError unless *folder*, or where it will be, has room for so many bytes more."""
     while not folder.exists():
@@ -80,19 +85,21 @@ def check_room(folder: Path, needed: int) -> None:
 
 def copy_beside(source: Path, target: Path, progress: Callable[[int, int], None]) -> None:
     """Make *target* a consistent copy of *source*: whole and checked, or not there at all. Mode 0600."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     check_room(target.parent, 3 * check(source).bytes)  # the copy, its index, and the stores that it goes into
     draft = target.with_name(f"{target.name}.part")
-    _remove(draft)
-    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
+        _remove(draft)
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite3.connect(draft, check_same_thread=False)) as db:
             _copy(source, db, progress)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(target)
+    except OSError as exc:
+        raise BackendUnavailableError("the migration", "make a copy", f"{draft.name}: {exc.strerror}") from exc
     finally:
-        _remove(draft)
+        with suppress(OSError):
+            _remove(draft)
 
 
 def open_copy(path: Path) -> sqlite3.Connection:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from memory.migration.reading import Marked, Note
     from memory.model import Page, Position
 
-PAGE = 200
-"""Records a page: even of the largest memories no more than some 20 MB."""
+PAGE = 100
+"""Records a page: even of the largest memories no more than some 10 MB."""
 
 
 class Group(NamedTuple):

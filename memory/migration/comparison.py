@@ -1,0 +1,290 @@
+"""The source, the memory and its stores side by side: what differs, and whether it still does at a second look."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING
+
+from memory.errors import BackendUnavailableError
+from memory.migration import source
+from memory.migration.findings import (
+    GOOD,
+    Copy,
+    Doubt,
+    Finding,
+    Mark,
+    Verdict,
+    digest_of,
+    doubts_about,
+    finding,
+    judge,
+    marks,
+    truth,
+)
+from memory.migration.reading import Counts, Marked, marked
+from memory.migration.streams import PAGE, SourceStream, Stream
+from memory.model import user_hash_of
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from memory.migration.reading import Note
+    from memory.model import Page, Position, Record, UserDigest
+    from memory.replica import Replica
+    from memory.unified import UnifiedMemoryBackend
+
+LISTED_MAX = 1_000
+"""Differences that are named; beyond, they are counted."""
+
+_SUSPECTS_MAX = 500
+"""Users who are looked at again; beyond, what differs of them is counted."""
+
+_LOOKS = 3
+_LOOK_AGAIN_S = 0.5
+
+
+class Comparison:
+    """One pass over the source, the memory, and its stores, side by side.
+
+    Args:
+        db: a copy of the source.
+        live: the source itself, if it is kept up to date.
+        before: the copy that was migrated, if the source has changed since.
+        stores: those that are looked at by themselves, too.
+        notes: is given what is to be said of single rows.
+
+    Attributes: see Verification.
+    """
+
+    def __init__(
+        self,
+        unified: UnifiedMemoryBackend,
+        db: sqlite3.Connection,
+        *,
+        now_ms: int | None = None,
+        live: Path | None = None,
+        before: sqlite3.Connection | None = None,
+        stores: tuple[Replica, ...] = (),
+        notes: list[Note] | None = None,
+    ) -> None:
+        self.counts = Counts()
+        self.verdicts: dict[Verdict, int] = {}
+        self.digests: dict[str, tuple[int, int]] = {}
+        self.digest = hashlib.sha256()
+        self.findings: list[Finding] = []
+        self.beyond = 0
+        self.parked = 0
+        self.unasked = {r.name: r.health().detail or "it does not answer" for r in stores if not r.usable}
+        self._unified = unified
+        self._db = db
+        self._live = live
+        self._now_ms = unified.clock.now_ms() if now_ms is None else now_ms
+        self._is_preview = not stores
+        self._stores = {replica.name: replica for replica in stores if replica.usable}
+        self._source = SourceStream(db, self._now_ms, notes)
+        self._before = SourceStream(before, self._now_ms, None) if before is not None else None
+        self._whole = Stream(lambda after: unified.scan(None, after, PAGE))
+        self._streams = {name: Stream(partial(_scan, replica)) for name, replica in self._stores.items()}
+        self._suspects: dict[str, dict[str, Mark]] = {}
+        self._graves: dict[str, str] = {}
+        self._parked: set[tuple[str, tuple[str, str]]] = set()
+
+    async def run(self, progress: Callable[[int], None]) -> None:
+        """Go through all users once."""
+        streams: list[SourceStream | Stream] = [self._source, self._whole, *self._streams.values()]
+        streams += [self._before] if self._before is not None else []
+        self._parked = {(one.store, one.record.position) for one in await self._unified.parked()}
+        try:
+            await asyncio.gather(*(stream.open() for stream in streams))
+            while True:
+                if self._whole.trouble:
+                    raise BackendUnavailableError("the memory", "be read", self._whole.trouble)
+                ahead = [stream.user_id for stream in streams if stream.user_id is not None]
+                if not ahead:
+                    break
+                await self._compare(min(ahead))
+                progress(self.counts.rows)
+        finally:
+            for stream in streams:
+                await stream.close()
+        self.unasked |= {name: stream.trouble for name, stream in self._streams.items() if stream.trouble}
+
+    async def look_again(self) -> None:
+        """Look at those of whom something differed again, some times, because others may be writing.
+
+        What is the same difference each time is a finding.
+        """
+        await self._suspect_by_digests()
+        before: dict[str, list[Doubt]] = {}
+        for look in range(_LOOKS):
+            if look:
+                await _pause()
+            before = await self._look(list(self._suspects) if not look else list(before), before if look else None)
+            if not before:
+                break
+        for user_id, doubts in before.items():
+            room = LISTED_MAX - len(self.findings)
+            self.findings += [finding(user_id, doubt) for doubt in doubts[:room]]
+            self.beyond += len(doubts[room:])
+        await self._check_graves()
+
+    async def _compare(self, user_id: str) -> None:
+        there = await self._source.take(user_id)
+        slots = there.slots if there is not None else {}
+        here = await self._whole.take(user_id)
+        before = await self._before.take(user_id) if self._before is not None else None
+        copies = [await stream.take(user_id) for name, stream in self._streams.items() if name not in self.unasked]
+        grave = self._whole.graves.get(user_hash_of(user_id), "")
+        if there is not None:
+            self.counts.add(there.counts)
+            self._graves |= there.graves
+            if user_id and not self._is_preview:
+                self.digests[user_id] = count, xor = digest_of(slots, there.grave)
+                self.digest.update(f"{user_hash_of(user_id)}|{count}|{xor:016x}\n".encode())
+        verdicts = {slot: judge(slots.get(slot), here.get(slot), grave) for slot in slots.keys() | here.keys()}
+        gone = {slot: mark for slot, mark in before.slots.items() if slot not in slots} if before is not None else {}
+        good = GOOD if self._live else GOOD | {Verdict.ADDED}
+        if self._is_preview:
+            if Verdict.MISSING in verdicts.values():  # or forgotten, which the user's tombstone tells
+                here, grave = await self._read_whole(user_id)
+                verdicts = {slot: judge(slots.get(slot), here.get(slot), grave) for slot in slots.keys() | here.keys()}
+        elif gone or not good.issuperset(verdicts.values()) or any(not _agree(slots, here, copy) for copy in copies):
+            if len(self._suspects) < _SUSPECTS_MAX:
+                self._suspects[user_id] = gone
+                return
+            self.beyond += max(1, sum(verdict not in good for verdict in verdicts.values()))
+        self._count(verdicts)
+
+    def _count(self, verdicts: Mapping[str, Verdict]) -> None:
+        for verdict in verdicts.values():
+            self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
+
+    async def _suspect_by_digests(self) -> None:
+        """Suspect the users whose digest in a store is not that of its records: trust between stores rests on it."""
+        for name, stream in self._streams.items():
+            if name in self.unasked or stream.trouble:
+                continue
+            try:
+                replica = self._stores[name]
+                said = await replica.call("verify", replica.store.buckets)
+                for bucket in said.keys() | stream.buckets.keys():
+                    if said.get(bucket) != stream.buckets.get(bucket):
+                        for digest in await replica.call("verify", partial(replica.store.digests, bucket)):
+                            if digest.user_id and not (await self._read_store(name, digest.user_id, digest)).sound:
+                                self._suspects.setdefault(digest.user_id, {})
+            except BackendUnavailableError as exc:
+                self.unasked[name] = exc.reason
+
+    async def _look(self, user_ids: list[str], before: dict[str, list[Doubt]] | None) -> dict[str, list[Doubt]]:
+        """Return what differs of some users now and, if there was a look *before*, differed then in the same way."""
+        left: dict[str, list[Doubt]] = {}
+        for there in await asyncio.to_thread(self._read_source, user_ids):
+            user_id = there.user_id
+            slots, grave = await self._read_whole(user_id)
+            stores: dict[str, Copy] = {}
+            for name in self._stores:
+                if name not in self.unasked:
+                    try:
+                        stores[name] = await self._read_store(name, user_id)
+                    except BackendUnavailableError as exc:
+                        self.unasked[name] = exc.reason
+            whole, said = Copy(slots, grave), Copy(there.slots, there.grave)
+            gone = self._suspects[user_id]
+            doubts = doubts_about(said, whole, stores, gone, is_kept_up_to_date=self._live is not None)
+            if before is not None:
+                known = {doubt.what for doubt in before[user_id]}
+                doubts = [doubt for doubt in doubts if doubt.what in known]
+            doubts = self._without_parked(user_id, doubts)
+            if doubts:
+                left[user_id] = doubts
+            if before is None:
+                wanted = truth(said, whole, stores)
+                every = max([grave, *(copy.grave for copy in stores.values())])
+                self._count(
+                    {s: judge(said.slots.get(s), wanted.get(s), every) for s in said.slots.keys() | wanted.keys()}
+                )
+        return left
+
+    def _without_parked(self, user_id: str, doubts: list[Doubt]) -> list[Doubt]:
+        left = [doubt for doubt in doubts if (doubt.store, (user_id, doubt.slot)) not in self._parked]
+        self.parked += len(doubts) - len(left)
+        return left
+
+    def _read_source(self, user_ids: list[str]) -> list[Marked]:
+        """Return what the source says about some users; what it says by now, if it is kept up to date."""
+        if self._live is None or not user_ids:
+            known = source.some_users(self._db, user_ids, self._now_ms)
+        else:
+            with closing(source.open_passing_copy(self._live, lambda _done, _total: None)) as db:
+                known = source.some_users(db, user_ids, self._now_ms)
+        found = {user.user_id: marked(user) for user in known}
+        return [found.get(user_id) or Marked(user_id, {}, "", {}, Counts()) for user_id in user_ids]
+
+    async def _check_graves(self) -> None:
+        """Look whether everybody who was forgotten there is forgotten here; of some only a hash is left."""
+        for user_hash, revision in self._graves.items():
+            if self._whole.graves.get(user_hash, "") >= revision:
+                continue
+            for name, replica in self._stores.items():
+                if name in self.unasked:
+                    continue
+                try:
+                    digests = await replica.call("verify", partial(replica.store.digests, user_hash[:2]))
+                except BackendUnavailableError as exc:
+                    self.unasked[name] = exc.reason
+                    continue
+                if not any(one.user_hash == user_hash and one.grave >= revision for one in digests):
+                    detail = "that this person was forgotten is not known"
+                    self.findings.append(Finding(Verdict.MISSING.value, user_hash, None, None, name, detail))
+
+    async def _read_whole(self, user_id: str) -> tuple[dict[str, Mark], str]:
+        records: list[Record] = []
+        async for page in self._unified.pages(user_id):
+            records += page.records
+        return marks(records)
+
+    async def _read_store(self, name: str, user_id: str, digest: UserDigest | None = None) -> Copy:
+        """Return what a store says about a user; some looks later, if its digest is another, because of a writer."""
+        replica = self._stores[name]
+        for _ in range(_LOOKS):
+            records: list[Record] = []
+            after: Position | None = None
+            while True:
+                page = await replica.call("verify", partial(replica.store.scan, user_id, after, PAGE))
+                records += page.records
+                after = page.next
+                if after is None:
+                    break
+            slots, grave = marks(records)
+            if digest is None:
+                user_hash = user_hash_of(user_id)
+                digests = await replica.call("verify", partial(replica.store.digests, user_hash[:2]))
+                digest = next((one for one in digests if one.user_hash == user_hash), None)
+            sound = digest_of(slots, grave) == ((digest.count, digest.xor) if digest is not None else (0, 0))
+            if sound:
+                break
+            digest = None
+            await _pause()
+        return Copy(slots, grave, sound)
+
+
+def _agree(there: Mapping[str, Mark], here: Mapping[str, Mark], copy: Mapping[str, Mark]) -> bool:
+    """Return whether a store says the same as the memory, and so nothing but what was compared with the source."""
+    return all(_same(here.get(slot), copy.get(slot)) for slot in there.keys() | here.keys() | copy.keys())
+
+
+def _same(one: Mark | None, other: Mark | None) -> bool:
+    return one is other or (one is not None and other is not None and one[:2] == other[:2])
+
+
+async def _pause() -> None:
+    await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+async def _scan(replica: Replica, after: Position | None) -> Page:
+    return await replica.call("verify", partial(replica.store.scan, None, after, PAGE))
