@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.cogs.conftest import Chat
 
 
-def full_status(trouble: str = "", **store: Any) -> dict[str, Any]:
+def full_status(trouble: str = "", warning: str = "", **store: Any) -> dict[str, Any]:
     """The full status of a memory with one store, as `get_full_status` returns it."""
     well = {
         "healthy": False,
@@ -35,6 +35,7 @@ def full_status(trouble: str = "", **store: Any) -> dict[str, Any]:
         "total_backends": 1,
         "healthy": False,
         "trouble": trouble,
+        "warning": warning,
         "path": "unified",
     }
 
@@ -86,3 +87,10 @@ async def test_a_store_that_missed_writes_says_how_many(chat: Chat) -> None:
     line = (await chat.ask(chat.ana, "%memorystatus")).splitlines()[1]
 
     assert re.fullmatch(r"• mcp: read-only, .*2 writes behind \(oldest \d+ s\), read-only", line)
+
+
+def test_a_warning_has_a_line_of_its_own_and_none_if_there_is_none() -> None:
+    warned = render.status(full_status(warning="the disk runs low:\n120 MB are left for data"))
+
+    assert warned.splitlines()[2:] == ["• warning: the disk runs low:", "  ┆ 120 MB are left for data"]
+    assert "warning" not in render.status(full_status())

@@ -140,7 +140,11 @@ async def test_without_a_file_in_step_a_backup_is_gathered_from_what_answers(tmp
         await memory.compare()
         now = await records_of(memory)
         if fate == "not in step":
+            await stop(memory._tidier)
             memory.replicas[1].trusted = False
+            only_far = make_entry("u9", "k", "v", revision=memory.clock.stamp())
+            await memory.replicas[0].store.put([only_far])
+            now[only_far.position] = only_far
         made = await back_up(memory, tmp_path / "b.db", tmp_path / "backups")
 
     assert await records_in(tmp_path / "b.db") == now
@@ -387,10 +391,12 @@ async def test_what_is_forgotten_while_it_is_replaced_stays_forgotten(
 
 
 async def test_a_value_from_a_clock_ahead_of_ours_is_replaced_too(tmp_path: Path) -> None:
-    async with memory_in(tmp_path / "data") as memory:
+    place = tmp_path / "data"
+    async with unify(place, SQLiteMemoryBackend(place / "memory.db"), plan=BY_HAND) as memory:
         await memory.store("u1", "drink", "tea")
         await back_up(memory, tmp_path / "b.db", tmp_path / "backups")
-        await memory.put([make_entry("u1", "drink", "coffee", revision=revision(NOW_MS * 40))])
+        async with SQLiteMemoryBackend(place / "memory.db") as other:
+            await other.put([make_entry("u1", "drink", "coffee", revision=revision(NOW_MS * 40))])
 
         done = await replaced(memory, tmp_path)
 
@@ -420,6 +426,8 @@ async def test_thousands_of_one_user_are_replaced_in_parts(tmp_path: Path) -> No
 
         assert done.replaced == count
         assert set((await memory.get_all("u1")).values()) == {"then"}
+        await memory.put([make_entry("u1", f"since {n}", "now", revision=revision(NOW_MS * 2)) for n in range(count)])
+        assert (await replaced(memory, tmp_path)).replaced == 0
     assert told[-1] == (2 * count, 2 * count)
 
 
