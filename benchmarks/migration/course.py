@@ -132,7 +132,7 @@ async def _there_and_back(folder: Path, made: Path, seed: int, findings: Finding
     await use.some()
     findings.run(config, "disable")
     await use.some()
-    _predecessor_says(legacy, said)
+    _predecessor_says(findings, legacy, said)
     findings.run(config, "enable")
     findings.run(config, "verify")
 
@@ -182,12 +182,16 @@ class _Use:
         return self._chance.sample([place for place in sorted(self._said) if _PLAIN.fullmatch(place[1])], count)
 
 
-def _predecessor_says(legacy: Path, said: dict[tuple[str, str], str]) -> None:
-    """Write a row as the predecessor itself does, who knows nothing of us."""
+def _predecessor_says(findings: Findings, legacy: Path, said: dict[tuple[str, str], str]) -> None:
+    """Write a row as the predecessor itself does, who knows nothing of us, and waits 5 s for others."""
     (user, _) = next(iter(said))
-    with closing(sqlite3.connect(legacy, timeout=10)) as db, db:
-        db.execute("INSERT INTO memories (user_id, key, value) VALUES (?, 'by_the_predecessor', 'hello')", [user])
-    said[user, "by_the_predecessor"] = "hello"
+    try:
+        with closing(sqlite3.connect(legacy, timeout=5)) as db, db:
+            db.execute("INSERT INTO memories (user_id, key, value) VALUES (?, 'by_the_predecessor', 'hello')", [user])
+    except sqlite3.OperationalError as exc:
+        findings.wrong.append(f"the predecessor cannot write: {exc}")
+    else:
+        said[user, "by_the_predecessor"] = "hello"
 
 
 def _expect_counts(findings: Findings, what: str, ended: Ended, reckoned: Reckoning) -> None:

@@ -62,8 +62,8 @@ class _Hammer:
                 await self._tools.forget(context, key)
             else:
                 await self._tools.forget_everything(context)
-        except BackendUnavailableError as exc:
-            _write(failed=number, why=str(exc))
+        except BackendUnavailableError:
+            _write(failed=number)
             return False
         _write(ended=number)
         return True
