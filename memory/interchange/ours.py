@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from memory.errors import ConfigError, MemoryRejectedError
 from memory.interchange.files import Line, Refused
 from memory.model import MemoryEntry, Record, Tombstone, content_hash, record_hash
+from memory.version import version
 from memory.wire import record_from_json, record_to_json, xor_to_json
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ VERSION = 1
 LINE_MAX = 16 << 20
 """Bytes that a line may have: an entry and its ten earlier values, all of control characters, take seven million."""
 
-_PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 _PAST_FIELDS = ("value", "metadata", "created_ms", "updated_ms", "revision")
 _as_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -99,7 +97,7 @@ async def export(
         BackendUnavailableError: the memory did not answer; what was written is of no use.
     """
     done = Exported()
-    out.write(_line({"format": FORMAT, "version": VERSION, "exported_at": _now(), "program": program_version()}))
+    out.write(_line({"format": FORMAT, "version": VERSION, "exported_at": _now(), "program": version()}))
     earlier = _Earlier(past)
     after: Position | None = None
     while True:
@@ -211,14 +209,6 @@ def from_json(said: dict[str, Any]) -> tuple[Told, list[tuple[str, str]]]:
     return Told(record, tuple(past)), faults
 
 
-def program_version() -> str:
-    """Return the version of this program, as pyproject.toml has it; empty without that file."""
-    try:
-        return str(tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]["version"])
-    except (OSError, ValueError, LookupError):
-        return ""
-
-
 class _Earlier:
     """The earlier values of one user, looked up once: records come user by user."""
 
@@ -249,12 +239,12 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _check_header(said: dict[str, Any], name: str) -> None:
-    version = said.get("version")
-    if said["format"] != FORMAT or isinstance(version, bool) or not isinstance(version, int) or version < 1:
+    number = said.get("version")
+    if said["format"] != FORMAT or isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ConfigError(f"{name}: its first line names a format that this program does not know")
-    if version > VERSION:
+    if number > VERSION:
         raise ConfigError(
-            f"{name} was made by a newer program: its format is {version}, this one reads up to {VERSION}. Update first"
+            f"{name} was made by a newer program: its format is {number}, this one reads up to {VERSION}. Update first"
         )
 
 
