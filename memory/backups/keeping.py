@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from memory.backups.making import Manner, make
-from memory.backups.work import free_bytes, only_one
+from memory.backups.work import UnderWayError, free_bytes, only_one
 from memory.errors import BackendUnavailableError
 from memory.member import stop
 from memory.sqlite_copy import BEFORE_UPGRADE, PART, utc_stamp
@@ -204,6 +204,8 @@ class BackupKeeper:
     async def _try(self) -> None:
         try:
             await self.back_up()
+        except UnderWayError:
+            log.debug("the memory is not backed up now: somebody else is at it")
         except BackendUnavailableError as exc:
             self._fail(exc.reason)
         except Exception as exc:  # the loop must outlive whatever nobody thought of, and not in silence

@@ -30,6 +30,10 @@ LOCK = ".lock"
 _MB = 1_000_000
 
 
+class UnderWayError(BackendUnavailableError):
+    """Somebody else is making a backup or restoring one: that is soon over."""
+
+
 def no_progress(done: int, total: int) -> None:
     """Tell nobody how far it is."""
 
@@ -39,7 +43,8 @@ def only_one(folder: Path) -> Iterator[None]:
     """Hold the folder of copies, so that nobody else makes or reads one meanwhile; the hold goes with the process.
 
     Raises:
-        BackendUnavailableError: somebody else holds it, or the folder cannot be written.
+        UnderWayError: somebody else holds it.
+        BackendUnavailableError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -51,7 +56,7 @@ def only_one(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
-                raise BackendUnavailableError("the backup", "start", "another one is under way") from exc
+                raise UnderWayError("the backup", "start", "another one, or a restore, is under way") from exc
         yield
     finally:
         os.close(held)

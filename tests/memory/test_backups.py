@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from memory.assemble import assemble
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.backups import BackupKeeper, DiskWatch, back_up, own_copies, restore
 from memory.backups.making import Manner
+from memory.backups.work import UnderWayError, only_one
+from memory.config import MemoryFileSettings, load_settings
 from memory.errors import BackendUnavailableError, ConfigError
 from memory.member import stop
 from memory.model import MemoryEntry, Tombstone, UserTombstone, slot_of, user_hash_of
+from memory.shared import MemorySystem, SharedMemory
 from memory.unified import Batch
 from tests.contract import NOW_MS, everything, make_entry, revision
 from tests.memory.faulty import FaultyBackend
@@ -111,9 +115,10 @@ class FaultyFor(FaultyBackend):
 
 
 async def test_what_only_the_outbox_holds_is_in_the_backup(tmp_path: Path) -> None:
-    async with memory_in(tmp_path / "data") as memory:
+    store = SQLiteMemoryBackend(tmp_path / "memory.db", busy_timeout_s=0.01)
+    async with unify(tmp_path, store, plan=BY_HAND) as memory:
         await memory.store("u1", "first", "1")
-        with locked(tmp_path / "data" / "memory.db"):
+        with locked(tmp_path / "memory.db"):
             await memory.store("u1", "second", "2")
             await memory.store("u2", "third", "3")
             made = await back_up(memory, tmp_path / "b.db", tmp_path / "backups")
@@ -269,7 +274,7 @@ async def test_two_backups_at_once_are_one(tmp_path: Path) -> None:
         )
 
     (refused,) = [outcome for outcome in outcomes if isinstance(outcome, BackendUnavailableError)]
-    assert "another one is under way" in str(refused)
+    assert "another one, or a restore, is under way" in str(refused)
 
 
 # Restoring
@@ -651,6 +656,42 @@ async def test_a_backup_that_fails_is_a_warning_until_one_succeeds(
     logged = [record for record in caplog.records if getattr(record, "event", "") == "backup_failed"]
     assert len(logged) == 1
     assert len(list(folder.glob("*.db"))) == 1
+
+
+async def test_a_restore_that_is_under_way_is_no_reason_to_warn(tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    async with memory_in(tmp_path / "data") as memory:
+        keeper = keeper_of(memory, folder, Clock())
+        with only_one(folder):
+            keeper.open()
+            for _ in range(5):
+                with pytest.raises(UnderWayError):
+                    await keeper.back_up()
+                await asyncio.sleep(0.01)
+            assert keeper.warning() == ""
+        await until(lambda: not keeper.is_due())
+        await keeper.close()
+
+
+async def test_only_the_bot_backs_up_by_itself_and_stops_with_it(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[memory.backends.sqlite]\n")
+    found = load_settings(MemoryFileSettings, tmp_path / "config.toml").memory
+    for is_bot in (False, True):
+        keeper = assemble(found, tmp_path, is_bot=is_bot).keeper
+        assert keeper is not None
+        assert keeper.is_due() is is_bot
+
+    def build() -> MemorySystem:
+        system = assemble(found, tmp_path, is_bot=True)
+        return replace(system, keeper=keeper_of(system.unified, tmp_path / "copies", Clock()))
+
+    memory = SharedMemory(build)
+    assert await memory.store("u1", "drink", "tea")
+    await until(lambda: list((tmp_path / "copies").glob("memory-*Z.db")))
+    await memory.close()
+
+    (made,) = (tmp_path / "copies").glob("memory-*Z.db")
+    assert {path.name for path in (tmp_path / "copies").iterdir()} == {made.name, ".lock"}
 
 
 async def test_no_backup_is_kept_that_may_lack_something(tmp_path: Path) -> None:
