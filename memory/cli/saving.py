@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer looks at it
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,10 +58,10 @@ def restore(
 
 
 async def _backup(config: Path, file: Path, *, force: bool, as_json: bool) -> int:
-    target, began = Path.cwd() / file, time.monotonic()
+    began = time.monotonic()
     async with opened(config) as memory:
         with progress("backing up, pages", quiet=as_json) as show:
-            done = await memory.on_loop("back up", lambda all_: _make(all_, target, show, force=force), bounded=False)
+            done = await memory.on_loop("back up", lambda all_: _make(all_, file, show, force=force), bounded=False)
     if as_json:
         said = {
             "file": str(file),
@@ -88,11 +88,11 @@ async def _make(system: MemorySystem, target: Path, show: Progress, *, force: bo
 
 
 async def _restore(config: Path, file: Path, *, replace: bool, as_json: bool) -> int:
-    source, began = Path.cwd() / file, time.monotonic()
+    began = time.monotonic()
     async with opened(config) as memory:
         with progress("restoring", quiet=as_json) as show:
             done = await memory.on_loop(
-                "restore", lambda all_: _put_back(all_, source, show, replace=replace), bounded=False
+                "restore", lambda all_: _put_back(all_, file, show, replace=replace), bounded=False
             )
     if as_json:
         said = {
