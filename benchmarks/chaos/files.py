@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
-from benchmarks.chaos import foreign
+from benchmarks.chaos import foreign, predecessor
 from memory.model import MemoryEntry, UserTombstone, content_hash, user_hash_of
 
 if TYPE_CHECKING:
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 _BACKFILL = slice(96, 100)
 _BACKFILL_ATTEMPTED = slice(128, 132)
 _SHM_HEADER = 136
+_UNSIGNED = (1 << 64) - 1
 
 Rows: TypeAlias = frozenset[tuple[str, ...]]
+Digests: TypeAlias = dict[str, tuple[int, int]]
+"""Count and hashes of each user, by the hash of the user's id."""
 
 
 def copy(source: Path, target: Path) -> bool:
@@ -67,7 +70,7 @@ def remove(path: Path) -> None:
 
 
 def drop_journal(path: Path) -> None:
-    for suffix in ("-wal", "-shm"):
+    for suffix in ("-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
@@ -104,20 +107,50 @@ def rows(path: Path) -> Rows | None:
     try:
         if foreign.is_foreign(path):
             return frozenset((*r.position, r.revision, content_hash(r)) for r in foreign.records(path))
+        if predecessor.is_jakey(path):
+            return predecessor.rows(path)
         with closing(_connect(path)) as db:
             return frozenset(db.execute("SELECT user_id, slot, revision, hash FROM memories").fetchall())
     except (sqlite3.Error, OSError, ValueError):
         return None
 
 
+def digests(path: Path) -> Digests | None:
+    """Return how each user's records compare, as a store of ours keeps it; None if it cannot be read, or is not ours.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    if foreign.is_foreign(path):
+        return None
+    if predecessor.is_jakey(path):
+        return predecessor.digests(path)
+    with closing(_connect(path)) as db:
+        found = db.execute("SELECT user_hash, count, xor FROM digests WHERE count > 0").fetchall()
+    return {user_hash: (count, xor & _UNSIGNED) for user_hash, count, xor in found}
+
+
 def waiting(outbox: Path, held: Rows) -> int:
     """Return how many records of the outbox are newer than what is *held*, by one store or by several together."""
+    return missing(logged(outbox), held)
+
+
+def logged(outbox: Path) -> Rows:
+    """Return user, slot and revision of what the outbox holds."""
+    with closing(_connect(outbox)) as db:
+        sql = "SELECT user_id, slot, json_extract(record, '$.revision') FROM log"
+        return frozenset(db.execute(sql).fetchall())
+
+
+def missing(wanted: Rows, held: Rows) -> int:
+    """Return how many of *wanted* are newer than what is *held*, by one store or by several together."""
     there: dict[tuple[str, str], str] = {}
     for user, slot, revision, *_ in held:
         there[user, slot] = max(revision, there.get((user, slot), ""))
-    with closing(_connect(outbox)) as db:
-        logged = db.execute("SELECT user_hash, user_id, slot, json_extract(record, '$.revision') FROM log").fetchall()
-    return sum(at > max(there.get((user, slot), ""), there.get((of, ""), "")) for of, user, slot, at in logged)
+    return sum(
+        at > max(there.get((user, slot), ""), there.get((user_hash_of(user) if slot else user, ""), ""))
+        for user, slot, at, *_ in wanted
+    )
 
 
 def live(path: Path) -> dict[str, dict[Slot, str]]:
@@ -128,6 +161,8 @@ def live(path: Path) -> dict[str, dict[Slot, str]]:
             if isinstance(record, MemoryEntry):
                 found.setdefault(record.user_id, {})[record.scope, record.key] = record.value
         return found
+    if predecessor.is_jakey(path):
+        return predecessor.live(path)
     with closing(_connect(path)) as db:
         for user, scope, key, value in db.execute(
             "SELECT user_id, scope, key, value FROM memories WHERE key IS NOT NULL"
@@ -146,6 +181,8 @@ def buried(path: Path) -> list[tuple[str, str, str]]:
         graves = {record.user_hash: record.revision for record in held if isinstance(record, UserTombstone)}
         found = [(r.user_id, r.scope, r.key, r.revision) for r in held if isinstance(r, MemoryEntry)]
         return [(user, scope, key) for user, scope, key, at in found if at <= graves.get(user_hash_of(user), "")]
+    if predecessor.is_jakey(path):
+        return predecessor.buried(path)
     with closing(_connect(path)) as db:
         graves = dict(db.execute("SELECT user_id, revision FROM memories WHERE slot = ''").fetchall())
         entries = db.execute("SELECT user_id, scope, key, revision FROM memories WHERE key IS NOT NULL").fetchall()

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memory import antientropy, model
+from memory import antientropy, model, unified
+from memory.backends.legacy import tables as legacy_tables
 from memory.backends.sqlite import SQLiteMemoryBackend, tables
 from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.flagged import FlaggedMemory
 from memory.member import Member
 from memory.model import Page, Tombstone, UserTombstone, content_hash
 from memory.outbox import tables as outbox_tables
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from memory.backends.sqlite.tables import _User
     from memory.model import Position, Record
     from memory.outbox import Kept
+    from memory.replica import Replica
     from memory.revision import HybridLogicalClock
 
 _NEVER = "0" * 32
@@ -158,6 +161,34 @@ def _fsync_gate_off() -> None:
     SQLiteMemoryBackend.sync = pretend  # type: ignore[method-assign]
 
 
+def _flag_off_outbox_off() -> None:
+    """What is written with the flag off is in the legacy store, and nobody else hears of it."""
+
+    async def alone(self: FlaggedMemory, records: Sequence[Record]) -> int:
+        stamped = self._unified._stamped(records)
+        return await self._legacy.call("store", lambda: self._legacy.store.put(stamped))
+
+    FlaggedMemory._keep_in_legacy = alone  # type: ignore[method-assign]
+
+
+def _legacy_comparison_off() -> None:
+    """Legacy is believed as it is found, and compared with nobody."""
+    compare = antientropy.compare
+
+    async def without_legacy(replicas: Sequence[Replica]) -> int:
+        for replica in replicas:
+            if not replica.counted and replica.usable:
+                await replica.trust()
+        return await compare([replica for replica in replicas if replica.counted])
+
+    vars(unified)["compare"] = without_legacy
+
+
+def _absorbing_off() -> None:
+    """What another program writes into the predecessor's database is shown, and kept nowhere else."""
+    legacy_tables.absorb_some = lambda *_: (None, 0)
+
+
 def _user_in(db: sqlite3.Connection, record: Record, users: dict[str, _User]) -> _User:
     user_hash = model.owner_hash(record)
     return users.setdefault(user_hash, tables._user(db, user_hash))
@@ -184,4 +215,7 @@ MUTANTS = {
     ),
     "grave_check_off": Mutant(_grave_check_off, "scripted_late::forgotten"),
     "fsync_gate_off": Mutant(_fsync_gate_off, "power_cut_and_loss::rested"),
+    "flag_off_outbox_off": Mutant(_flag_off_outbox_off, "flip_flag"),
+    "legacy_comparison_off": Mutant(_legacy_comparison_off, "predecessor+flip_flag"),
+    "absorbing_off": Mutant(_absorbing_off, "predecessor"),
 }

@@ -4,172 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sqlite3
-import tempfile
 import time
-from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos import files
-from benchmarks.chaos.model import Model, Violation
+from benchmarks.chaos.agreement import agree
+from benchmarks.chaos.model import Violation
 from benchmarks.chaos.schedule import FORGOTTEN, LOSSES, RESTED, burst_keys
+from benchmarks.chaos.world import BotGoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from benchmarks.chaos.model import Attempt
     from benchmarks.chaos.schedule import Fault, Operation, Schedule
+    from benchmarks.chaos.world import Bot, World
 
 SLACK_S = 0.25
-WHOLE = "as a whole"
-"""What stands for the memory itself where a store's name could stand: it is what the outbox's trouble shows in."""
-
 _ALL = 1000
 _COPY_EVERY_S = 0.5
 _QUIET_S = 0.6  # so that nothing waits for a store any more, which would betray it
 _CONSEQUENCES = {"scripted_empty", "scripted_old_copy", *LOSSES}
 _OFFERED_S = 0.6  # so that all that was acknowledged is on its way to every store: a late one is tried again
 _LET_GO_S = 2.5  # so that every store has it durably, and the outbox has heard of that
-_SYNCED = {"power_cut"}  # takes nothing that was promised, so nobody is excused
-
-
-class BotGoneError(Exception):
-    """The process that was asked has ended: the call may or may not have happened."""
-
-
-class Bot(ABC):
-    """A process with a memory.
-
-    Attributes:
-        process: a name that no other process of the schedule has.
-        ready_at: since when it answers.
-        stops: when it was stopped from outside, and until when.
-    """
-
-    process: str
-    ready_at: float
-
-    def __init__(self) -> None:
-        self.stops: list[tuple[float, float]] = []
-
-    @abstractmethod
-    async def ask(self, what: str, **given: Any) -> dict[str, Any]:
-        """Return `ok` and `result`, or `error` and `reason`; and what it took, in `took_s`.
-
-        Raises:
-            BotGoneError: it ended meanwhile.
-        """
-
-    def stopped_s(self, since: float, until: float) -> float:
-        """Return for how long of a time it was stopped."""
-        return sum(max(0.0, min(until, end) - max(since, begin)) for begin, end in self.stops)
-
-
-@dataclass(slots=True)
-class Broken:
-    """What must not be green: a store that cannot pass a canary, or the memory as a whole.
-
-    Attributes:
-        store: its name, or WHOLE.
-        since: since when, and *until* when.
-        bots: whose view of it is broken; None: everybody's.
-        counter: of a store that may or may not have room left for a canary: how many had passed when it was looked
-            at last. It counts as broken since then.
-        noticed: of the outbox, which has no canary: since when each process could know, because it had to write.
-    """
-
-    store: str
-    since: float
-    until: float = float("inf")
-    shown: bool = False
-    bots: Callable[[Bot], bool] | None = None
-    counter: int | None = None
-    noticed: dict[str, float] | None = None
-
-    @property
-    def lasts(self) -> bool:
-        return self.until == float("inf")
-
-    def since_for(self, bot: Bot) -> float | None:
-        """Return since when *bot* must know; None if it need not."""
-        if not self.lasts or self.shown or (self.bots is not None and not self.bots(bot)):
-            return None
-        since = self.since if self.noticed is None else self.noticed.get(bot.process)
-        return None if since is None else max(since, bot.ready_at)
-
-
-class World(ABC):
-    """Where a schedule is played, in a folder of its own: the bots, the stores' files, and what can be done to them.
-
-    Attributes:
-        bots: those that answer now.
-        broken: the stores that are known to be broken, each as long as it is.
-        stores: the file of each store; *outbox*: that of the outbox.
-        converge_s: how long the stores may take to agree once nothing hinders them.
-    """
-
-    converge_s = 30.0
-
-    def __init__(self) -> None:
-        self.bots: list[Bot] = []
-        self.broken: list[Broken] = []
-        self.stores: dict[str, Path] = {}
-        self.foreign_allowed = False
-        self._folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-        self.outbox = self._folder / "data/outbox.db"
-        self._copies: dict[str, list[Path]] = {}
-
-    @abstractmethod
-    async def open(self) -> None: ...
-
-    @abstractmethod
-    async def close(self) -> None:
-        """End everything that was started."""
-
-    @abstractmethod
-    async def strike(self, fault: Fault) -> bool:
-        """Do it, and return whether it happened."""
-
-    @abstractmethod
-    async def relieve(self, fault: Fault) -> None:
-        """End what lasts."""
-
-    def copy(self) -> None:
-        """Keep copies of the stores as they are now, to be put back later."""
-        for name, path in self.stores.items():
-            copies = self._copies.setdefault(name, [])
-            copied = self._folder / f"{name}.copy{len(copies)}"
-            if files.copy(path, copied):
-                copies.append(copied)
-
-    def copied(self, store: str) -> list[Path]:
-        """Return the copies of a store, the oldest first; made now if there is none yet."""
-        if not self._copies.get(store):
-            self.copy()
-        return self._copies[store]
-
-    async def agreed(self) -> None:  # noqa: B027 - not everybody has to do something
-        """Do what is to be done when the stores hold the same."""
-
-    async def landed(self) -> None:  # noqa: B027 - not everybody has to do something
-        """Return when nothing is under way any more that somebody stopped waiting for."""
-
-    def breaks(
-        self,
-        store: str,
-        *,
-        bots: Callable[[Bot], bool] | None = None,
-        counter: int | None = None,
-        noticed: dict[str, float] | None = None,
-    ) -> Broken:
-        """Note that *store* is broken from now on, see Broken."""
-        broken = Broken(store, time.monotonic(), bots=bots, counter=counter, noticed=noticed)
-        self.broken.append(broken)
-        return broken
+_HARMLESS = {"power_cut", "legacy_gone"}  # they take nothing that was promised, so nobody is excused
 
 
 @dataclass(slots=True)
@@ -204,6 +65,7 @@ async def play(schedule: Schedule, world: World) -> Outcome:
         await player.play()
     finally:
         await world.close()
+        player.outcome.unexpected += world.complaints
         player.outcome.seconds = time.monotonic() - began
         player.outcome.excused = player.model.excused
     return player.outcome
@@ -213,7 +75,7 @@ class _Player:
     def __init__(self, schedule: Schedule, world: World) -> None:
         self.schedule = schedule
         self.world = world
-        self.model = Model()
+        self.model = world.model
         self.outcome = Outcome(schedule.seed, schedule.real)
         self._going = asyncio.Event()
         self._idle = [asyncio.Event() for _ in schedule.clients]
@@ -250,13 +112,13 @@ class _Player:
             if fault.way == RESTED:
                 await self._rest()
             before = list(self._held)
-            if loses and fault.kind not in _SYNCED:
+            if loses and fault.kind not in _HARMLESS:
                 self.model.lose()
             if await self.world.strike(fault):
                 self.outcome.faults[fault.kind] += 1
                 if fault.way == FORGOTTEN:
                     await self._forget_what_is_late()
-            if loses and fault.kind not in _SYNCED:
+            if loses and fault.kind not in _HARMLESS:
                 self.model.lose()  # again: what was acknowledged while it struck may be in what was lost
             self._copying = True
             self._apart |= loses
@@ -266,7 +128,7 @@ class _Player:
                 await asyncio.sleep(fault.hold_s)
                 await self._relieve([fault, *before])
                 self._quiet = False
-        await self._settle()
+        await self._settle(last=True)
         self._over = True
         self._going.set()
 
@@ -307,16 +169,24 @@ class _Player:
                 await self.world.relieve(fault)
                 self.model.foreign_allowed |= self.world.foreign_allowed
 
-    async def _settle(self) -> None:
-        """Let the stores agree with nothing in the way, and look at everything they hold."""
+    async def _settle(self, *, last: bool = False) -> None:
+        """Let the stores agree with nothing in the way, and look at everything they hold; *last*: on both paths."""
         await self._relieve(list(self._held))
         self._going.clear()
         await asyncio.gather(*(idle.wait() for idle in self._idle))
         await self.world.landed()
+        await self._agree_and_judge()
+        if last:
+            self.world.set_flag(on=not self.world.flag.exists())
+            await self._judge_reads()
+            await self._agree_and_judge()
+        self._going.set()
+
+    async def _agree_and_judge(self) -> None:
         began = time.monotonic()
         agreed, why = False, ""
         while not agreed and time.monotonic() - began < self.world.converge_s:
-            agreed, why = await self._agree()
+            agreed, why = await agree(self.world)
             if not agreed:
                 await asyncio.sleep(0.05)
         self.outcome.converged_s.append(time.monotonic() - began)
@@ -326,34 +196,13 @@ class _Player:
             await self.world.agreed()
         else:
             self.outcome.not_converged += 1
-            self.outcome.unexpected.append(f"the stores do not agree after {self.world.converge_s:g} s: {why}")
+            path = "unified" if self.world.flag.exists() else "legacy"
+            why = f"the stores do not agree after {self.world.converge_s:g} s on the {path} path: {why}"
+            self.outcome.unexpected.append(why)
         await self._judge_all()
-        self._going.set()
-
-    async def _agree(self) -> tuple[bool, str]:
-        """Return whether every store is green for every bot and all files say the same, or why not."""
-        for bot in self.world.bots:
-            with suppress(BotGoneError):
-                answer = await bot.ask("peek")
-                states = answer.get("result") or {}
-                # Not as a whole: whether the outbox can be written again shows at the next write.
-                red = {name: state for name, state in states.items() if name != WHOLE and not state["green"]}
-                if red or not states:
-                    return False, f"{bot.process} shows {red or answer}"
-        rows = {name: files.rows(path) for name, path in self.world.stores.items()}
-        (name, some), (other_name, other) = rows.items()
-        if some is None or other is None:
-            return False, f"{name if some is None else other_name} cannot be read"
-        try:
-            waiting = files.waiting(self.world.outbox, some)
-        except sqlite3.Error as exc:
-            return False, f"the outbox cannot be read: {exc}"
-        if waiting:
-            return False, f"{waiting} records of the outbox are not in {name}"
-        return some == other, f"{len(some - other)} rows only in {name}, {len(other - some)} only in {other_name}"
 
     async def _judge_all(self) -> None:
-        for name, path in self.world.stores.items():
+        for name, path in self.world.members().items():
             try:
                 held, buried = files.live(path), files.buried(path)
             except Exception as exc:  # noqa: BLE001 - whatever the product left there
@@ -363,6 +212,9 @@ class _Player:
             self._violated(
                 [Violation("resurrected", f"{name} holds {what} of before the user's end") for what in buried]
             )
+        await self._judge_reads()
+
+    async def _judge_reads(self) -> None:
         for bot in list(self.world.bots):
             for user in self.model.users:
                 with suppress(BotGoneError):

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos.model import ZEROS
 from benchmarks.chaos.play import Outcome, play
-from benchmarks.chaos.real import RealWorld, prepare_strangers
+from benchmarks.chaos.real import RealWorld
 from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, Schedule, schedule_for
 from benchmarks.chaos.scripted import ScriptedWorld
+from benchmarks.chaos.strangers import prepare_strangers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

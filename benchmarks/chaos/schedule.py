@@ -8,12 +8,15 @@ from typing import Literal, TypeAlias
 
 Action: TypeAlias = Literal["store", "burst", "delete", "forget", "retrieve", "search", "get_all"]
 
-LOSSES = ("old_copy", "swap", "swap_foreign", "empty", "power_cut", "power_cut_and_loss", "outbox_gone")
+LOSSES = ("old_copy", "swap", "swap_foreign", "empty", "power_cut", "power_cut_and_loss", "outbox_gone", "legacy_gone")
 """After one of these the data of a store is gone or old: no other may follow before the stores agree again."""
 
-HINDRANCES = ("kill_mcp", "kill_bot", "stop_mcp", "stop_bot", "refuse", "lock", "two_bots", "disk_full")
+HINDRANCES = (
+    *("kill_mcp", "kill_bot", "stop_mcp", "stop_bot", "refuse", "lock", "two_bots", "disk_full"),
+    *("flip_flag", "lock_legacy", "predecessor"),
+)
 
-FOREIGN_LOSSES = ("old_copy", "swap_foreign", "empty", "power_cut", "power_cut_and_loss", "outbox_gone")
+FOREIGN_LOSSES = tuple(loss for loss in LOSSES if loss != "swap")
 """Those that can happen with somebody else's server: its file and ours cannot be exchanged for each other."""
 
 SCRIPTED = tuple(
@@ -23,9 +26,12 @@ SCRIPTED = tuple(
         "crash",
         "disk_full",
         "empty",
+        "flip_flag",
         "garbage",
         "hang",
         "late",
+        "legacy_down",
+        "legacy_hang",
         "lock",
         "old_copy",
         "refuse",
@@ -39,11 +45,20 @@ FORGOTTEN = "forgotten"
 RESTED = "rested"
 """A way of losing data: when the outbox has let go of everything, and a copy is older than some deletions."""
 
+_CYCLE, _REAL = 11, 6
+"""Of how many schedules how many are with real processes."""
+_FLAG_ON, _LEGACY_THERE = 0.7, 0.5
+
 SCOPES = ("", "dm", "guild:1", "guild:10")
 _KEYS = ("colour", "Colour", "a|b", "a", "b|", "naïve 'key'; --", "\u202ertl", "nul\x00", "🫖", "%_")
 _USERS = ("1", "10", "u'1", 'u"|', "U", "u", "\x00", "ü")
 
-_LASTING = ("stop_mcp", "stop_bot", "refuse", "lock", "two_bots", "disk_full", "swap_foreign")
+_LASTING = (
+    *("stop_mcp", "stop_bot", "refuse", "lock", "two_bots", "disk_full", "swap_foreign"),
+    *("flip_flag", "lock_legacy", "predecessor", "legacy_gone"),
+)
+_OVERLAPPING = ("stop_mcp", "refuse", "lock", "two_bots", "flip_flag", "lock_legacy", "predecessor")
+_OF_LEGACY = ("flip_flag", "lock_legacy", "predecessor", "legacy_gone", "legacy_down", "legacy_hang")
 
 _ACTIONS: tuple[tuple[Action, int], ...] = (
     ("store", 30),
@@ -65,7 +80,7 @@ _TARGETS: dict[str, tuple[str, ...]] = {
     "swap": ("mcp", "sqlite", "both"),
     "swap_foreign": ("mcp", "sqlite"),
     "empty": ("mcp", "sqlite"),
-    "scripted_lock": ("second", "sqlite", "outbox"),
+    "scripted_lock": ("second", "sqlite", "outbox", "legacy"),
     "scripted_empty": ("second", "sqlite"),
     "scripted_old_copy": ("second", "sqlite"),
     "scripted_clock_jump": ("forth", "back"),
@@ -76,6 +91,8 @@ _WAYS: dict[str, tuple[str, ...]] = {
     "power_cut_and_loss": ("", RESTED),
     "swap_foreign": ("put right", "adopted"),
     "lock": ("IMMEDIATE", "EXCLUSIVE"),
+    "lock_legacy": ("IMMEDIATE", "EXCLUSIVE"),
+    "legacy_gone": ("running", "killed"),
     "scripted_late": ("", FORGOTTEN),
 }
 
@@ -138,6 +155,8 @@ class Schedule:
         clients: what each client does, again and again until the last fault is over; the first owns the first
             users, and so on, and nobody else writes for these.
         gap_s: how long each client rests between two operations.
+        flag_on: whether the flag is there at the start.
+        legacy: whether the predecessor's database is there at the start, with something in it.
     """
 
     seed: str
@@ -147,11 +166,15 @@ class Schedule:
     clients: tuple[tuple[Operation, ...], ...]
     gap_s: tuple[float, ...]
     faults: tuple[Fault, ...]
+    flag_on: bool = True
+    legacy: bool = False
 
     def text(self) -> str:
         """Return the schedule as a person reads it."""
         kind = "real processes" if self.real else "scripted"
         lines = [f"schedule {self.seed}: {kind}, deadline {self.deadline_s:g} s, canary {self.probe_interval_s:g} s"]
+        has, there = "on" if self.flag_on else "off", "there" if self.legacy else "not there"
+        lines.append(f"  the flag is {has}, the predecessor's database is {there}")
         lines += [
             f"  client {number} ({self.gap_s[number]:g} s apart): " + ", ".join(op.text() for op in operations)
             for number, operations in enumerate(self.clients)
@@ -167,8 +190,8 @@ class Schedule:
 
 
 def is_real(index: int) -> bool:
-    """Return whether schedule *index* of a run is one with real processes: five in eleven are."""
-    return index % 11 < 5
+    """Return whether schedule *index* of a run is one with real processes: six in eleven are."""
+    return index % _CYCLE < _REAL
 
 
 def schedule_for(seed: int, index: int, chosen: str = "", *, foreign: bool = False) -> Schedule:
@@ -192,6 +215,8 @@ def schedule_for(seed: int, index: int, chosen: str = "", *, foreign: bool = Fal
     clients = 4 if real else 3
     users = [_USERS[i::clients] for i in range(clients)]
     per_client = 24 if real else 16
+    # Where nothing strikes the predecessor's side, there is none: a third copy mends what two must be able to.
+    of_legacy = any(fault.kind.removeprefix("scripted_") in _OF_LEGACY for fault in faults)
     longest_s = (2.0 if chosen else dice.choice((1.0, 2.0))) if real else 0.4
     return Schedule(
         seed=f"{seed}:{index}",
@@ -201,15 +226,18 @@ def schedule_for(seed: int, index: int, chosen: str = "", *, foreign: bool = Fal
         clients=tuple(tuple(_operation(owned, dice) for _ in range(per_client)) for owned in users),
         gap_s=tuple(dice.choice((0.005, 0.01, 0.03) if real else (0.0, 0.002)) for _ in users),
         faults=faults,
+        flag_on=not of_legacy or dice.random() < _FLAG_ON,
+        legacy=of_legacy and dice.random() < _LEGACY_THERE,
     )
 
 
 def _dealt(seed: int, index: int, real: bool, dice: random.Random) -> tuple[Fault, ...]:
+    cycle, place = divmod(index, _CYCLE)
     if real:
-        rank = index // 11 * 5 + index % 11
+        rank = cycle * _REAL + place
         kinds = _from_pack(seed, LOSSES, rank, 2) + _from_pack(seed, HINDRANCES, rank, 3)
     else:
-        kinds = _from_pack(seed, SCRIPTED, index // 11 * 6 + index % 11 - 5, 4)
+        kinds = _from_pack(seed, SCRIPTED, cycle * (_CYCLE - _REAL) + place - _REAL, 5)
     return _mixed(kinds, real, dice)
 
 
@@ -227,7 +255,7 @@ def _mixed(kinds: list[str], real: bool, dice: random.Random) -> tuple[Fault, ..
     faults = [_made(kind, dice) for kind in kinds]
     # What lasts may go on while the next one comes: a loss while a store hangs is where acknowledgements die.
     for number, fault in enumerate(faults[:-1]):
-        if fault.kind in ("stop_mcp", "refuse", "lock", "two_bots") or not real:
+        if fault.kind in _OVERLAPPING or not real:
             faults[number] = replace(fault, overlaps=dice.random() < 0.5)
     for number, fault in enumerate(faults):
         if fault.kind in ("stop_mcp", "refuse", "lock", "swap_foreign") or not real:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos import mutants
-from benchmarks.chaos.play import WHOLE
+from benchmarks.chaos.world import WHOLE
 from memory.assemble import shared_memory
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 
@@ -84,7 +84,7 @@ async def _do(memory: SharedMemory, what: str, given: dict[str, Any]) -> Any:
         case "adopt":
             await memory.adopt(given["name"])
             return None
-    return await call(memory, what, given)
+    return await call(memory.by_flag, what, given)
 
 
 async def call(memory: Any, what: str, given: dict[str, Any]) -> Any:
@@ -119,10 +119,10 @@ async def _peek(memory: SharedMemory) -> dict[str, Any]:
 
 
 def green_of(unified: UnifiedMemoryBackend) -> dict[str, Any]:
-    """Return which stores are green, as of the last canaries, and whether all is well as a whole."""
+    """Return which stores are green, as of the last canaries, legacy too, and whether all is well as a whole."""
     report = unified.report()
     stores = {
         store.name: {"green": store.healthy, "state": store.state.value, "behind": store.behind, "why": store.detail}
-        for store in report.stores
+        for store in (member.health() for member in unified.members)
     }
     return stores | {WHOLE: {"green": bool(report), "why": report.trouble}}

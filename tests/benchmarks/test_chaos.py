@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.chaos import files, run, scripted
+from benchmarks.chaos import files, run, scripted_bot, worker
 from benchmarks.chaos.model import Model, Violation, token
-from benchmarks.chaos.play import WHOLE, Outcome
+from benchmarks.chaos.play import Outcome
 from benchmarks.chaos.run import Options, play_schedule, summarise
 from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, Schedule, schedule_for
 from memory.backends.sqlite import SQLiteMemoryBackend
@@ -20,6 +20,8 @@ from tests.contract import make_entry
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from memory.unified import UnifiedMemoryBackend
 
 A, B = "bot 1", "bot 2"
 
@@ -190,12 +192,23 @@ def test_what_is_shrunk_keeps_only_what_it_fails_by(monkeypatch: pytest.MonkeyPa
     assert len(played) < 100
 
 
-@pytest.mark.parametrize("fault", ["scripted_hang", "scripted_disk_full", "scripted_late", "scripted_lock:outbox"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "scripted_hang",
+        "scripted_disk_full",
+        "scripted_late",
+        "scripted_lock:outbox",
+        "scripted_lock:legacy",
+        "scripted_legacy_hang",
+        "scripted_legacy_down",
+    ],
+)
 def test_a_green_light_that_never_goes_out_is_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def all_green(_: object) -> dict[str, Any]:
-        return {name: {"green": True} for name in ("mcp", "sqlite", WHOLE)}
+    def all_green(unified: UnifiedMemoryBackend) -> dict[str, Any]:
+        return {name: {"green": True} for name in worker.green_of(unified)}
 
-    monkeypatch.setattr(scripted, "green_of", all_green)
+    monkeypatch.setattr(scripted_bot, "green_of", all_green)
 
     outcome = play_schedule(schedule_for(1, 0, fault), Options(1))
 
