@@ -213,6 +213,12 @@ class SharedMemory(_View):
         )
         return _status(report, legacy, flag)
 
+    async def health_check(self) -> HealthReport:
+        async def work(system: MemorySystem) -> HealthReport:
+            return _warned(await system.unified.health_check(), system)
+
+        return await self.on_loop("health_check", work)
+
     async def peek_status(self) -> dict[str, Any]:
         """Return the same as of the last canaries, without sending any."""
         report, flag = await self.on_loop("read the status", _last_report, bounded=False)

@@ -36,6 +36,7 @@ class OwnCopy(NamedTuple):
     """A copy of memories that we made beside the stores' own files.
 
     Attributes:
+        path: a file, or, of what is unfinished, maybe a folder.
         kind: "backup" (made daily), "before a restore", "before an upgrade", "damaged", "migration" (of the
             predecessor's file), or "unfinished".
     """

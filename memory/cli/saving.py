@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path  # noqa: TC003 - typer looks at it
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -129,7 +129,7 @@ def _say_restored(file: Path, done: Restored) -> None:
     if done.unreadable:
         typer.echo(f"It is damaged: {_things(done.unreadable, 'row', 'rows')} could not be read.", err=True)
     if done.before is not None:
-        typer.echo(f"As it was before: {one_line(str(done.before))}")
+        typer.echo(f"As it was before: {one_line(str(_from_here(done.before)))}")
     same = done.entries + done.deletions - done.filled - done.replaced - done.forgotten
     typer.echo(f"Filled in, because it was missing here or older: {done.filled:,}.")
     if done.before is None:
@@ -140,6 +140,11 @@ def _say_restored(file: Path, done: Restored) -> None:
         typer.echo("What was remembered since under other keys is still there.")
     if done.waiting:
         typer.echo(f"Not in {', '.join(done.waiting)} yet: the bot goes on with that.")
+
+
+def _from_here(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _held(users: int, entries: int, deletions: int) -> str:

@@ -410,7 +410,7 @@ async def test_a_value_from_a_clock_ahead_of_ours_is_replaced_too(tmp_path: Path
 
 
 async def test_thousands_of_one_user_are_replaced_in_parts(tmp_path: Path) -> None:
-    count = 1_300
+    count = 700
     entries: list[Record] = [make_entry("u1", f"k{n}", "then", revision=revision(NOW_MS + n)) for n in range(count)]
     async with memory_in(tmp_path / "data") as memory:
         await memory.load(batches(entries))
@@ -685,7 +685,12 @@ async def test_only_the_bot_backs_up_by_itself_and_stops_with_it(tmp_path: Path)
         system = assemble(found, tmp_path, is_bot=True)
         return replace(system, keeper=keeper_of(system.unified, tmp_path / "copies", Clock()))
 
+    (tmp_path / "copies").write_text("in the way")
     memory = SharedMemory(build)
+    warned = await memory.health_check()
+    assert warned.warning.startswith("no backup could be made: ")
+    assert warned
+    (tmp_path / "copies").unlink()
     assert await memory.store("u1", "drink", "tea")
     await until(lambda: list((tmp_path / "copies").glob("memory-*Z.db")))
     await memory.close()
