@@ -65,6 +65,14 @@ def change(path: Path, sql: str, *values: object) -> None:
         assert db.execute(sql, values).rowcount == 1
 
 
+def with_sync(path: Path, sql: str, user_id: str, revision: str, *, hashed: bool = True) -> None:
+    """Let *path* be one that our own legacy functions have written into."""
+    with closing(source.open_passing_copy(path, lambda *_: None)) as ours, closing(sqlite3.connect(path)) as db, db:
+        for (statement,) in ours.execute("SELECT sql FROM sqlite_master WHERE sql LIKE '%memory_sync (%'"):
+            db.execute(statement)
+        db.execute(sql, [user_hash_of(user_id) if hashed else user_id, revision])
+
+
 def many(users: int, each: int) -> list[tuple[Any, ...]]:
     keys = [(user, key) for user in range(users) for key in range(each)]
     return [(n, f"u{user:04}", f"key {key}", "x" * 50, "2024-01-01 00:00:00") for n, (user, key) in enumerate(keys, 1)]
@@ -268,14 +276,13 @@ async def test_one_user_with_very_much_comes_in_in_pieces(tmp_path: Path) -> Non
 
 async def test_a_record_that_a_store_would_refuse_is_noted_and_the_others_come_in(tmp_path: Path) -> None:
     jakey = make(tmp_path / "jakey.db")
-    with closing(source.open_passing_copy(jakey, lambda *_: None)) as ours, closing(sqlite3.connect(jakey)) as db:
-        for (statement,) in ours.execute("SELECT sql FROM sqlite_master WHERE sql LIKE '%memory_sync (%'"):
-            db.execute(statement)
-        db.execute(
-            "INSERT INTO memory_sync (user_id, slot, revision, deleted) VALUES ('u2', 'no slot', ?, 1)",
-            [made_by(JANUARY_MS, 1)],
-        )
-        db.commit()
+    with_sync(
+        jakey,
+        "INSERT INTO memory_sync (user_id, slot, revision, deleted) VALUES (?, 'no slot', ?, 1)",
+        "u2",
+        made_by(JANUARY_MS, 1),
+        hashed=False,
+    )
     async with home_in(tmp_path) as home:
         done = await home.migrate()
 
@@ -473,6 +480,19 @@ async def test_a_source_that_is_kept_up_to_date_must_have_all_that_is_here(home:
 
     change(home.jakey, "INSERT INTO memories (user_id, key, value) VALUES ('u1', 'pet', 'dog')")  # newer here
     assert await home.found(legacy=home.jakey) == []
+
+
+async def test_whom_the_source_has_forgotten_must_be_forgotten_here(tmp_path: Path) -> None:
+    jakey = make(tmp_path / "jakey.db")
+    grave = made_by(FEBRUARY_MS, 1)
+    with_sync(jakey, "INSERT INTO memory_sync (user_id, slot, revision, deleted) VALUES (?, '', ?, 1)", "u8", grave)
+    async with home_in(tmp_path) as home:
+        assert ("missing", None, user_hash_of("u8"), None, "first") in await home.found(jakey)
+
+        await home.migrate()
+
+        assert await home.found() == []
+        assert await home.unified.put([MemoryEntry("u8", "pet", "cat", revision=made_by(JANUARY_MS, 9))]) == 0
 
 
 async def test_a_difference_that_is_gone_at_the_second_look_is_none(
