@@ -314,6 +314,16 @@ async def test_the_owner_flips_the_flag(chat: Chat) -> None:
     assert "Usage: %memory migration status|on|off" in await chat.ask(chat.you, "%memory")
 
 
+async def test_without_a_clean_verification_the_flag_stays_off(chat: Chat) -> None:
+    await chat.ask(chat.you, "%memory migration off")
+    chat.small.legacy_path.write_text("no database" * 1000)
+
+    assert await chat.ask(chat.you, "%memory migration on") == (
+        "I did not set the flag, because the verification is not clean: jakey.db: it is no SQLite database.\n"
+        "The migration flag is off: I use the legacy store."
+    )
+
+
 @pytest.mark.parametrize("said", ["%memory", "%memory migration off", "%memory migration"])
 async def test_nobody_else_flips_the_flag(chat: Chat, said: str) -> None:
     assert await chat.ask(chat.ana, said) == "Only my owner can do that."
