@@ -249,7 +249,7 @@ class Comparison:
         return marks(records)
 
     async def _read_store(self, name: str, user_id: str, digest: UserDigest | None = None) -> Copy:
-        """Return what a store says about a user; some looks later, if its digest is another, because of a writer."""
+        """Return what a store says about a user; read again if the digest is another, because others may be writing."""
         replica = self._stores[name]
         for _ in range(_LOOKS):
             records: list[Record] = []
@@ -269,7 +269,6 @@ class Comparison:
             if sound:
                 break
             digest = None
-            await _pause()
         return Copy(slots, grave, sound)
 
 
