@@ -17,6 +17,7 @@ except ImportError:  # Windows: there two at once are not kept from each other
     fcntl = None  # type: ignore[assignment]
 
 from memory.errors import BackendUnavailableError
+from memory.sqlite_copy import PART
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +58,9 @@ def only_one(folder: Path) -> Iterator[None]:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
                 raise UnderWayError("the backup", "start", "another one, or a restore, is under way") from exc
+        for scrap in folder.glob(f"memory-*{PART}*"):  # of one that was killed: their names, with a time, differ
+            with suppress(OSError):
+                scrap.unlink()
         yield
     finally:
         os.close(held)

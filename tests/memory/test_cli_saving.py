@@ -6,10 +6,12 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -61,8 +63,8 @@ def values_in(path: Path) -> set[str]:
     return {record.value for record in records_in(path).values() if isinstance(record, MemoryEntry)}
 
 
-def kill_after(config: Path, seconds: float, *arguments: str, how: int = signal.SIGKILL) -> int:
-    """Start a command, and stop it when it has worked for so long; return its exit code."""
+def kill_at_work(config: Path, sign: str, seconds: float, *arguments: str, how: int = signal.SIGKILL) -> int:
+    """Start a command, and stop it so long after a file *sign* shows that it is at work; return its exit code."""
     process = subprocess.Popen(
         [sys.executable, "-m", "memory", *arguments],
         cwd=ROOT,
@@ -71,6 +73,8 @@ def kill_after(config: Path, seconds: float, *arguments: str, how: int = signal.
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    while process.poll() is None and not list(config.parent.rglob(sign)):
+        time.sleep(0.005)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -224,8 +228,10 @@ def test_a_backup_that_is_killed_leaves_no_half_file_and_the_next_one_clears_up(
     fill(config, "then", NOW_MS)
     target = tmp_path / "b.db"
     whole = 0
-    for delay in (0.9, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6):
-        kill_after(config, delay, "backup", str(target))
+    for delay in (0.001, 0.01, 0.02, 0.03, 0.05, 0.08, 0.15):
+        for scrap in tmp_path.glob("b.db.*"):
+            scrap.unlink()
+        kill_at_work(config, "b.db.*", delay, "backup", str(target))
         if target.exists():
             assert len(records_in(target)) == MANY
             whole += 1
@@ -249,9 +255,12 @@ def test_a_restore_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
             await memory.delete("u3")
 
     asyncio.run(forget())
-    for delay in (1.2, 1.5, 1.7, 1.9, 2.1, 2.3):
-        kill_after(config, delay, "restore", str(tmp_path / "b.db"), "--replace")
-    stopped = kill_after(config, 1.6, "restore", str(tmp_path / "b.db"), "--replace", how=signal.SIGINT)
+    restoring = ["restore", str(tmp_path / "b.db"), "--replace"]
+    for delay in (0.01, 0.1, 0.3, 0.6, 1.0):
+        shutil.rmtree(tmp_path / "data" / "backups" / "restoring.part", ignore_errors=True)
+        kill_at_work(config, "restoring.part", delay, *restoring)
+    shutil.rmtree(tmp_path / "data" / "backups" / "restoring.part", ignore_errors=True)
+    stopped = kill_at_work(config, "restoring.part", 0.2, *restoring, how=signal.SIGINT)
 
     done = start(config, "restore", str(tmp_path / "b.db"), "--replace")
     again = start(config, "restore", str(tmp_path / "b.db"), "--replace", "--json")
