@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from memory.model import user_hash_of
+from memory.model import said_hash, user_hash_of
 
 if TYPE_CHECKING:
     import random
@@ -26,6 +27,11 @@ _REST_S = (0.005, 0.03)
 _PATIENCE_S = 0.02
 _NOT_OURS = """
 SELECT user_id, key, value FROM memories AS m WHERE NOT EXISTS (SELECT 1 FROM memory_sync WHERE row_id = m.id)
+"""
+_KNOWN = """
+SELECT s.user_id, s.slot, s.revision, coalesce(s.content_hash, ''), s.deleted, m.value,
+    s.metadata, s.created_ms, s.updated_ms
+FROM memory_sync AS s LEFT JOIN memory_sync_rows AS m ON m.id = s.row_id
 """
 _LIVE = """
 SELECT s.user_id, s.scope, m.key, m.value, s.revision
@@ -52,11 +58,14 @@ def is_jakey(path: Path) -> bool:
 def rows(path: Path) -> Rows:
     """Return position, revision and hash of all that is known of the file; sqlite3.Error if it cannot be read.
 
-    What another program wrote and nobody has taken notice of yet is in it, too, as no other store has it.
+    What another program wrote, changed or deleted, and nobody has taken notice of yet, is in it as no store has it.
     """
     with closing(_connect(path)) as db:
-        known = db.execute("SELECT user_id, slot, revision, coalesce(content_hash, '') FROM memory_sync").fetchall()
-        return frozenset(known + [(user, key, _NEWEST, value) for user, key, value in db.execute(_NOT_OURS)])
+        found = [(user, key, _NEWEST, value) for user, key, value in db.execute(_NOT_OURS)]
+        for user, slot, revision, said, deleted, value, metadata, *times in db.execute(_KNOWN):
+            noticed = not slot or deleted or said_hash(value or "", json.loads(metadata), *times) == said
+            found.append((user, slot, revision if noticed else _NEWEST, said))
+    return frozenset(found)
 
 
 def digests(path: Path) -> Digests:
