@@ -40,7 +40,10 @@ class MigrationFlag:
     def enable(self, evidence: Mapping[str, Any]) -> None:
         """Write the file with *evidence* inside, atomically."""
         draft = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        draft.write_text(json.dumps(evidence, indent=2) + "\n", encoding="utf-8")
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(evidence, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the name without what is in it
         draft.replace(self.path)
 
     def disable(self) -> None:
@@ -56,7 +59,8 @@ def in_words(evidence: Mapping[str, Any]) -> str:
         day = str(evidence.get("at", ""))[:10]
         entries, users = evidence.get("entries"), evidence.get("users")
         if isinstance(entries, int) and isinstance(users, int):
-            return f"verified {day}: {entries:,} memories of {users:,} users from {evidence.get('source')}"
+            whose = "1 user" if users == 1 else f"{users:,} users"
+            return f"verified {day}: {entries:,} memories of {whose} from {evidence.get('source')}"
         return f"verified {day}"
     if evidence.get("fresh") is True:
         return "fresh install"

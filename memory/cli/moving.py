@@ -139,15 +139,28 @@ async def _enable(config: Path, *, as_json: bool) -> int:
 async def _disable(config: Path, *, as_json: bool) -> int:
     settings = load_settings(MemoryFileSettings, config).memory
     was_on = migration.disable(MigrationFlag(config.parent / settings.flag_file))
+    # It takes part from now on, and is made if it was not there: let it have everything while somebody is looking.
+    async with opened(config) as memory:
+        await _settled(memory)
+        with _phases(quiet=as_json) as told:
+            following = await memory.on_loop(
+                "fill", lambda system: migration.follow(system.unified, told), bounded=False
+            )
     if as_json:
-        typer.echo(json.dumps({"was_on": was_on, "on": False}, indent=2))
+        typer.echo(json.dumps({"was_on": was_on, "on": False, "following": following}, indent=2))
         return DONE
     typer.echo("The migration flag is off now." if was_on else "The migration flag was off already.")
     typer.echo(
-        f"The predecessor's functions write from now on, into {settings.legacy.path}; both paths read both. "
-        "The way back: python -m memory enable"
+        f"The predecessor's functions write from now on, into {settings.legacy.path}; neither path misses what the "
+        "other wrote. The way back: python -m memory enable"
     )
+    _say_following(following)
     return DONE
+
+
+def _say_following(following: Mapping[str, str]) -> None:
+    for store, reason in following.items():
+        typer.echo(f"{store} does not have everything yet ({one_line(reason)}); it follows by itself.")
 
 
 async def _verified(memory: SharedMemory, source: Path | None, *, as_json: bool) -> Verification:
@@ -209,8 +222,7 @@ def _say_migration(done: Migration, *, as_json: bool) -> None:
     if done.reasons:
         _say_notes(done.reasons, done.first)
         typer.echo(f"All of them: {done.report}")
-    for store, reason in done.following.items():
-        typer.echo(f"{store} does not have all of it yet ({one_line(reason)}); it follows by itself.")
+    _say_following(done.following)
     if done.changed:
         typer.echo(f"{name} has changed since the copy was made: run the same command again.")
     typer.echo("Next: python -m memory verify, then python -m memory enable")
@@ -258,18 +270,21 @@ def _say_preview(found: Preview, *, as_json: bool) -> None:
         "forgotten here and stay so."
     )
     if found.notes:
-        reasons = Counter(f"{note.kind}: {note.reason}" for note in found.notes)
-        _say_notes(reasons, {"": [note.as_json() for note in found.notes]}, all_of_them=True)
+        kinds: dict[str, list[dict[str, Any]]] = {}
+        for note in found.notes:
+            kinds.setdefault(note.kind, []).append(note.as_json())
+        _say_notes(
+            Counter(f"{note.kind}: {note.reason}" for note in found.notes),
+            {kind: notes[:_SHOWN] for kind, notes in kinds.items()},
+        )
+        typer.echo("All of them: the same command with --json")
     typer.echo("This was a dry run: nothing was changed.")
 
 
-def _say_notes(
-    reasons: Mapping[str, int], notes: Mapping[str, Iterable[Mapping[str, Any]]], *, all_of_them: bool = False
-) -> None:
-    for reason, number in reasons.items():
+def _say_notes(reasons: Mapping[str, int], notes: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    for reason, number in sorted(reasons.items()):
         typer.echo(f"{number:,} x {one_line(reason)}")
-    if not all_of_them:
-        typer.echo(f"The first {_SHOWN} of each kind:")
+    typer.echo(f"The first {_SHOWN} of each kind:")
     for some in notes.values():
         for note in some:
             row = NOTHING if note["row"] is None else str(note["row"])

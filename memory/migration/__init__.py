@@ -8,7 +8,7 @@ from memory.migration.evidence import (
     verify_if_any,
 )
 from memory.migration.findings import Finding
-from memory.migration.move import Migration, Preview, migrate, preview
+from memory.migration.move import Migration, Preview, follow, migrate, preview
 from memory.migration.verify import Progress, Verification
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Verification",
     "disable",
     "enable",
+    "follow",
     "migrate",
     "preview",
     "refusal",

@@ -94,7 +94,7 @@ async def migrate(unified: UnifiedMemoryBackend, folder: Path, path: Path, progr
             news = await _Load(unified, journal, db, progress).run()
         journal.finish()
         state = journal.now
-        following = await _follow(unified, progress)
+        following = await follow(unified, progress)
         return Migration(
             source=state.source,
             copy=journal.copy,
@@ -197,33 +197,34 @@ class _Load:
     async def _batches(self) -> AsyncGenerator[Batch, None]:
         found = pieces(self._db, self._journal.now.position, self._now_ms, carefully=self._carefully)
         self._since = time.monotonic() - self._journal.now.load_s
-        coming = asyncio.ensure_future(asyncio.to_thread(_next, found))
-        try:
-            while (piece := await coming) is not None:
-                coming = asyncio.ensure_future(asyncio.to_thread(_next, found))  # read while the store writes
-                for batch in piece.batches:
-                    yield batch
-                # Asked for more: what was given is durable.
-                spent_s = time.monotonic() - self._since
-                self._journal.advance(piece.position, piece.counts, piece.notes, spent_s)
-                self._progress("Loading", self._journal.now.counts.rows, self._journal.now.total)
-        finally:
-            await asyncio.wait({coming})  # the copy is closed after us
+        # One after the other: to read while the store writes would take longer, because both want the interpreter.
+        while (piece := await _next(found)) is not None:
+            for batch in piece.batches:
+                yield batch
+            # Asked for more: what was given is durable.
+            spent_s = time.monotonic() - self._since
+            self._journal.advance(piece.position, piece.counts, piece.notes, spent_s)
+            self._progress("Loading", self._journal.now.counts.rows, self._journal.now.total)
 
 
-def _next(found: Iterator[Piece]) -> Piece | None:
-    return next(found, None)
+async def _next(found: Iterator[Piece]) -> Piece | None:
+    """Return the next piece, read on another thread, which has ended when this has: the copy is closed after us."""
+    reading = asyncio.ensure_future(asyncio.to_thread(next, found, None))
+    try:
+        return await asyncio.shield(reading)
+    finally:
+        await asyncio.wait({reading})
 
 
-async def _follow(unified: UnifiedMemoryBackend, progress: Progress) -> dict[str, str]:
-    """Let the other stores have what was loaded; return those that do not have it yet, with the reason."""
+async def follow(unified: UnifiedMemoryBackend, progress: Progress) -> dict[str, str]:
+    """Let all stores have what one of them has, and legacy; return those that do not have it yet, with the reason."""
     work = asyncio.ensure_future(unified.compare())
     trouble = ""
     try:
         last, moved_at = -1, time.monotonic()
         while not work.done():
             await asyncio.wait({work}, timeout=_LOOK_S)
-            stores = unified.report().values()
+            stores = [member.health() for member in unified.members]
             filled = sum(store.filled for store in stores)
             progress("Filling the other stores", filled, filled + sum(store.differences for store in stores))
             if filled != last:

@@ -138,7 +138,7 @@ def test_for_machines_everything_is_in_one_object(config: Path, tmp_path: Path) 
     )
     assert set(verified["digests"]) == {"u1", "u2", "u3"}
     assert (enabled["enabled"], enabled["on"], enabled["evidence"]["digest"]) == (True, True, verified["digest"])
-    assert said(config, "disable") == {"was_on": True, "on": False}
+    assert said(config, "disable") == {"was_on": True, "on": False, "following": {}}
 
 
 def test_a_difference_is_named_and_the_flag_not_touched(config: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_store_that_is_away_follows_and_keeps_the_flag_from_being_set(config: 
 
     assert done.exit_code == 0
     assert (
-        "mcp does not have all of it yet (the server process ended (exit code 1)); it follows by itself." in done.stdout
+        "mcp does not have everything yet (the server process ended (exit code 1)); it follows by itself." in done.stdout
     )
     assert enabled.exit_code == 1
     assert "mcp could not be asked: the server process ended (exit code 1)" in enabled.stderr

@@ -209,15 +209,18 @@ class Ledger:
 
     def _key_of(self, user_id: str, slot: str) -> str | bytes | None:
         """Return under which key the rows of *slot* stand; None if there are none."""
-        find = (
-            "SELECT m.key FROM memory_sync AS s JOIN memory_sync_rows AS m ON m.id = s.row_id "
-            "WHERE s.user_id = ? AND s.slot = ?"
-        )
-        found = self._db.execute(find, [user_id, slot]).fetchone()
+        found = self._find_key(user_id, slot)
         if found is None and not self._absorbed and user_id not in self._done:
             self.absorb(user_id)  # a row that another program wrote is known by its key alone
-            found = self._db.execute(find, [user_id, slot]).fetchone()
-        key: str | bytes | None = found and found[0]
+            found = self._find_key(user_id, slot)
+        return found
+
+    def _find_key(self, user_id: str, slot: str) -> str | bytes | None:
+        # One after the other: for a join with the view SQLite would read all of it.
+        find = "SELECT row_id FROM memory_sync WHERE user_id = ? AND slot = ?"
+        (row_id,) = self._db.execute(find, [user_id, slot]).fetchone() or (None,)
+        by_id = "SELECT key FROM memory_sync_rows WHERE id = ? AND user_id = ?"
+        (key,) = self._db.execute(by_id, [row_id, user_id]).fetchone() or (None,)
         return key
 
     def _write_row(self, new: MemoryEntry, old: Said | None) -> int:
