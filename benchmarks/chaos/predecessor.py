@@ -107,7 +107,6 @@ class Predecessor:
         self._dice = dice
         self._number = 0
         self._told: list[tuple[str, str]] = []
-        self.writes = 0
 
     def make(self) -> bool:
         """Make its tables, where they are missing; return whether that worked."""
@@ -132,27 +131,37 @@ class Predecessor:
                 db.execute("SELECT user_id, key, value FROM memories ORDER BY id").fetchall()
                 return
             db.execute("BEGIN IMMEDIATE")
-            attempt = self._write(db, what)
-            db.execute("COMMIT")
+            place = self._dice.choice(_USERS), f"old {self._number}"
+            if what == "say":
+                self._number += 1
+            elif (told := self._still_there(db)) is not None:
+                place = told
+            else:
+                return
+            attempt = self._write(db, what, *place)
+            db.execute("COMMIT")  # where it fails, as it may, nothing of this has happened
             self._model.acknowledge(attempt)
-            self.writes += 1
+            if what == "say":
+                self._told.append(place)
+            elif what == "delete":
+                self._told.remove(place)
 
-    def _write(self, db: sqlite3.Connection, what: str) -> Attempt:
-        if what == "say" or not self._told:
-            self._number += 1
-            user, key = self._dice.choice(_USERS), f"old {self._number}"
-            self._told.append((user, key))
-            attempt = self._model.begin(user, ("", key), "predecessor")
-            db.execute("INSERT INTO memories (user_id, key, value) VALUES (?, ?, ?)", [user, key, attempt.value])
-            return attempt
-        user, key = place = self._dice.choice(self._told)
+    def _still_there(self, db: sqlite3.Connection) -> tuple[str, str] | None:
+        """Return where one of its memories stands; what went with the file has to come back first."""
+        held = set(db.execute("SELECT user_id, key FROM memories").fetchall())
+        told = [place for place in self._told if place in held]
+        return self._dice.choice(told) if told else None
+
+    def _write(self, db: sqlite3.Connection, what: str, user: str, key: str) -> Attempt:
         attempt = self._model.begin(user, ("", key), "predecessor", deletes=what == "delete")
-        if what == "delete":
-            self._told.remove(place)
-            db.execute("DELETE FROM memories WHERE user_id = ? AND key = ?", place)
-        else:
-            update = "UPDATE memories SET value = ?, updated_at = CURRENT_TIMESTAMP WHERE user_id = ? AND key = ?"
-            db.execute(update, [attempt.value, *place])
+        match what:
+            case "say":
+                db.execute("INSERT INTO memories (user_id, key, value) VALUES (?, ?, ?)", [user, key, attempt.value])
+            case "change":
+                change = "UPDATE memories SET value = ?, updated_at = CURRENT_TIMESTAMP WHERE user_id = ? AND key = ?"
+                db.execute(change, [attempt.value, user, key])
+            case "delete":
+                db.execute("DELETE FROM memories WHERE user_id = ? AND key = ?", [user, key])
         return attempt
 
     def _open(self) -> sqlite3.Connection:
