@@ -215,7 +215,7 @@ def _say_migration(done: Migration, *, as_json: bool) -> None:
     if done.again:
         typer.echo(f"{name} had been migrated already, and has not changed since; this changed nothing.")
     typer.echo(
-        f"{name}: {_counted(done.counts.as_json())}. {done.news:,} records were new here. "
+        f"{name}: {_counted(done.counts.as_json())}. {done.news:,} of them new here. "
         f"Loaded in {done.load_s:.1f} s ({done.rows_per_s:,} rows/s)."
     )
     typer.echo(f"The copy that was read stays at {done.copy}.")

@@ -90,7 +90,7 @@ def test_the_whole_way_there_and_back(config: Path, tmp_path: Path) -> None:
 
     done = run(config, "migrate", "--from", old)
     assert done.exit_code == 0
-    assert "4 records were new here" in done.stdout
+    assert "4 of them new here" in done.stdout
     assert "  row 6 of nobody: refused: user_id is missing\n" in done.stdout
     assert use(config, lambda memory: memory.get_all("u1")) == {"drink": "tea", "team": "Eagles"}
 
