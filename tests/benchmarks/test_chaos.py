@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.chaos import files, run, scripted_bot, worker
+from benchmarks.chaos import files, predecessor, run, scripted_bot, worker
 from benchmarks.chaos.model import Model, Violation, token
 from benchmarks.chaos.play import Outcome
+from benchmarks.chaos.predecessor import Predecessor
 from benchmarks.chaos.run import Options, play_schedule, summarise
 from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, Schedule, schedule_for
+from memory.backends.legacy import LegacyMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.model import UserTombstone, user_hash_of
 from memory.outbox import Outbox
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
     from memory.unified import UnifiedMemoryBackend
 
+OF_OTHERS = ("flip_flag", "predecessor")
 A, B = "bot 1", "bot 2"
 
 
@@ -235,3 +241,52 @@ async def test_stores_that_both_lack_what_the_outbox_holds_do_not_agree_yet(tmp_
     assert waiting() == 0
     await outbox.close()
     await store.close()
+
+
+async def test_what_another_program_wrote_and_nobody_noticed_is_not_what_the_stores_have(tmp_path: Path) -> None:
+    path = tmp_path / predecessor.FILE
+    entry = make_entry("u1", "drink", "tea")
+    async with LegacyMemoryBackend(path) as legacy, SQLiteMemoryBackend(tmp_path / "memory.db") as store:
+        await legacy.put([entry])
+        await store.put([entry])
+    agreed = files.rows(tmp_path / "memory.db")
+    assert files.rows(path) == agreed
+
+    for change in (
+        "UPDATE memories SET value = 'coffee'",
+        "DELETE FROM memories",
+        "INSERT INTO memories (user_id, key, value) VALUES ('u2', 'a', 'b')",
+    ):
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute(change)
+
+        assert files.rows(path) != agreed
+
+
+def test_the_other_program_says_what_it_committed_and_no_more(tmp_path: Path) -> None:
+    model = Model()
+    program = Predecessor(tmp_path / predecessor.FILE, model, random.Random(1))
+    assert program.make()
+    with closing(sqlite3.connect(tmp_path / predecessor.FILE, isolation_level=None)) as db:
+        for _ in range(100):
+            program.turn()
+        held: dict[str, dict[tuple[str, str], str]] = {}
+        for user, key, value in db.execute("SELECT user_id, key, value FROM memories"):
+            held.setdefault(user, {})["", key] = value
+        db.execute("BEGIN EXCLUSIVE")
+        for _ in range(5):
+            program.turn()  # nobody can write now, so nothing more is said
+
+    assert len(held) == 3
+    assert model.judge_store("its table", held) == []
+
+
+def test_a_schedule_with_nothing_against_the_predecessor_has_none() -> None:
+    schedules = [schedule_for(1, index) for index in range(66)]
+
+    without = [s for s in schedules if not any("legacy" in f.kind or f.kind.endswith(OF_OTHERS) for f in s.faults)]
+
+    assert all(s.flag_on and not s.legacy for s in without)
+    assert without
+    assert any(s.legacy for s in schedules)
+    assert any(not s.flag_on for s in schedules)
