@@ -74,14 +74,7 @@ def _run(options: Options, indices: Sequence[int], jobs: int, *, as_json: bool) 
     summary = summarise(outcomes, time.monotonic() - began)
     _say(json.dumps(summary) if as_json else "\n".join(f"{name:28} {value}" for name, value in summary.items()))
     failed = any(summary[zero] for zero in ZEROS) or summary["not_converged"] or summary["unexpected"]
-    kinds = (
-        FOREIGN_LOSSES + HINDRANCES
-        if options.profile
-        else SCRIPTED
-        if not any(schedule.real for schedule in schedules)
-        else LOSSES + HINDRANCES + SCRIPTED
-    )
-    rare = [kind for kind in kinds if summary[f"fault_{kind}"] < _OF_EACH_KIND]
+    rare = [kind for kind in _kinds(options, schedules) if summary[f"fault_{kind}"] < _OF_EACH_KIND]
     if len(indices) >= _ENOUGH and not options.faults and rare:
         _say(f"too rare to prove anything: {', '.join(rare)}", error=True)
         failed = True
