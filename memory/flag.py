@@ -31,7 +31,7 @@ class MigrationFlag:
 
     def evidence(self) -> Mapping[str, Any]:
         """Return what the file says; empty if that is nothing, or nothing that can be read, or it is not there."""
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             content = json.loads(self.path.read_text(encoding="utf-8"))
             if isinstance(content, dict):
                 return content

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from memory.backend import PAGE, MemoryBackend
-from memory.errors import BackendUnavailableError, WriteConcernError
+from memory.errors import BackendUnavailableError, MemoryRejectedError, WriteConcernError
 from memory.model import MemoryEntry, Page, check_draft, check_record
 
 if TYPE_CHECKING:
@@ -43,19 +43,24 @@ class FlaggedMemory(MemoryBackend):
         self._unified = unified
         self._legacy = legacy
         self._legacy_path = legacy_path
-        self._takes_part = False
+        self._arranged: bool | None = False
+        """Whether legacy was brought in, or let go; None: neither was done to the end."""
+        self._closed = False
         self._alone = 0
         self._arranging = asyncio.Lock()
 
     async def open(self) -> None:
+        self._closed = False
         if not await self._arrange():
             extra = {"event": "legacy_path"}
             log.warning("%s is not there, so the legacy store takes what is written", self.flag.path, extra=extra)
 
     async def close(self) -> None:
-        if self._takes_part:
-            self._takes_part = False
-            await self._unified.dismiss(self._legacy, for_good=False)
+        async with self._arranging:  # a call that is under way may be bringing it in, or be about to
+            self._closed = True
+            if self._arranged is not False:
+                await self._unified.dismiss(self._legacy, for_good=False)
+                self._arranged = False
 
     async def put(self, records: Sequence[Record]) -> int:
         for record in records:
@@ -87,8 +92,9 @@ class FlaggedMemory(MemoryBackend):
             return await self._keep_in_legacy_alone(records, exc)
         try:
             await self._legacy.call("store", lambda: self._legacy.store.put(kept.records))
-        except BackendUnavailableError as exc:
-            log.debug("legacy is fed later: %s", exc)
+        except (BackendUnavailableError, MemoryRejectedError) as exc:
+            log.debug("legacy is fed later, or refuses: %s", exc)
+        await self._unified.meet_concern(kept)
         return kept.changed
 
     async def _keep_in_legacy_alone(self, records: Sequence[Record], why: BackendUnavailableError) -> int:
@@ -135,13 +141,19 @@ class FlaggedMemory(MemoryBackend):
     async def _arrange(self) -> bool:
         """Bring legacy in, or let it go, as the flag and its file say; return whether the flag is on."""
         on = self.flag.is_on()
-        if (not on or self._legacy_path.exists()) != self._takes_part:
+        if (not on or self._legacy_path.exists()) != self._arranged:
             async with self._arranging:
-                wanted = not on or self._legacy_path.exists()
-                if wanted and not self._takes_part:
-                    await self._unified.enlist(self._legacy)
-                elif self._takes_part and not wanted:
-                    await self._unified.dismiss(self._legacy, for_good=True)
-                self._takes_part = wanted
+                wanted = (not on or self._legacy_path.exists()) and not self._closed
+                if wanted != self._arranged:
+                    self._arranged = None  # also if this call is cut off: then the next one does it again
+                    if wanted:
+                        await self._unified.enlist(self._legacy)
+                    else:
+                        await self._unified.dismiss(self._legacy, for_good=not self._closed)
+                    self._arranged = wanted
         self._unified.prefer(None if on else self._legacy)
         return on
+
+    @property
+    def _takes_part(self) -> bool:
+        return self._legacy in self._unified.members

@@ -33,6 +33,8 @@ _COUNT_EVERY_S = 5.0
 _POLL_S = 0.5  # how soon what another process appended is noticed, for feeding; reads see it at once
 _SYNC_EVERY_S = 1.0
 _LATE_S = 1.0  # what waits no longer than this is on its way, not behind
+_OFFER_S = 1.0  # after this long a store is offered again what it refused; then after twice that, and so on
+_OFFER_MAX_S = 300.0
 _TRIES = 4  # of one record, with a passed canary in between, until it is the record's fault
 
 
@@ -84,6 +86,8 @@ class Replica(Member):
         self._synced_at = -_SYNC_EVERY_S
         self._must_rewind = True
         self._parked: dict[str, int] = {}
+        self._offer_at = 0.0
+        self._offer_pause_s = _OFFER_S
         self._behind: tuple[int, int | None] = (0, None)
         self._counted_at = 0.0
         self._batch = backend.batch
@@ -191,6 +195,15 @@ class Replica(Member):
                 await self.deliver([record])
         return len(waiting) - await self.look_up_parked()
 
+    def is_time_to_offer(self) -> bool:
+        """Return whether what the store refused should be offered again; the next time comes twice as late."""
+        now = self._now()
+        if now < self._offer_at:
+            return False
+        self._offer_at = now + self._offer_pause_s
+        self._offer_pause_s = min(2 * self._offer_pause_s, _OFFER_MAX_S)
+        return True
+
     async def look_up_parked(self) -> int:
         """Read again what is parked for this store; return how many records."""
         counts: dict[str, int] = {}
@@ -198,6 +211,8 @@ class Replica(Member):
             if parked.store == self.name:
                 user = owner_hash(parked.record)
                 counts[user] = counts.get(user, 0) + 1
+        if counts != self._parked:  # it took some, or refused more
+            self._offer_pause_s = _OFFER_S
         self._parked = counts
         return sum(counts.values())
 

@@ -344,8 +344,10 @@ class _LoopThread:
         finally:
             if self.system.keeper is not None:
                 await self.system.keeper.close()
-            await self.system.flagged.close()
-            await self.system.unified.close()
+            try:
+                await self.system.flagged.close()
+            finally:
+                await self.system.unified.close()
 
 
 def _wind_up(loop: asyncio.AbstractEventLoop) -> None:

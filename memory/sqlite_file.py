@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import aiosqlite
 
-from memory.errors import BackendUnavailableError
+from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.sqlite_copy import keep_before_upgrade, utc_stamp
 
 if TYPE_CHECKING:
@@ -124,12 +124,14 @@ class SQLiteFile:
             raise BackendUnavailableError(self._name, operation, "not open")
         try:
             return await self._run(connection, identity, job)
+        except MemoryRejectedError:
+            raise  # *job* refuses what it was given
         except (sqlite3.Error, OSError, ValueError, _FileGoneError) as exc:  # ValueError: closed meanwhile
             if isinstance(exc, _FileGoneError | StaleFileError) or is_damage(exc):
                 async with self._opening:
                     if self._connection is connection:  # else another job was faster, and it may be open again
                         await self._give_up(identity, exc)
-            readable = writes and self._wal and is_refusal(exc)
+            readable = writes and is_refusal(exc) and (self._wal or not is_locked(exc))
             reason = reason_of(self.path, exc)
             raise BackendUnavailableError(self._name, operation, reason, readable=readable) from exc
 
@@ -309,6 +311,11 @@ def is_damage(exc: Exception) -> bool:
 def is_refusal(exc: Exception) -> bool:
     """Return whether *exc* says that the file takes no writes now, though it may be read."""
     return isinstance(exc, sqlite3.OperationalError) and _kind(exc) in _REFUSALS
+
+
+def is_locked(exc: Exception) -> bool:
+    """Return whether *exc* says that another connection holds the file; without a log it may not be read either."""
+    return _kind(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def reason_of(path: Path, exc: Exception) -> str:

@@ -153,10 +153,14 @@ class UnifiedMemoryBackend(MemoryBackend):
             await self._wait_while(lambda: replica.usable and not replica.trusted, _FIRST_COMPARISON_S)
 
     async def dismiss(self, replica: Replica, *, for_good: bool) -> None:
-        """Let a store take part no longer, and close it; *for_good*: nothing is kept for it any more either."""
-        self.members.remove(replica)
+        """Let a store take part no longer, and close it.
+
+        *for_good*: nothing is kept for it any more either, unless another process has it.
+        """
+        if replica in self.members:  # else a call that was cut off has begun with it
+            self.members.remove(replica)
         await replica.close()
-        if for_good:
+        if for_good and not self._is_shared():  # else another process may still have it
             with suppress(BackendUnavailableError):  # it will be struck off at the next start
                 await self.outbox.strike_off(replica.name)
 
@@ -184,8 +188,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             kept = await self.log(records)
         except BackendUnavailableError as exc:
             return await self._put_everywhere(records, exc)
-        if self._concern:
-            await self._meet_concern(kept)
+        await self.meet_concern(kept)
         return kept.changed
 
     async def log(self, records: Sequence[Record]) -> Kept:
@@ -230,7 +233,14 @@ class UnifiedMemoryBackend(MemoryBackend):
         self._acknowledged.note(stamped)
         return max((outcome for outcome in changed if isinstance(outcome, int)), default=0)
 
-    async def _meet_concern(self, kept: Kept) -> None:
+    async def meet_concern(self, kept: Kept) -> None:
+        """Wait until as many stores have what was logged as must have it.
+
+        Raises:
+            WriteConcernError: they do not have it in time. It is kept, and they will.
+        """
+        if not self._concern:
+            return
         waits = {asyncio.ensure_future(r.confirm(kept.last_seq)): r for r in self.replicas}
         try:
             left_s = remaining_s()
@@ -256,7 +266,7 @@ class UnifiedMemoryBackend(MemoryBackend):
 
         Raises:
             BackendUnavailableError: the store failed; what went in before stays.
-            MemoryRejectedError: a record breaks a limit; nothing of its batch went in.
+            MemoryRejectedError: a record breaks a limit; nothing went in of the thousand it came with.
         """
         news = 0
         async with self._comparing:
@@ -423,12 +433,10 @@ class UnifiedMemoryBackend(MemoryBackend):
                     await self._attention.wait()
             self._attention.clear()
             try:
-                if not self._registered:
+                if not self._registered or await self._was_struck_off():
                     await self._register()
-                for replica in self.members:
-                    if replica.health().parked and replica.writable:
-                        await replica.retry_parked()
                 await self.compare()
+                await self._offer_parked()
             except BackendUnavailableError as exc:
                 log.debug("the stores were not compared: %s", exc)
                 self._attention.set()
@@ -440,6 +448,21 @@ class UnifiedMemoryBackend(MemoryBackend):
                 await asyncio.sleep(_AGAIN_S)
             else:
                 self._compared.set()
+
+    async def _was_struck_off(self) -> bool:
+        """Return whether another process let go of a store that we have; what it lacks was not kept for it since."""
+        known = set(await self.outbox.registered())
+        lost = [member for member in self.members if member.name not in known]
+        for member in lost:
+            member.distrust()
+        return bool(lost)
+
+    async def _offer_parked(self) -> None:
+        """Offer each store what it refused, now and then; one that fails at it again is no reason to compare anew."""
+        for member in self.members:
+            if member.health().parked and member.writable and member.is_time_to_offer():
+                with suppress(BackendUnavailableError):
+                    await member.retry_parked()
 
     async def _check_all(self) -> None:
         """Probe every store, for no longer than the deadline: one that takes longer is down."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memory import antientropy, model, unified
-from memory.backends.legacy import tables as legacy_tables
+from memory.backends.legacy import backend as legacy_backend
 from memory.backends.sqlite import SQLiteMemoryBackend, tables
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.flagged import FlaggedMemory
@@ -186,7 +186,8 @@ def _legacy_comparison_off() -> None:
 
 def _absorbing_off() -> None:
     """What another program writes into the predecessor's database is shown, and kept nowhere else."""
-    legacy_tables.absorb_some = lambda *_: (None, 0)
+    vars(legacy_backend)["absorb_some"] = lambda *_: (None, 0)
+    vars(legacy_backend)["note_news"] = lambda *_: 0
 
 
 def _user_in(db: sqlite3.Connection, record: Record, users: dict[str, _User]) -> _User:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _WORDS = 8
 _KEY_CHARS = 60
 _SMALL = 256
-_DAY_MS = 86_400_000
+_AHEAD_MS = 5_000
 _MS_FROM = 100_000_000_000
 """Numbers from here on are milliseconds: as seconds, the year 5138."""
 
@@ -61,7 +61,7 @@ def entry_of(item: Item, kind: str, user_id: str, now_ms: int) -> tuple[MemoryEn
 
     Args:
         user_id: whose it is if the file does not say.
-        now_ms: a time from more than a day after it is none.
+        now_ms: a time from after it is none.
 
     Raises:
         MemoryRejectedError: it cannot be one: it is empty, beyond our limits, or nobody's.
@@ -161,4 +161,4 @@ def _ms(value: object, now_ms: int) -> int | None:
             return None
     except (ValueError, OverflowError, OSError):
         return None
-    return ms if 0 <= ms <= now_ms + _DAY_MS else None
+    return ms if 0 <= ms <= now_ms + _AHEAD_MS else None

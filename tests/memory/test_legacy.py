@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memory.backends.legacy import LegacyMemoryBackend, backend, tables
-from memory.errors import BackendUnavailableError
+from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.model import MemoryEntry, Tombstone, slot_of
 from tests.contract import StoreContract
 from tests.memory.test_recovery import until
 
@@ -259,3 +261,169 @@ async def test_it_is_not_made_where_it_may_not_be(tmp_path: Path) -> None:
         await legacy.open()
 
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE memories SET key = 'renamed' WHERE value = 'a secret'",
+        "UPDATE memories SET user_id = '2' WHERE value = 'a secret'",
+        "UPDATE memories SET value = 'a changed secret' WHERE value = 'a secret'",
+    ],
+)
+async def test_what_was_said_in_one_place_stays_there_whatever_others_make_of_its_row(jakey: Path, change: str) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        await legacy.store("1", "plan", "a secret", scope="dm")
+        await absorbed(legacy)
+        query(jakey, change)
+
+        for user_id in ("1", "2"):
+            seen = await legacy.search(user_id, audience=frozenset({"", "guild:1"}))
+            assert not [entry for entry in seen if "secret" in entry.value]
+        told = [await legacy.search(user_id, "secret", audience=frozenset({"dm"})) for user_id in ("1", "2")]
+        assert [entry.scope for result in told for entry in result] == ["dm"]
+
+
+async def test_a_private_row_that_was_unfit_for_a_while_is_forgotten_with_its_key(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        await legacy.store("1", "plan", "a secret", scope="dm")
+        query(jakey, "UPDATE memories SET value = ? WHERE value = 'a secret'", "x" * 102_401)
+        await absorbed(legacy)
+        slot = slot_of("1", "dm", "plan")
+        await legacy.put([Tombstone("1", slot, legacy.clock.stamp())])
+
+        assert query(jakey, "SELECT id FROM memories WHERE key = 'plan'") == []
+
+
+async def test_a_row_dated_ahead_beats_nothing_that_is_written_here(jakey: Path) -> None:
+    ahead = "INSERT INTO memories (user_id, key, value, created_at, updated_at) VALUES ('3', 'color', 'red', ?, ?)"
+    query(jakey, ahead, *["2999-01-01 00:00:00"] * 2)
+    query(jakey, ahead.replace("'3'", "'4'"), *[f"{datetime.now(UTC) + timedelta(hours=2):%Y-%m-%d %H:%M:%S}"] * 2)
+    async with LegacyMemoryBackend(jakey) as legacy:
+        before = legacy.clock.stamp()
+        assert await legacy.get_all("3") == await legacy.get_all("4") == {"color": "red"}
+        assert legacy.clock.stamp()[:10] == before[:10]  # within some seconds
+        for user_id in ("3", "4"):
+            await legacy.store(user_id, "color", "blue")
+            assert await legacy.get_all(user_id) == {"color": "blue"}
+            assert await legacy.delete(user_id)
+            assert query(jakey, "SELECT id FROM memories WHERE user_id = ?", user_id) == []
+
+
+async def test_a_program_that_writes_its_rows_anew_has_deleted_nothing(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        await legacy.store("1", "pet", "Rex", scope="dm")
+        before = await legacy.search("1")
+        await absorbed(legacy)
+        query(jakey, "CREATE TABLE kept AS SELECT user_id, key, value, created_at, updated_at FROM memories")
+        query(jakey, "DELETE FROM memories")
+        query(jakey, "INSERT INTO memories (user_id, key, value, created_at, updated_at) SELECT * FROM kept")
+
+        assert list(await legacy.search("1")) == list(before)
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("CREATE TABLE memories (id INTEGER PRIMARY KEY, user_id TEXT, key TEXT, value STRING, {})", "not TEXT"),
+        (
+            "CREATE TABLE memories (id INTEGER PRIMARY KEY, user_id TEXT COLLATE NOCASE, key TEXT, value TEXT, {})",
+            "coll",
+        ),
+        ("CREATE TABLE memories (id TEXT, user_id TEXT, key TEXT, value TEXT, {})", "primary key"),
+        ("CREATE TABLE memories (id INTEGER PRIMARY KEY, user_id TEXT, value TEXT, {})", "columns"),
+        ("CREATE VIEW memories AS SELECT 1 AS id, 2 AS user_id", "no table"),
+    ],
+)
+async def test_a_table_that_would_not_keep_what_is_written_is_refused(tmp_path: Path, sql: str, says: str) -> None:
+    path = tmp_path / "jakey.db"
+    query(path, sql.format("created_at TIMESTAMP, updated_at TIMESTAMP"))
+
+    with pytest.raises(BackendUnavailableError, match=f"not as the predecessor made it: it .*{says}"):
+        await LegacyMemoryBackend(path).open()
+
+    assert query(path, "SELECT count(*) FROM sqlite_master WHERE name LIKE 'memory_sync%'") == [(0,)]
+
+
+async def test_what_a_constraint_refuses_is_refused_alone(jakey: Path) -> None:
+    query(jakey, "CREATE UNIQUE INDEX one_each ON memories (user_id, value)")
+    async with LegacyMemoryBackend(jakey) as legacy:
+        await legacy.store("1", "pet", "Rex")
+        with pytest.raises(MemoryRejectedError, match="constraint"):
+            await legacy.store("1", "dog", "Rex")
+        assert await legacy.probe()
+        assert await legacy.get_all("1") == {"team": "Eagles", "drink": "tea", "pet": "Rex"}
+
+
+async def test_the_setting_of_what_is_shown_counts_for_what_is_there_already(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        await legacy.store("2", "plan", "a secret", scope="dm")
+        before, digests = await everything(legacy), await absorbed(legacy)
+    for hide in (True, False):
+        async with LegacyMemoryBackend(jakey, hide=hide) as legacy:
+            shown = query(jakey, "SELECT value FROM memories WHERE value = 'a secret'")
+            assert bool(shown) is not hide
+            assert await everything(legacy) == before
+            assert await absorbed(legacy) == digests
+
+
+async def test_one_person_with_many_rows_is_read_page_by_page(jakey: Path) -> None:
+    many = [("9", f"key {n}", "x") for n in range(1_200)]
+    with closing(sqlite3.connect(jakey)) as db, db:
+        db.executemany("INSERT INTO memories (user_id, key, value) VALUES (?, ?, ?)", many)
+    async with LegacyMemoryBackend(jakey) as legacy:
+        slow = await everything_of(legacy, "9")
+        await absorbed(legacy)
+        fast = await everything_of(legacy, "9")
+
+    assert fast == slow
+    assert len({record.position for record in fast}) == len(fast) == 1_200
+
+
+async def everything_of(legacy: LegacyMemoryBackend, user_id: str) -> list[Record]:
+    return [record async for page in legacy.pages(user_id) for record in page.records]
+
+
+async def test_what_was_told_of_anothers_row_is_known_to_be_gone_when_the_row_is(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        query(jakey, "INSERT INTO memories (user_id, key, value) VALUES ('5', 'pet', 'Rex')")
+        page = await legacy.scan("5")  # a comparison hands this to the others
+        assert [record.key for record in page.records if isinstance(record, MemoryEntry)] == ["pet"]
+        query(jakey, "DELETE FROM memories WHERE user_id = '5'")
+
+        await legacy.put(page.records)  # and the next one hands it back
+
+        assert await legacy.get_all("5") == {}
+
+
+async def test_another_life_reads_the_file_anew(jakey: Path) -> None:
+    legacy = LegacyMemoryBackend(jakey)
+    async with legacy:
+        assert await legacy.get_all("2") == {"team": "Jets"}
+    query(jakey, "UPDATE memories SET value = 'Giants', updated_at = '2025-06-01 00:00:00' WHERE user_id = '2'")
+    async with legacy:
+        assert await legacy.get_all("2") == {"team": "Giants"}
+
+
+async def test_a_row_with_an_odd_id_harms_nobody(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey, hide=True) as legacy:
+        await legacy.store("victim", "plan", "mine", scope="dm")
+        query(jakey, "INSERT INTO memories (id, user_id, key, value) VALUES (-1, 'odd', 'color', 'red')")
+        await legacy.store("odd", "color", "blue")
+
+        assert await legacy.get_all("victim") == {"plan": "mine"}
+        assert await legacy.get_all("odd") == {"color": "blue"}
+        assert await legacy.delete("odd")
+    assert query(jakey, "SELECT id FROM memories WHERE user_id = 'odd'") == []
+
+
+async def test_a_key_is_forgotten_however_another_program_has_encoded_it(jakey: Path) -> None:
+    raw = "INSERT INTO memories (user_id, key, value) VALUES ('5', CAST(? AS TEXT), 'old'), ('5', ?, 'older')"
+    query(jakey, raw, "caf\xe9".encode("latin-1"), "café".encode())
+    query(jakey, "INSERT INTO memories (user_id, key, value) VALUES ('5', 'café', 'new'), (?, 'x', 'y')", b"5")
+    async with LegacyMemoryBackend(jakey) as legacy:
+        assert await legacy.delete("5", "café")
+        assert query(jakey, "SELECT id FROM memories WHERE user_id = '5'") == []
+        await legacy.store("5", "pet", "Rex")
+        assert await legacy.delete("5")
+    assert query(jakey, "SELECT id FROM memories WHERE user_id = CAST('5' AS BLOB)") == []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from memory.backend import PAGE, StoreBackend
 from memory.backends.legacy import tables
+from memory.backends.legacy.ledger import Ledger, absorb_some, note_news
 from memory.errors import BackendUnavailableError
 from memory.model import (
     Audience,
@@ -81,6 +82,7 @@ class LegacyMemoryBackend(StoreBackend):
         self._looked_at = 0.0
         self._rest_s = _AGAIN_S
         self._looking: asyncio.Task[None] | None = None
+        self._writes = 0
         self._read: tuple[object, list[Record]] = (None, [])
 
     async def open(self) -> None:
@@ -89,11 +91,13 @@ class LegacyMemoryBackend(StoreBackend):
         if not self._path.exists() and not self._may_make():
             raise BackendUnavailableError(self.name, "open", f"{self._path.name} is not there")
         await self._file.open()
-        self._absorbed = None
+        self._absorbed, self._read = None, (None, [])
         highest = "SELECT max(revision) FROM memory_sync"
         (revision,) = await self._file.run("open", lambda db: db.execute(highest).fetchone())
         if revision is not None:
             self.clock.observe(revision)
+        if await self._file.run("open", lambda db: tables.is_misplaced(db, hide=self._hide)):
+            await self._file.write("open", lambda db: tables.place_scoped(db, hide=self._hide))
         self._look_through()
 
     async def close(self) -> None:
@@ -107,14 +111,16 @@ class LegacyMemoryBackend(StoreBackend):
         for record in records:
             check_record(record)
 
-        def job(db: sqlite3.Connection) -> int:
-            absorbed = self._absorbed == tables.data_version(db)
-            ledger = tables.Ledger(db, self.clock.now_ms(), absorbed=absorbed, hide=self._hide)
+        def job(db: sqlite3.Connection) -> tuple[int, int]:
+            ledger = Ledger(db, self.clock.now_ms(), hide=self._hide)
             changed = sum(ledger.put(record) for record in records)
             ledger.close()
-            return changed
+            return changed, ledger.changes
 
-        return await self._file.write("store", job)
+        changed, news = await self._file.write("store", job)
+        self._writes += 1
+        self._tell_of(news)
+        return changed
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         slots = None if scopes is None else {slot_of(user_id, scope, key) for scope in scopes}
@@ -129,25 +135,43 @@ class LegacyMemoryBackend(StoreBackend):
         return Page(tuple(await self._file.run("retrieve", job)), None, (self.name,))
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
-        if user_id is None:
+        def job(db: sqlite3.Connection) -> tuple[list[Record], Position | None, int]:
             now_ms = self.clock.now_ms()
-            records = await self._file.run("scan", lambda db: tables.scan_all(db, after, limit + 1, now_ms))
-        else:
-            records = await self._file.run("scan", lambda db: self._scan(db, user_id, after, limit + 1))
-        count = limit + (user_id is not None and after is None and bool(records) and not records[0].position[1])
-        following = records[count - 1].position if len(records) > count else None
-        return Page(tuple(records[:count]), following, (self.name,))
+            if self._absorbed == tables.data_version(db):
+                records, following = tables.known_page(db, user_id, after, limit, now_ms)
+                if user_id is not None and after is None:
+                    records = tables.grave_of(db, user_hash_of(user_id)) + records
+                return records, following, 0
+            if user_id is None:
+                found = tables.scan_all(db, after, limit + 1, now_ms)
+                return found[:limit], found[limit - 1].position if len(found) > limit else None, 0
+            found, news = self._whole(db, user_id, now_ms)
+            graves = [record for record in found[:1] if not record.position[1]] if after is None else []
+            behind = [r for r in found if r.position[1] > (after[1] if after else "")]
+            following = behind[limit - 1].position if len(behind) > limit else None
+            return graves + behind[:limit], following, news
 
-    def _scan(self, db: sqlite3.Connection, user_id: str, after: Position | None, limit: int) -> list[Record]:
-        """Return the next records; what was made of all the user's rows is kept for the page that follows."""
-        state = (user_id, tables.data_version(db), db.total_changes, self._file.identity)
+        records, following, news = await self._file.run("scan", job)
+        self._tell_of(news)
+        return Page(tuple(records), following, (self.name,))
+
+    def _whole(self, db: sqlite3.Connection, user_id: str, now_ms: int) -> tuple[list[Record], int]:
+        """Return all that is told of a user, in order, and how much of it was news.
+
+        It is kept for the page that follows.
+        """
+        news = 0
+        state = (user_id, tables.data_version(db), self._writes)
         if self._read[0] != state:
-            found = tables.records_of(db, user_id, self.clock.now_ms())
+            # Whoever is told of a row may keep it, so from now on that it is gone must show.
+            news = note_news(db, user_id, now_ms)
+            found = tables.records_of(db, user_id, now_ms)
             self._read = (state, [found[position] for position in sorted(found, key=lambda p: p[1])])
-        known = self._read[1]
-        grave = [record for record in known[:1] if not record.position[1]] if after is None else []
-        behind = [r for r in known if r.position[1] and (after is None or r.position[1] > after[1])]
-        return grave + behind[:limit]
+        return self._read[1], news
+
+    def _tell_of(self, news: int) -> None:
+        if news and self.comparable and self.on_news is not None:
+            self.on_news()
 
     async def probe(self) -> int:
         value = secrets.token_hex(16)
@@ -193,12 +217,15 @@ class LegacyMemoryBackend(StoreBackend):
             self._looking = asyncio.create_task(self._absorb(), name="absorb legacy", context=Context())
 
     async def _absorb(self) -> None:
-        began = time.monotonic()
+        spent_s = 0.0  # without what was waited for others
         version = 0
         after: str | None = ""
 
         def job(db: sqlite3.Connection) -> tuple[str | None, int, int]:
-            last, news = tables.absorb_some(db, after or "", _ROWS_AT_ONCE, self.clock.now_ms())
+            nonlocal spent_s
+            began = time.monotonic()
+            last, news = absorb_some(db, after or "", _ROWS_AT_ONCE, self.clock.now_ms())
+            spent_s += time.monotonic() - began
             return last, news, tables.data_version(db)
 
         try:
@@ -206,12 +233,11 @@ class LegacyMemoryBackend(StoreBackend):
                 before = after
                 after, news, now = await self._file.write("absorb", job)
                 version = now if not before else version  # what is written under way is absorbed the next time
-                if news and self.comparable and self.on_news is not None:
-                    self.on_news()
+                self._tell_of(news)
                 await asyncio.sleep(_PAUSE_S)
         except BackendUnavailableError as exc:
             log.debug("legacy was not looked through: %s", exc)  # the next canary begins anew
             return
         self._absorbed = version
         self._looked_at = time.monotonic()
-        self._rest_s = max(_AGAIN_S, _REST * (self._looked_at - began))
+        self._rest_s = max(_AGAIN_S, _REST * spent_s)

@@ -37,19 +37,25 @@ SOURCE = {"source": "legacy"}
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC is what such texts mean
 _SECOND = timedelta(seconds=1)
-_DAY_MS = 86_400_000
+_AHEAD_MS = 5_000
+"""How far ahead of our clock a time may be. One that is further would beat what is written here meanwhile."""
 _MS_FROM = 100_000_000_000
 """Numbers from here on are milliseconds: as seconds, the year 5138."""
 
 
 class Row(NamedTuple):
-    """A row of `memories`, as SQLite has it: text, bytes (a blob, or text that is no UTF-8), numbers, or None."""
+    """A row of `memories`, as SQLite has it: text, bytes (a blob, or text that is no UTF-8), numbers, or None.
+
+    Attributes:
+        scope: where it was said, if we wrote it once: also if another program has made something else of it since.
+    """
 
     id: int
     key: object
     value: object
     created_at: object
     updated_at: object
+    scope: str = EVERYWHERE
 
 
 class Sync(NamedTuple):
@@ -93,23 +99,28 @@ def tell(user_id: str, syncs: Iterable[Sync], rows: Mapping[int, Row], now_ms: i
     """Return what *rows* say about a user, as *syncs* know them.
 
     Args:
-        now_ms: a row from more than a day after it does not know its time.
+        now_ms: the present; a row from after it does not know its time.
     """
     told = Told({}, [], [], [])
     ours: dict[int, Sync] = {}
+    orphans: dict[str, Sync] = {}
     for sync in syncs:
         if sync.deleted:
             _add(told, sync.slot, Said(Tombstone(user_id, sync.slot, sync.revision), None))
         elif (row := rows.get(sync.row_id or 0)) is not None and _is_of(user_id, sync, row):
             ours[row.id] = sync
-        else:  # another program removed the row, or gave it another key
-            _add(told, sync.slot, Said(Tombstone(user_id, sync.slot, one_above(sync.revision)), None))
+        else:
+            orphans[sync.slot] = sync
+    if orphans:
+        ours |= _written_anew(user_id, orphans, [row for row in rows.values() if row.id not in ours])
+    for sync in orphans.values():  # another program removed the row, or gave it another key
+        _add(told, sync.slot, Said(Tombstone(user_id, sync.slot, one_above(sync.revision)), None))
     for row in rows.values():
         known = ours.get(row.id)
         entry = known and _as_we_left_it(user_id, known, row)
         if entry is None:
             try:
-                entry, altered = take(user_id, row, now_ms, (known and known.scope) or EVERYWHERE)
+                entry, altered = take(user_id, row, now_ms)
             except MemoryRejectedError as exc:
                 told.refused.append((row.id, str(exc)))
                 continue
@@ -121,7 +132,24 @@ def tell(user_id: str, syncs: Iterable[Sync], rows: Mapping[int, Row], now_ms: i
     return told
 
 
-def take(user_id: str, row: Row, now_ms: int, scope: str = EVERYWHERE) -> tuple[MemoryEntry, str]:
+def _written_anew(user_id: str, orphans: dict[str, Sync], rows: Iterable[Row]) -> dict[int, Sync]:
+    """Return which of *rows* say what a row said that is gone, and take those from *orphans*.
+
+    A program that deletes a row and inserts it again has deleted nothing.
+    """
+    found: dict[int, Sync] = {}
+    scopes = {sync.scope or EVERYWHERE for sync in orphans.values()}
+    for row in rows:
+        key = text_of(row.key)
+        for scope in scopes if key else ():
+            slot = slot_of(user_id, scope, key or "")
+            if slot in orphans and _as_we_left_it(user_id, orphans[slot], row) is not None:
+                found[row.id] = orphans.pop(slot)
+                break
+    return found
+
+
+def take(user_id: str, row: Row, now_ms: int) -> tuple[MemoryEntry, str]:
     """Return the entry in a row that another program wrote, and what had to be changed to make it one.
 
     Its revision is made of its time and its id, so that it is the same however often it is read, and so that it loses
@@ -144,14 +172,14 @@ def take(user_id: str, row: Row, now_ms: int, scope: str = EVERYWHERE) -> tuple[
     # What else is in a record is ours, and within its limits.
     check_user_id(user_id)
     check_key(key)
-    check_scope(scope)
+    check_scope(row.scope)
     check_value(value)
     updated_at = from_ms(updated)
     entry = MemoryEntry(
         user_id=user_id,
         key=key,
         value=value,
-        scope=scope,
+        scope=row.scope,
         metadata=SOURCE,
         created_at=updated_at if created is None or created == updated else from_ms(created),
         updated_at=updated_at,
@@ -236,4 +264,4 @@ def _ms(value: object, now_ms: int) -> int | None:
             return None
     except (ValueError, OverflowError, OSError):
         return None
-    return ms if 0 <= ms <= now_ms + _DAY_MS else None
+    return ms if 0 <= ms <= now_ms + _AHEAD_MS else None

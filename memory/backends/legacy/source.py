@@ -43,7 +43,7 @@ def prepare_copy(db: sqlite3.Connection) -> None:
     """
     db.execute("SELECT id, user_id, key, value, created_at, updated_at FROM memories LIMIT 1").fetchone()
     db.commit()
-    tables.prepare(db)
+    tables.prepare(db, to_write=False)
 
 
 def read_users(db: sqlite3.Connection, after: str | None, now_ms: int) -> Iterator[UserFound]:
@@ -84,6 +84,8 @@ def _graves(db: sqlite3.Connection) -> Iterator[Record]:
 
 
 def _of_nobody(db: sqlite3.Connection) -> Iterator[tuple[int, str]]:
+    for (row_id,) in db.execute("SELECT id FROM memories WHERE id <= 0 AND typeof(user_id) = 'text'"):
+        yield row_id, "id is not above 0"
     odd = "user_id IS NULL OR user_id = '' OR typeof(user_id) <> 'text'"
     for row_id, kind in db.execute(f"SELECT id, typeof(user_id) FROM memories WHERE {odd}"):
         yield row_id, "user_id is missing" if kind in ("null", "text") else "user_id is not text"

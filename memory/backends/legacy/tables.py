@@ -7,40 +7,33 @@ revision, metadata, deletions. What another program writes into `memories` is to
 
 from __future__ import annotations
 
-import json
 import secrets
-from dataclasses import dataclass
+import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from memory.backends.legacy.rows import Row, Said, Sync, Told, tell, text_of
+from memory.backends.legacy.rows import Row, Sync, Told, tell, text_of
 from memory.model import (
     EVERYWHERE,
-    MemoryEntry,
     Position,
     Record,
     StoreIdentity,
-    Tombstone,
     UserDigest,
     UserTombstone,
-    content_hash,
     newest,
-    owner_hash,
     record_hash,
     slot_of,
-    supersedes,
-    to_ms,
     user_hash_of,
 )
 from memory.sqlite_file import in_transaction
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Collection, Mapping
-    from datetime import datetime
+    from collections.abc import Collection, Sequence
 
 # A row of `memory_sync` is an entry (row_id says where its text is), a tombstone (deleted), or, with the hash of a
 # user's id as user_id and no slot, a user's tombstone. A row of the digests is a UserDigest; xor in hex. What the
 # predecessor is not to see stands in `memory_sync_hidden`, with its id below zero where it counts as a row.
+# `memory_sync_scopes` has the scope of each row that was not said everywhere, whatever another program makes of it.
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS memories (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -76,26 +69,28 @@ _SCHEMA = (
     key TEXT NOT NULL,
     value TEXT NOT NULL
 )""",
+    "CREATE TABLE IF NOT EXISTS memory_sync_scopes (row_id INTEGER PRIMARY KEY, scope TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS memory_sync_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE VIEW IF NOT EXISTS memory_sync_rows AS
-SELECT id, user_id, key, value, created_at, updated_at FROM memories
-UNION ALL SELECT -id, user_id, key, value, NULL, NULL FROM memory_sync_hidden""",
+SELECT id, user_id, key, value, created_at, updated_at,
+    coalesce((SELECT scope FROM memory_sync_scopes WHERE row_id = memories.id), '') AS scope
+FROM memories WHERE id > 0
+UNION ALL SELECT -id, user_id, key, value, NULL, NULL,
+    coalesce((SELECT scope FROM memory_sync_scopes WHERE row_id = -memory_sync_hidden.id), '')
+FROM memory_sync_hidden""",
     "CREATE INDEX IF NOT EXISTS memory_sync_hidden_by_user ON memory_sync_hidden (user_id, key)",
     "CREATE INDEX IF NOT EXISTS memories_by_user ON memories (user_id, key)",
     "CREATE INDEX IF NOT EXISTS memory_sync_by_row ON memory_sync (row_id) WHERE row_id IS NOT NULL",
 )
 
-_PUT_SYNC = """
-INSERT OR REPLACE INTO memory_sync
-    (user_id, slot, row_id, revision, deleted, scope, content_hash, metadata, created_ms, updated_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_FORGET_SYNC = "DELETE FROM memory_sync WHERE user_id = ? AND slot = ?"
 _PUT_DIGEST = (
     "INSERT OR REPLACE INTO memory_sync_digests (user_hash, user_id, count, xor, grave) VALUES (?, ?, ?, ?, ?)"
 )
 _SYNC_COLUMNS = "row_id, slot, scope, revision, deleted, content_hash, metadata, created_ms, updated_ms"
-_ROW_COLUMNS = "id, key, value, created_at, updated_at"
+_ROW_COLUMNS = "id, key, value, created_at, updated_at, scope"
+_COLUMNS = ("user_id", "key", "value")
+_TRIGGERS = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'memories'"
+_IDS_AT_ONCE = 500
 
 _NEXT_USER = """
 SELECT min(name) FROM (
@@ -107,208 +102,76 @@ SELECT min(name) FROM (
 _NEXT_GRAVE = "SELECT min(user_id) FROM memory_sync WHERE user_id > CAST(:after AS TEXT) AND slot = ''"
 
 
-def prepare(db: sqlite3.Connection) -> None:
-    """Make what is missing; bring the digests of an older `memory_sync` up to date."""
+def prepare(db: sqlite3.Connection, *, to_write: bool = True) -> None:
+    """Make what is missing; bring the digests of an older `memory_sync` up to date.
+
+    Raises:
+        sqlite3.NotSupportedError: `memories` is there and is not as the predecessor made it: it would not keep what
+            is written, or tell one user from another. *to_write*: whether the former matters.
+    """
     db.text_factory = text_or_bytes
 
     def job(db: sqlite3.Connection) -> None:
+        db.execute(_SCHEMA[0])
+        _check_table(db, to_write=to_write)
         for statement in _SCHEMA:
             db.execute(statement)
         new = "INSERT OR IGNORE INTO memory_sync_meta (name, value) VALUES ('store_id', ?)"
         if db.execute(new, [secrets.token_hex(16)]).rowcount:
             db.execute("DELETE FROM memory_sync WHERE user_id = ''")  # canaries, as they once were
+            db.execute(
+                "INSERT INTO memory_sync_scopes "
+                "SELECT row_id, scope FROM memory_sync WHERE scope <> '' AND row_id IS NOT NULL"
+            )
             _make_digests(db)
 
     in_transaction(db, job)
 
 
-@dataclass(slots=True)
-class _User:
-    """A user's digest within a transaction."""
+def _check_table(db: sqlite3.Connection, *, to_write: bool) -> None:
+    kind, sql = db.execute("SELECT type, sql FROM sqlite_master WHERE name = 'memories'").fetchone()
+    types = {row[1]: (str(row[2]).upper(), row[5]) for row in db.execute("PRAGMA table_info(memories)")}
+    fault = ""
+    if kind != "table" or not types.keys() >= {"id", *_COLUMNS, "created_at", "updated_at"}:
+        fault = "lacks columns" if kind == "table" else "is no table"
+    elif types["id"] != ("INTEGER", 1):
+        fault = "has an id that is no integer primary key"
+    elif "COLLATE" in str(sql).upper():
+        fault = "has a collation, by which it may take one user for another"
+    elif to_write and any(not {"CHAR", "CLOB", "TEXT"} & _parts(types[name][0]) for name in _COLUMNS):
+        fault = "has columns that are not TEXT, and would change what is written"
+    elif to_write and db.execute(_TRIGGERS).fetchone():
+        fault = "has triggers, which may change what is written"
+    if fault:
+        raise sqlite3.NotSupportedError(f"its table memories is not as the predecessor made it: it {fault}")
 
-    user_id: str
-    count: int
-    xor: int
-    grave: str
-    changed: bool = False
+
+def _parts(declared: str) -> set[str]:
+    return {part for part in ("CHAR", "CLOB", "TEXT") if part in declared}
 
 
-class Ledger:
-    """The changes of one transaction, and the digests that go with them.
+def is_misplaced(db: sqlite3.Connection, *, hide: bool) -> bool:
+    """Return whether there is anything for `place_scoped` to do."""
+    sql = f"SELECT 1 FROM memory_sync WHERE scope <> '' AND row_id {'>' if hide else '<'} 0 LIMIT 1"
+    return db.execute(sql).fetchone() is not None
 
-    Args:
-        now_ms: see rows.tell.
-        absorbed: whether nothing that another program wrote is left to be absorbed, as far as is known.
-        hide: whether what is not for everywhere stays out of the predecessor's table, which knows no scopes.
-    """
 
-    def __init__(self, db: sqlite3.Connection, now_ms: int, *, absorbed: bool = False, hide: bool = False) -> None:
-        self.changes = 0
-        self._db = db
-        self._now_ms = now_ms
-        self._absorbed = absorbed
-        self._hide = hide
-        self._users: dict[str, _User] = {}
-        self._done: set[str] = set()
-
-    def put(self, new: Record) -> int:
-        """Keep *new* unless what is there is newer; return whether it changed anything."""
-        user = self._user(owner_hash(new))
-        if new.revision <= user.grave:
-            return 0
-        if isinstance(new, UserTombstone):
-            self._bury(new, user)
-            return 1
-        slot = new.position[1]
-        found = self._look_up(new, slot)
-        old = found.told.slots.get(slot)
-        if old is not None and not supersedes(new, old.record):
-            return 0
-        row_id = None
-        if isinstance(new, MemoryEntry):
-            row_id = self._write_row(new, old)
-        else:
-            self._delete_rows(new, found)
-        self._note(new.user_id, slot, Said(new, row_id))
-        return 1
-
-    def absorb(self, user_id: str) -> int:
-        """Take into `memory_sync` what another program wrote about a user; return how many rows were read."""
-        rows = rows_of(self._db, user_id)
-        known = {sync.slot: sync for sync in syncs_of(self._db, user_id)}
-        told = tell(user_id, known.values(), rows, self._now_ms)
-        self._absorb(user_id, known, told.slots)
-        self._done.add(user_id)
-        return len(rows)
-
-    def close(self) -> None:
-        """Write the digests."""
-        for user_hash, user in self._users.items():
-            if user.changed:
-                _put_digest(self._db, user_hash, user)
-
-    def _absorb(self, user_id: str, known: Mapping[str, Sync], slots: Mapping[str, Said]) -> None:
-        grave = self._user(user_hash_of(user_id)).grave
-        for slot, said in slots.items():
-            sync = known.get(slot)
-            revision = said.record.revision
-            if revision > grave and (sync is None or sync.revision != revision or sync.row_id != said.row_id):
-                self._note(user_id, slot, said)
-                self.changes += 1
-        for slot in known.keys() - slots.keys():  # its row can no longer be taken
-            self._unnote(user_id, slot)
-
-    def _look_up(self, new: MemoryEntry | Tombstone, slot: str) -> Found:
-        """Return what the file says of *slot* now, absorbed."""
-        key: str | bytes | None = new.key if isinstance(new, MemoryEntry) else self._key_of(new.user_id, slot)
-        found = look_up(self._db, new.user_id, key, {slot}, self._now_ms)
-        known = {slot: found.known[slot]} if slot in found.known else {}
-        said = {slot: found.told.slots[slot]} if slot in found.told.slots else {}
-        self._absorb(new.user_id, known, said)
-        return found
-
-    def _key_of(self, user_id: str, slot: str) -> str | bytes | None:
-        """Return under which key the rows of *slot* stand; None if there are none."""
-        found = self._find_key(user_id, slot)
-        if found is None and not self._absorbed and user_id not in self._done:
-            self.absorb(user_id)  # a row that another program wrote is known by its key alone
-            found = self._find_key(user_id, slot)
-        return found
-
-    def _find_key(self, user_id: str, slot: str) -> str | bytes | None:
-        # One after the other: for a join with the view SQLite would read all of it.
-        find = "SELECT row_id FROM memory_sync WHERE user_id = ? AND slot = ?"
-        (row_id,) = self._db.execute(find, [user_id, slot]).fetchone() or (None,)
-        by_id = "SELECT key FROM memory_sync_rows WHERE id = ? AND user_id = ?"
-        (key,) = self._db.execute(by_id, [row_id, user_id]).fetchone() or (None,)
-        return key
-
-    def _write_row(self, new: MemoryEntry, old: Said | None) -> int:
-        """Write *new* into the row that has been showing this memory, or into a new one; return its id."""
-        if self._hide and new.scope:
-            self._delete_row(old and old.row_id)
-            hidden = "INSERT INTO memory_sync_hidden (user_id, key, value) VALUES (?, ?, ?)"
-            return -int(self._db.execute(hidden, [new.user_id, new.key, new.value]).lastrowid or 0)
-        said = (new.user_id, new.key, new.value, _as_timestamp(new.created_at), _as_timestamp(new.updated_at))
-        if old is not None and old.row_id is not None and old.row_id < 0:
-            self._delete_row(old.row_id)
-        elif old is not None and old.row_id is not None:
-            update = "UPDATE memories SET user_id = ?, key = ?, value = ?, created_at = ?, updated_at = ? WHERE id = ?"
-            self._db.execute(update, [*said, old.row_id])
-            return old.row_id
-        insert = "INSERT INTO memories (user_id, key, value, created_at, updated_at) VALUES (?, ?, ?, ?, ?)"
-        return int(self._db.execute(insert, said).lastrowid or 0)
-
-    def _delete_rows(self, grave: Tombstone, found: Found) -> None:
-        """Delete every row of a memory: also older repetitions, and what could not be taken."""
-        owners = {sync.row_id: slot for slot, sync in found.known.items()}
-        for row in found.rows.values():
-            key = text_of(row.key)
-            foreign = slot_of(grave.user_id, EVERYWHERE, key) if key else ""
-            if owners.get(row.id, foreign) == grave.slot:
-                self._delete_row(row.id)
-
-    def _delete_row(self, row_id: int | None) -> None:
-        if row_id is not None and row_id < 0:
-            self._db.execute("DELETE FROM memory_sync_hidden WHERE id = ?", [-row_id])
-        elif row_id is not None:
-            self._db.execute("DELETE FROM memories WHERE id = ?", [row_id])
-
-    def _bury(self, grave: UserTombstone, user: _User) -> None:
-        user_id = user.user_id or _find_user(self._db, grave.user_hash)
-        if user_id:
-            self.absorb(user_id)
-            newer = set()
-            for sync in syncs_of(self._db, user_id):
-                if sync.revision <= grave.revision:
-                    self._unnote(user_id, sync.slot)
-                else:
-                    newer.add(sync.row_id)
-            for row_id in rows_of(self._db, user_id).keys() - newer:
-                self._delete_row(row_id)
-        if user.grave:
-            user.count -= 1
-            user.xor ^= record_hash("", user.grave, "")
-        user.grave = grave.revision
-        user.count += 1
-        user.xor ^= record_hash("", grave.revision, "")
-        user.changed = True
-        self._db.execute(_PUT_SYNC, [grave.user_hash, "", None, grave.revision, 1, *(None,) * 5])
-
-    def _note(self, user_id: str, slot: str, said: Said) -> None:
-        """Let `memory_sync` say what the file says of *slot*."""
-        self._unnote(user_id, slot)
-        record = said.record
-        content = content_hash(record)
-        rest: tuple[str | int | None, ...] = (None,) * 5
-        if isinstance(record, MemoryEntry):
-            times = (to_ms(record.created_at), to_ms(record.updated_at))
-            rest = (record.scope, content, json.dumps(record.metadata, ensure_ascii=False), *times)
-        deleted = isinstance(record, Tombstone)
-        self._db.execute(_PUT_SYNC, [user_id, slot, said.row_id, record.revision, deleted, *rest])
-        user = self._user(user_hash_of(user_id))
-        user.user_id = user_id
-        user.count += 1
-        user.xor ^= record_hash(slot, record.revision, content)
-        user.changed = True
-
-    def _unnote(self, user_id: str, slot: str) -> None:
-        find = "SELECT revision, content_hash FROM memory_sync WHERE user_id = ? AND slot = ?"
-        found = self._db.execute(find, [user_id, slot]).fetchone()
-        if found is not None:
-            self._db.execute(_FORGET_SYNC, [user_id, slot])
-            user = self._user(user_hash_of(user_id))
-            user.count -= 1
-            user.xor ^= record_hash(slot, found[0], found[1] or "")
-            user.changed = True
-
-    def _user(self, user_hash: str) -> _User:
-        user = self._users.get(user_hash)
-        if user is None:
-            find = "SELECT user_id, count, xor, grave FROM memory_sync_digests WHERE user_hash = ?"
-            user_id, count, xor, grave = self._db.execute(find, [user_hash]).fetchone() or ("", 0, "0", "")
-            user = self._users[user_hash] = _User(user_id, count, int(xor, 16), grave)
-        return user
+def place_scoped(db: sqlite3.Connection, *, hide: bool) -> None:
+    """Move what is not for everywhere out of the predecessor's table, or back into it."""
+    if hide:
+        source, put = "memories", "INSERT INTO memory_sync_hidden (user_id, key, value) VALUES (?, ?, ?)"
+    else:
+        source, put = "memory_sync_hidden", "INSERT INTO memories (user_id, key, value) VALUES (?, ?, ?)"
+    sign = 1 if hide else -1
+    find = (
+        f"SELECT s.user_id, m.key, m.value, s.slot, s.row_id FROM memory_sync AS s JOIN {source} AS m "
+        f"ON m.id = {sign} * s.row_id WHERE s.scope <> '' AND {sign} * s.row_id > 0"
+    )
+    for user_id, key, value, slot, row_id in db.execute(find).fetchall():
+        there = -sign * int(db.execute(put, [user_id, key, value]).lastrowid or 0)
+        db.execute(f"DELETE FROM {source} WHERE id = ?", [sign * row_id])
+        db.execute("UPDATE memory_sync SET row_id = ? WHERE user_id = ? AND slot = ?", [there, user_id, slot])
+        db.execute("UPDATE OR REPLACE memory_sync_scopes SET row_id = ? WHERE row_id = ?", [there, row_id])
 
 
 class Found(NamedTuple):
@@ -328,8 +191,7 @@ def look_up(
     """
     text = text_of(key)
     wanted = sorted(slots) if slots is not None else [slot_of(user_id, EVERYWHERE, text or "")]
-    by_key = f"SELECT {_ROW_COLUMNS} FROM memory_sync_rows WHERE user_id = ? AND key = ?"
-    rows = {row[0]: Row(*row) for row in db.execute(by_key, [user_id, text])} if text is not None else {}
+    rows = _rows_under(db, user_id, text) if text is not None else {}
     known: dict[str, Sync] = {}
     for column, values in (("slot", wanted), ("row_id", list(rows))):
         marks = ", ".join("?" * len(values))
@@ -342,6 +204,16 @@ def look_up(
         if sync.row_id is not None and sync.row_id not in rows:
             rows |= {row[0]: Row(*row) for row in db.execute(by_id, [sync.row_id, user_id])}
     return Found(known, rows, tell(user_id, known.values(), rows, now_ms))
+
+
+def _rows_under(db: sqlite3.Connection, user_id: str, key: str) -> dict[int, Row]:
+    """Return the rows of a key, however another program has encoded it."""
+    raw = key.encode()
+    with suppress(UnicodeEncodeError):
+        raw = key.encode("latin-1")
+    spelt = "key IN (?2, ?3, CAST(?3 AS TEXT), ?4)"
+    sql = f"SELECT {_ROW_COLUMNS} FROM memory_sync_rows WHERE user_id = ?1 AND {spelt}"
+    return {row[0]: Row(*row) for row in db.execute(sql, [user_id, key, raw, key.encode()])}
 
 
 def rows_of(db: sqlite3.Connection, user_id: str) -> dict[int, Row]:
@@ -376,6 +248,42 @@ def grave_of(db: sqlite3.Connection, user_hash: str) -> list[Record]:
     return [UserTombstone(user_hash, revision) for (revision,) in db.execute(sql, [user_hash])]
 
 
+def known_page(
+    db: sqlite3.Connection, user_id: str | None, after: Position | None, limit: int, now_ms: int
+) -> tuple[list[Record], Position | None]:
+    """Return the next records of one user, or of all, behind *after*, and where the next page starts.
+
+    As `memory_sync` knows them: all that there is, if nothing waits to be absorbed. One user's without the tombstone.
+    """
+    columns = f"user_id, {_SYNC_COLUMNS}"
+    if user_id is None:
+        sql = f"SELECT {columns} FROM memory_sync WHERE (user_id, slot) > (?, ?) ORDER BY user_id, slot LIMIT ?"
+        found = db.execute(sql, [*(after or ("", "")), limit + 1]).fetchall()
+    else:
+        sql = f"SELECT {columns} FROM memory_sync WHERE user_id = ? AND slot > ? ORDER BY slot LIMIT ?"
+        found = db.execute(sql, [user_id, after[1] if after else "", limit + 1]).fetchall()
+    by_user: dict[str, list[Sync]] = {}
+    for name, *rest in found[:limit]:
+        by_user.setdefault(name, []).append(Sync(*rest))
+    records: list[Record] = []
+    for name, syncs in by_user.items():
+        live = [sync for sync in syncs if sync.slot]
+        told = tell(name, live, _rows_by_id(db, [sync.row_id for sync in live if sync.row_id]), now_ms).slots
+        records += [UserTombstone(name, sync.revision) for sync in syncs if not sync.slot]
+        records += [told[sync.slot].record for sync in live if sync.slot in told]
+    last = (found[limit - 1][0], found[limit - 1][2]) if len(found) > limit else None
+    return records, last
+
+
+def _rows_by_id(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Row]:
+    rows: dict[int, Row] = {}
+    for at in range(0, len(ids), _IDS_AT_ONCE):
+        some = ids[at : at + _IDS_AT_ONCE]
+        sql = f"SELECT {_ROW_COLUMNS} FROM memory_sync_rows WHERE id IN ({', '.join('?' * len(some))})"
+        rows |= {row[0]: Row(*row) for row in db.execute(sql, some)}
+    return rows
+
+
 def scan_all(db: sqlite3.Connection, after: Position | None, limit: int, now_ms: int) -> list[Record]:
     """Return up to *limit* records of everybody behind *after*, in the order of their positions."""
     records: list[Record] = []
@@ -406,20 +314,6 @@ def _next(db: sqlite3.Connection, sql: str, after: str | bytes) -> str | None:
         if name is None or isinstance(name, str):
             return name
         after = name
-
-
-def absorb_some(db: sqlite3.Connection, after: str, most: int, now_ms: int) -> tuple[str | None, int]:
-    """Absorb what other programs wrote about the users behind *after*, as long as they have no more than *most* rows.
-
-    Returns the last of them, None if there is nobody left, and how many records were news.
-    """
-    ledger = Ledger(db, now_ms)
-    name: str | None = after
-    rows = 0
-    while rows < most and (name := next_user(db, name or "")) is not None:
-        rows += ledger.absorb(name) + 1
-    ledger.close()
-    return name, ledger.changes
 
 
 def buckets(db: sqlite3.Connection) -> dict[str, tuple[int, int]]:
@@ -460,39 +354,31 @@ def data_version(db: sqlite3.Connection) -> int:
 
 def recomputed(db: sqlite3.Connection) -> list[UserDigest]:
     """Return the digests of all users, made from the rows: what their table must say."""
-    users: dict[str, _User] = {}
+    users: dict[str, UserDigest] = {}
     sql = "SELECT user_id, slot, revision, content_hash FROM memory_sync WHERE user_id <> ''"
     for user_id, slot, revision, content in db.execute(sql):
-        user = users.setdefault(user_hash_of(user_id) if slot else user_id, _User("", 0, 0, ""))
-        user.count += 1
-        user.xor ^= record_hash(slot, revision, content or "")
-        if slot:
-            user.user_id = user_id
-        else:
-            user.grave = revision
-    return [UserDigest(user_hash, u.user_id, u.count, u.xor, u.grave) for user_hash, u in sorted(users.items())]
+        user_hash = user_hash_of(user_id) if slot else user_id
+        so_far = users.get(user_hash, UserDigest(user_hash, "", 0, 0, ""))
+        users[user_hash] = UserDigest(
+            user_hash,
+            user_id if slot else so_far.user_id,
+            so_far.count + 1,
+            so_far.xor ^ record_hash(slot, revision, content or ""),
+            so_far.grave if slot else revision,
+        )
+    return [digest for _, digest in sorted(users.items())]
 
 
 def _make_digests(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM memory_sync_digests")
-    for d in recomputed(db):
-        _put_digest(db, d.user_hash, _User(d.user_id, d.count, d.xor, d.grave))
+    for digest in recomputed(db):
+        put_digest(db, digest)
 
 
-def _put_digest(db: sqlite3.Connection, user_hash: str, user: _User) -> None:
-    if not user.count:
-        db.execute("DELETE FROM memory_sync_digests WHERE user_hash = ?", [user_hash])
+def put_digest(db: sqlite3.Connection, digest: UserDigest) -> None:
+    """Write a user's digest; an empty one is none."""
+    if not digest.count:
+        db.execute("DELETE FROM memory_sync_digests WHERE user_hash = ?", [digest.user_hash])
         return
-    only_grave = user.count == bool(user.grave)
-    db.execute(_PUT_DIGEST, [user_hash, "" if only_grave else user.user_id, user.count, f"{user.xor:016x}", user.grave])
-
-
-def _find_user(db: sqlite3.Connection, user_hash: str) -> str:
-    name = next_user(db, "")
-    while name is not None and user_hash_of(name) != user_hash:
-        name = next_user(db, name)
-    return name or ""
-
-
-def _as_timestamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
+    user_id = "" if digest.count == bool(digest.grave) else digest.user_id
+    db.execute(_PUT_DIGEST, [digest.user_hash, user_id, digest.count, f"{digest.xor:016x}", digest.grave])

@@ -358,8 +358,9 @@ def _keep_past_of(db: sqlite3.Connection, position: Position, entries: Sequence[
     )
     kept: dict[str, Row] = {row[0]: row for row in db.execute(known, [*position, found[0]])}
     before = set(kept)
+    grave = _user(db, user_hash_of(position[0])).grave
     for entry in entries:
-        if entry.revision < found[0]:
+        if grave < entry.revision < found[0]:  # what was forgotten comes back as nobody's earlier value either
             said = (entry.value, _as_text(entry.metadata), to_ms(entry.created_at), to_ms(entry.updated_at))
             kept.setdefault(entry.revision, (entry.revision, *said))
     newest_ones = sorted(kept)[-HISTORY:]
