@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memory.backends.legacy import LegacyMemoryBackend
-from memory.errors import BackendUnavailableError
+from memory.errors import BackendUnavailableError, WriteConcernError
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.replica import Replica
@@ -321,6 +322,72 @@ async def test_where_every_store_but_legacy_is_new_legacy_says_whose_folder_it_i
         assert await flagged.get_all("u1") == {"color": "blue"}
         assert (await store.identify()).installation_id == "ours"
     await flagged.close()
+
+
+async def test_a_call_that_is_cut_off_while_legacy_is_let_go_does_no_lasting_harm(
+    memory: FlaggedMemory, flag: MigrationFlag, jakey: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await memory.store("u1", "color", "blue")
+    await in_step(memory)
+    flag.enable({})
+    closed = asyncio.Event()
+
+    async def hangs() -> None:
+        closed.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory._legacy, "close", hangs)
+        jakey.unlink()
+        call = asyncio.create_task(memory.get_all("u1"))
+        await closed.wait()
+        call.cancel()
+        await asyncio.wait({call})
+
+    assert await memory.get_all("u1") == {"color": "blue"}
+    assert await memory.legacy_health() is None
+
+
+async def test_a_call_after_the_end_does_not_bring_legacy_in_again(
+    store: FaultyBackend, flag: MigrationFlag, jakey: Path, tmp_path: Path
+) -> None:
+    unified = unify(tmp_path, store, plan=BY_HAND)
+    memory = FlaggedMemory(unified, legacy_of(jakey, unified, flag), jakey, flag)
+    async with unified:
+        await memory.open()
+        await memory.close()
+        with suppress(BackendUnavailableError):
+            await memory.get_all("u1")
+
+        assert [member.name for member in unified.members] == ["store"]
+
+
+async def test_a_store_that_another_process_struck_off_is_compared_and_kept_for_again(
+    memory: FlaggedMemory, flag: MigrationFlag
+) -> None:
+    unified = memory._unified
+    await in_step(memory)
+    flag.enable({})
+    await unified.outbox.strike_off("legacy")
+
+    memory._legacy.distrust()  # whatever makes it look again
+
+    await until(lambda: memory._legacy.trusted)
+    assert "legacy" in await unified.outbox.registered()
+
+
+async def test_with_the_flag_off_a_write_concern_counts_too(
+    store: FaultyBackend, flag: MigrationFlag, jakey: Path, tmp_path: Path
+) -> None:
+    unified = unify(tmp_path, store, plan=BY_HAND, write_concern="all", deadline_s=0.5, timeout_s=0.1)
+    async with unified, FlaggedMemory(unified, legacy_of(jakey, unified, flag), jakey, flag) as memory:
+        assert await memory.store("u1", "color", "blue")
+        store.fault = "down"
+
+        with pytest.raises(WriteConcernError):
+            await memory.store("u1", "color", "red")
+
+        assert rows(jakey) == [("color", "red")]
 
 
 def test_the_flag_keeps_its_evidence_and_honours_an_empty_file(flag: MigrationFlag) -> None:

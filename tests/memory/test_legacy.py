@@ -427,3 +427,44 @@ async def test_a_key_is_forgotten_however_another_program_has_encoded_it(jakey: 
         await legacy.store("5", "pet", "Rex")
         assert await legacy.delete("5")
     assert query(jakey, "SELECT id FROM memories WHERE user_id = CAST('5' AS BLOB)") == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE memory_sync SET revision = 'no revision' WHERE user_id = '2'",
+        "UPDATE memory_sync SET revision = '73a9fffffffffffffffffffffffffffff' WHERE user_id = '2'",
+        "UPDATE memory_sync SET metadata = '{' WHERE user_id = '2'",
+        "UPDATE memory_sync SET created_ms = 1e300 WHERE user_id = '2'",
+        "INSERT INTO memory_sync (user_id, slot, revision, deleted) VALUES ('no hash', '', 'x', 1)",
+    ],
+)
+async def test_a_damaged_row_of_ours_hurts_nobody_else(jakey: Path, damage: str) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        await legacy.store("2", "city", "Oslo")
+        await absorbed(legacy)
+    query(jakey, damage)
+    async with LegacyMemoryBackend(jakey) as legacy:
+        assert await legacy.get_all("1") == {"team": "Eagles", "drink": "tea"}
+        await legacy.get_all("2")
+        await everything(legacy)
+        assert await legacy.store("2", "city", "Bergen")
+        assert (await legacy.get_all("2"))["city"] == "Bergen"
+
+
+async def test_a_view_of_somebody_elses_is_not_read(jakey: Path) -> None:
+    query(
+        jakey,
+        "CREATE VIEW memory_sync_rows AS SELECT 1 AS id, '2' AS user_id, 'team' AS key, 'forged' AS value, "
+        "NULL AS created_at, NULL AS updated_at, '' AS scope",
+    )
+    async with LegacyMemoryBackend(jakey) as legacy:
+        assert await legacy.get_all("2") == {"team": "Jets"}
+
+
+async def test_a_file_knows_whether_the_predecessor_ever_saw_it(jakey: Path, tmp_path: Path) -> None:
+    for path in (jakey, tmp_path / "new.db"):
+        async with LegacyMemoryBackend(path) as legacy:
+            await legacy.store("1", "pet", "Rex")
+    made_here = f"SELECT value FROM memory_sync_meta WHERE name = '{tables.MADE_HERE}'"
+    assert (query(jakey, made_here), query(tmp_path / "new.db", made_here)) == ([], [("1",)])

@@ -337,7 +337,7 @@ async def test_an_old_copy_shows_a_lower_counter(tmp_path: Path) -> None:
 
 def history_of(path: Path) -> list[str]:
     with raw(path) as db:
-        return [value for (value,) in db.execute("SELECT value FROM history ORDER BY revision")]
+        return [value for (value,) in db.execute("SELECT value FROM history WHERE value IS NOT NULL ORDER BY revision")]
 
 
 async def test_the_newest_earlier_values_of_an_entry_are_kept(tmp_path: Path) -> None:
@@ -740,3 +740,31 @@ async def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: 
     with closing(driver.connect(tmp_path / "theirs.db")) as db:
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
     assert len(before) == (tmp_path / "theirs.db").stat().st_size
+
+
+@pytest.mark.parametrize("what", [None, "address"])
+@pytest.mark.parametrize("changes", [0, 3, 15])
+async def test_what_was_forgotten_comes_back_as_no_earlier_value(
+    tmp_path: Path, what: str | None, changes: int
+) -> None:
+    before = make_entry("u1", "address", "Elm St", revision=revision(NOW_MS))
+    async with SQLiteMemoryBackend(tmp_path / "memory.db") as backend:
+        await backend.put([before])
+        await backend.delete("u1", what)
+        for number in range(changes + 1):
+            await backend.store("u1", "address", f"PO box {number}")
+
+        assert await backend.keep_past([before]) == 0
+        assert [entry.value for entry in await backend.past("u1")] == [f"PO box {n}" for n in range(changes)][-10:]
+
+
+async def test_an_earlier_value_may_come_after_what_was_forgotten(tmp_path: Path) -> None:
+    async with SQLiteMemoryBackend(tmp_path / "memory.db") as backend:
+        await backend.store("u1", "address", "Elm St")
+        await backend.delete("u1", "address")
+        between = make_entry("u1", "address", "Oak St", revision=backend.clock.stamp())
+        for number in range(3):
+            await backend.store("u1", "address", f"PO box {number}")
+
+        assert await backend.keep_past([between, replace(between, revision=revision(NOW_MS))]) == 1
+        assert [entry.value for entry in await backend.past("u1")] == ["Oak St", "PO box 0", "PO box 1"]

@@ -27,7 +27,7 @@ from memory.model import (
     supersedes,
     to_ms,
 )
-from memory.revision import one_above
+from memory.revision import is_damaged, one_above
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +39,7 @@ _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC is what such texts mean
 _SECOND = timedelta(seconds=1)
 _AHEAD_MS = 5_000
 """How far ahead of our clock a time may be. One that is further would beat what is written here meanwhile."""
+_DAY_MS = 86_400_000
 _MS_FROM = 100_000_000_000
 """Numbers from here on are milliseconds: as seconds, the year 5138."""
 
@@ -105,7 +106,9 @@ def tell(user_id: str, syncs: Iterable[Sync], rows: Mapping[int, Row], now_ms: i
     ours: dict[int, Sync] = {}
     orphans: dict[str, Sync] = {}
     for sync in syncs:
-        if sync.deleted:
+        if not _is_sound(sync, now_ms):
+            told.refused.append((sync.row_id or 0, "what memory_sync says of it makes no sense"))
+        elif sync.deleted:
             _add(told, sync.slot, Said(Tombstone(user_id, sync.slot, sync.revision), None))
         elif (row := rows.get(sync.row_id or 0)) is not None and _is_of(user_id, sync, row):
             ours[row.id] = sync
@@ -130,6 +133,12 @@ def tell(user_id: str, syncs: Iterable[Sync], rows: Mapping[int, Row], now_ms: i
                 entry = replace(entry, revision=max(entry.revision, one_above(known.revision)))
         _add(told, known.slot if known else entry.position[1], Said(entry, row.id))
     return told
+
+
+def _is_sound(sync: Sync, now_ms: int) -> bool:
+    """Return whether we can have written *sync*: else one damaged row would stop the clock of all."""
+    revision = sync.revision
+    return isinstance(revision, str) and not is_damaged(revision) and int(revision[:12], 16) <= now_ms + _DAY_MS
 
 
 def _written_anew(user_id: str, orphans: dict[str, Sync], rows: Iterable[Row]) -> dict[int, Sync]:
@@ -217,20 +226,19 @@ def _is_of(user_id: str, sync: Sync, row: Row) -> bool:
 
 def _as_we_left_it(user_id: str, sync: Sync, row: Row) -> MemoryEntry | None:
     """Return the entry that we wrote into *row*; None if it is not that any more."""
-    key, value = text_of(row.key) or "", text_of(row.value) or ""
-    entry = MemoryEntry(
-        user_id=user_id,
-        key=key,
-        value=value,
-        scope=sync.scope or EVERYWHERE,
-        metadata=json.loads(sync.metadata or "{}"),
-        created_at=from_ms(sync.created_ms or 0),
-        updated_at=from_ms(sync.updated_ms or 0),
-        revision=sync.revision,
-    )
     try:
+        entry = MemoryEntry(
+            user_id=user_id,
+            key=text_of(row.key) or "",
+            value=text_of(row.value) or "",
+            scope=sync.scope or EVERYWHERE,
+            metadata=json.loads(sync.metadata or "{}"),
+            created_at=from_ms(sync.created_ms or 0),
+            updated_at=from_ms(sync.updated_ms or 0),
+            revision=sync.revision,
+        )
         return entry if content_hash(entry) == sync.content_hash else None
-    except UnicodeEncodeError:
+    except (TypeError, ValueError, OverflowError, RecursionError):  # not as we wrote it
         return None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from memory.backends.legacy import tables
 from memory.backends.legacy.rows import tell
-from memory.model import UserTombstone, newest, user_hash_of
+from memory.errors import MemoryRejectedError
+from memory.model import UserTombstone, check_record, newest, user_hash_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -80,7 +82,10 @@ def _one(db: sqlite3.Connection, user_id: str, now_ms: int) -> UserFound:
 
 def _graves(db: sqlite3.Connection) -> Iterator[Record]:
     for user_hash, revision in db.execute("SELECT user_id, revision FROM memory_sync WHERE slot = ''"):
-        yield UserTombstone(user_hash, revision)
+        grave = UserTombstone(user_hash, revision)
+        with suppress(MemoryRejectedError, TypeError):  # what makes no sense is nobody's deletion
+            check_record(grave)
+            yield grave
 
 
 def _of_nobody(db: sqlite3.Connection) -> Iterator[tuple[int, str]]:

@@ -25,6 +25,7 @@ from memory.model import (
     slot_of,
     user_hash_of,
 )
+from memory.revision import is_damaged
 from memory.sqlite_file import in_transaction
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
 # user's id as user_id and no slot, a user's tombstone. A row of the digests is a UserDigest; xor in hex. What the
 # predecessor is not to see stands in `memory_sync_hidden`, with its id below zero where it counts as a row.
 # `memory_sync_scopes` has the scope of each row that was not said everywhere, whatever another program makes of it.
+_VIEW = """CREATE VIEW IF NOT EXISTS memory_sync_rows AS
+SELECT id, user_id, key, value, created_at, updated_at,
+    coalesce((SELECT scope FROM memory_sync_scopes WHERE row_id = memories.id), '') AS scope
+FROM memories WHERE id > 0
+UNION ALL SELECT -id, user_id, key, value, NULL, NULL,
+    coalesce((SELECT scope FROM memory_sync_scopes WHERE row_id = -memory_sync_hidden.id), '')
+FROM memory_sync_hidden"""
+
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS memories (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -71,13 +80,7 @@ _SCHEMA = (
 )""",
     "CREATE TABLE IF NOT EXISTS memory_sync_scopes (row_id INTEGER PRIMARY KEY, scope TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS memory_sync_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    """CREATE VIEW IF NOT EXISTS memory_sync_rows AS
-SELECT id, user_id, key, value, created_at, updated_at,
-    coalesce((SELECT scope FROM memory_sync_scopes WHERE row_id = memories.id), '') AS scope
-FROM memories WHERE id > 0
-UNION ALL SELECT -id, user_id, key, value, NULL, NULL,
-    coalesce((SELECT scope FROM memory_sync_scopes WHERE row_id = -memory_sync_hidden.id), '')
-FROM memory_sync_hidden""",
+    _VIEW,
     "CREATE INDEX IF NOT EXISTS memory_sync_hidden_by_user ON memory_sync_hidden (user_id, key)",
     "CREATE INDEX IF NOT EXISTS memories_by_user ON memories (user_id, key)",
     "CREATE INDEX IF NOT EXISTS memory_sync_by_row ON memory_sync (row_id) WHERE row_id IS NOT NULL",
@@ -89,6 +92,8 @@ _PUT_DIGEST = (
 _SYNC_COLUMNS = "row_id, slot, scope, revision, deleted, content_hash, metadata, created_ms, updated_ms"
 _ROW_COLUMNS = "id, key, value, created_at, updated_at, scope"
 _COLUMNS = ("user_id", "key", "value")
+MADE_HERE = "made_here"
+"""What `memory_sync_meta` has of a file that the predecessor never saw."""
 _TRIGGERS = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'memories'"
 _IDS_AT_ONCE = 500
 
@@ -112,10 +117,14 @@ def prepare(db: sqlite3.Connection, *, to_write: bool = True) -> None:
     db.text_factory = text_or_bytes
 
     def job(db: sqlite3.Connection) -> None:
+        is_new = not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'memories'").fetchone()
         db.execute(_SCHEMA[0])
         _check_table(db, to_write=to_write)
+        _drop_others_views(db)
         for statement in _SCHEMA:
             db.execute(statement)
+        if is_new:
+            set_meta(db, MADE_HERE, "1")
         new = "INSERT OR IGNORE INTO memory_sync_meta (name, value) VALUES ('store_id', ?)"
         if db.execute(new, [secrets.token_hex(16)]).rowcount:
             db.execute("DELETE FROM memory_sync WHERE user_id = ''")  # canaries, as they once were
@@ -126,6 +135,14 @@ def prepare(db: sqlite3.Connection, *, to_write: bool = True) -> None:
             _make_digests(db)
 
     in_transaction(db, job)
+
+
+def _drop_others_views(db: sqlite3.Connection) -> None:
+    """Drop what has our view's name and is another, or an older one."""
+    find = "SELECT type, sql FROM sqlite_master WHERE name = 'memory_sync_rows'"
+    for kind, sql in db.execute(find).fetchall():
+        if kind == "view" and sql != _VIEW.replace(" IF NOT EXISTS", "", 1):
+            db.execute("DROP VIEW memory_sync_rows")
 
 
 def _check_table(db: sqlite3.Connection, *, to_write: bool) -> None:
@@ -245,7 +262,7 @@ def records_of(db: sqlite3.Connection, user_id: str, now_ms: int) -> dict[Positi
 def grave_of(db: sqlite3.Connection, user_hash: str) -> list[Record]:
     """Return the user's tombstone, if there is one."""
     sql = "SELECT revision FROM memory_sync WHERE user_id = ? AND slot = ''"
-    return [UserTombstone(user_hash, revision) for (revision,) in db.execute(sql, [user_hash])]
+    return [UserTombstone(user_hash, rev) for (rev,) in db.execute(sql, [user_hash]) if not is_damaged(str(rev))]
 
 
 def known_page(

@@ -108,6 +108,9 @@ SELECT user_id, slot, changes % {HISTORY}, revision, value, metadata, created_ms
 FROM memories WHERE user_id = ? AND slot = ?
 """
 
+_KEEP_FLOOR = f"INSERT OR REPLACE INTO history (user_id, slot, place, revision) VALUES (?, ?, {HISTORY - 1}, ?)"
+"""A row of the history without a value: what is older was forgotten. It goes when ten newer values fill the places."""
+
 _PUT_DIGEST = "INSERT OR REPLACE INTO digests (user_hash, user_id, count, xor) VALUES (?, ?, ?, ?)"
 
 _RAISE_CLOCK = """
@@ -186,7 +189,7 @@ def _replace(db: sqlite3.Connection, user: _User, row: Row) -> bool:
     """Put *row* in the place of what stands in its slot, if anything; return False if that is as new."""
     position, revision, content, place = row[:2], row[2], row[3], row[4:6]
     is_live = row[5] is not None
-    in_place = False
+    in_place = was_live = False
     old = db.execute(_FIND_OLD, (*place, *position)).fetchone()
     if old is not None:
         old_revision, old_hash, was_live, in_place = old
@@ -204,6 +207,8 @@ def _replace(db: sqlite3.Connection, user: _User, row: Row) -> bool:
         db.execute(_CHANGE, (revision, content, *row[6:], *position))
     else:
         db.execute(_PUT, row)
+        if is_live and old is not None and not was_live:
+            db.execute(_KEEP_FLOOR, (*position, old_revision))
     return True
 
 
@@ -358,9 +363,11 @@ def _keep_past_of(db: sqlite3.Connection, position: Position, entries: Sequence[
     )
     kept: dict[str, Row] = {row[0]: row for row in db.execute(known, [*position, found[0]])}
     before = set(kept)
-    grave = _user(db, user_hash_of(position[0])).grave
+    # What was forgotten does not come back as an earlier value either.
+    floor = max([revision for revision, value, *_ in kept.values() if value is None], default="")
+    floor = max(floor, _user(db, user_hash_of(position[0])).grave)
     for entry in entries:
-        if grave < entry.revision < found[0]:  # what was forgotten comes back as nobody's earlier value either
+        if floor < entry.revision < found[0]:
             said = (entry.value, _as_text(entry.metadata), to_ms(entry.created_at), to_ms(entry.updated_at))
             kept.setdefault(entry.revision, (entry.revision, *said))
     newest_ones = sorted(kept)[-HISTORY:]
