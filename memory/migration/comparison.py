@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from memory.errors import BackendUnavailableError
 from memory.migration import source
+from memory.migration.before import read
 from memory.migration.findings import (
     GOOD,
     Copy,
@@ -20,12 +21,14 @@ from memory.migration.findings import (
     digest_of,
     doubts_about,
     finding,
+    is_same,
     judge,
     marks,
     truth,
 )
-from memory.migration.reading import Counts, Marked, marked
+from memory.migration.reading import Counts
 from memory.migration.streams import PAGE, SourceStream, Stream
+from memory.migration.threads import in_thread
 from memory.model import user_hash_of
 
 if TYPE_CHECKING:
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from memory.migration.reading import Note
+    from memory.migration.before import Before
+    from memory.migration.reading import Marked, Note
     from memory.model import Page, Position, Record, UserDigest
     from memory.replica import Replica
     from memory.unified import UnifiedMemoryBackend
@@ -54,7 +58,8 @@ class Comparison:
     Args:
         db: a copy of the source.
         live: the source itself, if it is kept up to date.
-        before: the copy that was migrated, if the source has changed since.
+        now_ms: what counts as the present in *db*: if it is the copy that was migrated, when that was made.
+        before: the copy that was migrated, if *db* is not that, twice: to be read from end to end, and to look into.
         stores: those that are looked at by themselves, too.
         notes: is given what is to be said of single rows.
 
@@ -68,7 +73,7 @@ class Comparison:
         *,
         now_ms: int | None = None,
         live: Path | None = None,
-        before: sqlite3.Connection | None = None,
+        before: tuple[sqlite3.Connection, Before] | None = None,
         stores: tuple[Replica, ...] = (),
         notes: list[Note] | None = None,
     ) -> None:
@@ -87,17 +92,21 @@ class Comparison:
         self._is_preview = not stores
         self._stores = {replica.name: replica for replica in stores if replica.usable}
         self._source = SourceStream(db, self._now_ms, notes)
-        self._before = SourceStream(before, self._now_ms, None) if before is not None else None
+        self._before: Before | None = None
+        self._was: SourceStream | None = None
+        if before is not None:
+            self._before = before[1]
+            self._was = SourceStream(before[0], self._before.at_ms, None)
         self._whole = Stream(lambda after: unified.scan(None, after, PAGE))
         self._streams = {name: Stream(partial(_scan, replica)) for name, replica in self._stores.items()}
-        self._suspects: dict[str, dict[str, Mark]] = {}
+        self._suspects: dict[str, None] = {}  # a set that keeps its order
         self._graves: dict[str, str] = {}
         self._parked: set[tuple[str, tuple[str, str]]] = set()
 
     async def run(self, progress: Callable[[int], None]) -> None:
         """Go through all users once."""
         streams: list[SourceStream | Stream] = [self._source, self._whole, *self._streams.values()]
-        streams += [self._before] if self._before is not None else []
+        streams += [self._was] if self._was is not None else []
         self._parked = {(one.store, one.record.position) for one in await self._unified.parked()}
         try:
             await asyncio.gather(*(stream.open() for stream in streams))
@@ -135,9 +144,12 @@ class Comparison:
 
     async def _compare(self, user_id: str) -> None:
         there = await self._source.take(user_id)
-        slots = there.slots if there is not None else {}
         here = await self._whole.take(user_id)
-        before = await self._before.take(user_id) if self._before is not None else None
+        before = await self._was.take(user_id) if self._was is not None else None
+        was = before.slots if before is not None else {}
+        if there is not None and before is not None and self._before is not None:
+            there = await in_thread(partial(self._before.settled, there, was, self._now_ms))
+        slots = there.slots if there is not None else {}
         copies = [await stream.take(user_id) for name, stream in self._streams.items() if name not in self.unasked]
         grave = self._whole.graves.get(user_hash_of(user_id), "")
         if there is not None:
@@ -146,8 +158,8 @@ class Comparison:
             if user_id and not self._is_preview:
                 self.digests[user_id] = count, xor = digest_of(slots, there.grave)
                 self.digest.update(f"{user_hash_of(user_id)}|{count}|{xor:016x}\n".encode())
-        verdicts = {slot: judge(slots.get(slot), here.get(slot), grave) for slot in slots.keys() | here.keys()}
-        gone = {slot: mark for slot, mark in before.slots.items() if slot not in slots} if before is not None else {}
+        verdicts = {s: judge(slots.get(s), here.get(s), grave, was.get(s)) for s in slots.keys() | here.keys()}
+        gone = any(slot not in slots and is_same(mark, here.get(slot)) for slot, mark in was.items())
         good = GOOD if self._live else GOOD | {Verdict.ADDED}
         if self._is_preview:
             if Verdict.MISSING in verdicts.values():  # or forgotten, which the user's tombstone tells
@@ -155,7 +167,7 @@ class Comparison:
                 verdicts = {slot: judge(slots.get(slot), here.get(slot), grave) for slot in slots.keys() | here.keys()}
         elif gone or not good.issuperset(verdicts.values()) or any(not _agree(slots, here, copy) for copy in copies):
             if len(self._suspects) < _SUSPECTS_MAX:
-                self._suspects[user_id] = gone
+                self._suspects[user_id] = None
                 return
             self.beyond += max(1, sum(verdict not in good for verdict in verdicts.values()))
         self._count(verdicts)
@@ -176,14 +188,14 @@ class Comparison:
                     if said.get(bucket) != stream.buckets.get(bucket):
                         for digest in await replica.call("verify", partial(replica.store.digests, bucket)):
                             if digest.user_id and not (await self._read_store(name, digest.user_id, digest)).sound:
-                                self._suspects.setdefault(digest.user_id, {})
+                                self._suspects[digest.user_id] = None
             except BackendUnavailableError as exc:
                 self.unasked[name] = exc.reason
 
     async def _look(self, user_ids: list[str], before: dict[str, list[Doubt]] | None) -> dict[str, list[Doubt]]:
         """Return what differs of some users now and, if there was a look *before*, differed then in the same way."""
         left: dict[str, list[Doubt]] = {}
-        for there in await asyncio.to_thread(self._read_source, user_ids):
+        for there, was in await in_thread(partial(self._read_source, user_ids)):
             user_id = there.user_id
             slots, grave = await self._read_whole(user_id)
             stores: dict[str, Copy] = {}
@@ -194,8 +206,7 @@ class Comparison:
                     except BackendUnavailableError as exc:
                         self.unasked[name] = exc.reason
             whole, said = Copy(slots, grave), Copy(there.slots, there.grave)
-            gone = self._suspects[user_id]
-            doubts = doubts_about(said, whole, stores, gone, is_kept_up_to_date=self._live is not None)
+            doubts = doubts_about(said, whole, stores, was, is_kept_up_to_date=self._live is not None)
             if before is not None:
                 known = {doubt.what for doubt in before[user_id]}
                 doubts = [doubt for doubt in doubts if doubt.what in known]
@@ -205,9 +216,8 @@ class Comparison:
             if before is None:
                 wanted = truth(said, whole, stores)
                 every = max([grave, *(copy.grave for copy in stores.values())])
-                self._count(
-                    {s: judge(said.slots.get(s), wanted.get(s), every) for s in said.slots.keys() | wanted.keys()}
-                )
+                of_all = said.slots.keys() | wanted.keys()
+                self._count({s: judge(said.slots.get(s), wanted.get(s), every, was.get(s)) for s in of_all})
         return left
 
     def _without_parked(self, user_id: str, doubts: list[Doubt]) -> list[Doubt]:
@@ -215,15 +225,23 @@ class Comparison:
         self.parked += len(doubts) - len(left)
         return left
 
-    def _read_source(self, user_ids: list[str]) -> list[Marked]:
-        """Return what the source says about some users; what it says by now, if it is kept up to date."""
+    def _read_source(self, user_ids: list[str]) -> list[tuple[Marked, Mapping[str, Mark]]]:
+        """Return what the source says about some users, and what it said when it was migrated.
+
+        If it is kept up to date, it is what it says by now.
+        """
         if self._live is None or not user_ids:
-            known = source.some_users(self._db, user_ids, self._now_ms)
-        else:
-            with closing(source.open_passing_copy(self._live, lambda _done, _total: None)) as db:
-                known = source.some_users(db, user_ids, self._now_ms)
-        found = {user.user_id: marked(user) for user in known}
-        return [found.get(user_id) or Marked(user_id, {}, "", {}, Counts()) for user_id in user_ids]
+            return [self._read_one(self._db, user_id, self._now_ms) for user_id in user_ids]
+        with closing(source.open_passing_copy(self._live, lambda _done, _total: None)) as db:
+            now_ms = self._unified.clock.now_ms()
+            return [self._read_one(db, user_id, now_ms) for user_id in user_ids]
+
+    def _read_one(self, db: sqlite3.Connection, user_id: str, now_ms: int) -> tuple[Marked, Mapping[str, Mark]]:
+        there = read(db, user_id, now_ms)
+        if self._before is None:
+            return there, {}
+        was = self._before.slots_of(user_id)
+        return self._before.settled(there, was, now_ms), was
 
     async def _check_graves(self) -> None:
         """Look whether everybody who was forgotten there is forgotten here; of some only a hash is left."""
@@ -274,11 +292,7 @@ class Comparison:
 
 def _agree(there: Mapping[str, Mark], here: Mapping[str, Mark], copy: Mapping[str, Mark]) -> bool:
     """Return whether a store says the same as the memory, and so nothing but what was compared with the source."""
-    return all(_same(here.get(slot), copy.get(slot)) for slot in there.keys() | here.keys() | copy.keys())
-
-
-def _same(one: Mark | None, other: Mark | None) -> bool:
-    return one is other or (one is not None and other is not None and one[:2] == other[:2])
+    return all(is_same(here.get(slot), copy.get(slot)) for slot in there.keys() | here.keys() | copy.keys())
 
 
 async def _pause() -> None:

@@ -22,13 +22,13 @@ class Source(NamedTuple):
 
     Attributes:
         path: the file; None if there is none.
-        now_ms: when it was migrated; None if it was not, as far as is known.
+        at_ms: when it was migrated; None if it was not, as far as is known.
         copy: what was migrated, if the file was.
         note: what the owner should know about the choice; empty if nothing.
     """
 
     path: Path | None
-    now_ms: int | None = None
+    at_ms: int | None = None
     copy: Path | None = None
     note: str = ""
 
@@ -39,11 +39,12 @@ def source_to_verify(folder: Path, legacy: Path, path: Path | None = None) -> So
     if path is not None:
         path = path.resolve()
         if state is None or state.source != str(path):
-            return Source(path)
+            is_copy = state is not None and path == (folder / state.copy).resolve()
+            return Source(path, state.at_ms if state is not None and is_copy else None)
     if state is not None:
         migrated, copy = Path(state.source), folder / state.copy
         if path is not None or migrated.is_file():
-            return Source(migrated, state.at_ms, copy if copy.is_file() else None)
+            return Source(migrated, state.at_ms, copy) if copy.is_file() else Source(migrated)
         if copy.is_file():
             note = f"{migrated.name} is not there any more, so this compares with its copy, {copy.name}."
             return Source(copy, state.at_ms, note=note)
@@ -57,8 +58,7 @@ async def verify_if_any(
     source = source_to_verify(folder, legacy, path)
     if source.path is None:
         return Verification(source="")
-    now_ms = unified.clock.now_ms() if source.now_ms is None else source.now_ms
-    return await verify(unified, source.path, legacy, now_ms, progress, copy=source.copy)
+    return await verify(unified, source.path, legacy, progress, at_ms=source.at_ms, copy=source.copy)
 
 
 def enable(flag: MigrationFlag, found: Verification, by: str) -> None:

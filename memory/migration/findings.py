@@ -95,19 +95,27 @@ def marks(records: Iterable[Record]) -> tuple[dict[str, Mark], str]:
     return found, grave
 
 
-def judge(there: Mark | None, here: Mark | None, grave: str = "") -> Verdict:
+def is_same(one: Mark | None, other: Mark | None) -> bool:
+    """Return whether both say the same, whichever rows say it; nothing is the same as nothing."""
+    return one is other or (one is not None and other is not None and one[:2] == other[:2])
+
+
+def judge(there: Mark | None, here: Mark | None, grave: str = "", was: Mark | None = None) -> Verdict:
     """Return how *here* stands to *there*, one of which is not None.
 
     Args:
         grave: the revision of the user's tombstone here; empty if there is none, or none is known.
+        was: what the source said when it was migrated, if that is known.
     """
     if there is None:
         return Verdict.ADDED if here is not None and here.key is not None else Verdict.SAME
     if here is None:
         return Verdict.FORGOTTEN if grave >= there.revision else Verdict.MISSING
+    if was is not None and is_same(here, was) and not is_same(there, was):
+        return Verdict.CHANGED  # there, and not here: also if it has an older time there now
     if here.revision > there.revision:
         return Verdict.FORGOTTEN if here.key is None else Verdict.NEWER
-    return Verdict.SAME if here[:2] == there[:2] else Verdict.CHANGED
+    return Verdict.SAME if is_same(here, there) else Verdict.CHANGED
 
 
 def newest_of(there: Mark | None, others: Iterable[Mark | None], grave: str) -> Mark | None:
@@ -175,12 +183,12 @@ def truth(there: Copy, whole: Copy, stores: Mapping[str, Copy]) -> dict[str, Mar
 
 
 def doubts_about(
-    there: Copy, whole: Copy, stores: Mapping[str, Copy], gone: Mapping[str, Mark], *, is_kept_up_to_date: bool
+    there: Copy, whole: Copy, stores: Mapping[str, Copy], was: Mapping[str, Mark], *, is_kept_up_to_date: bool
 ) -> list[Doubt]:
     """Return what differs of one user.
 
     Args:
-        gone: what went from the source since it was migrated.
+        was: what the source said when it was migrated; empty if that is not known.
         is_kept_up_to_date: whether nothing may be here that the source does not say.
     """
     wanted = truth(there, whole, stores)
@@ -192,10 +200,14 @@ def doubts_about(
             doubts += [Doubt(name, slot, want, mark) for name, mark in wrong.items()]
         elif wrong or not is_as(want, found):
             doubts.append(Doubt("", slot, want, found))
-        if want is not None and want.key is not None and slot not in there.slots:
-            left = gone.get(slot)
-            if is_kept_up_to_date or (left is not None and left[:2] == want[:2]):
-                doubts.append(Doubt("", slot, None, want, is_gone=True))
+        if want is None:
+            continue
+        said, came = there.slots.get(slot), was.get(slot)
+        is_as_it_came = came is not None and is_same(want, came)
+        if said is None and want.key is not None and (is_kept_up_to_date or is_as_it_came):
+            doubts.append(Doubt("", slot, None, want, is_gone=True))
+        elif said is not None and is_as_it_came and not is_same(said, came):
+            doubts.append(Doubt("", slot, said, want))
     named = {doubt.store for doubt in doubts}
     return doubts + [
         Doubt(name, "", None, None) for name, copy in stores.items() if not copy.sound and name not in named

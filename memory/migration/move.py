@@ -7,6 +7,7 @@ import time
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from memory.errors import BackendUnavailableError, ConfigError, MemoryRejectedError
@@ -14,14 +15,15 @@ from memory.migration import source
 from memory.migration.comparison import Comparison
 from memory.migration.journal import Journal, State
 from memory.migration.reading import pieces
+from memory.migration.threads import in_thread
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from memory.migration.findings import Verdict
-    from memory.migration.reading import Counts, Note, Piece
+    from memory.migration.reading import Counts, Note
     from memory.migration.verify import Progress
     from memory.unified import Batch, UnifiedMemoryBackend
 
@@ -89,8 +91,8 @@ async def migrate(unified: UnifiedMemoryBackend, folder: Path, path: Path, progr
     """
     began = time.monotonic()
     with Journal(folder) as journal:
-        resumed, again = await asyncio.to_thread(_begin, journal, folder, path, progress)
-        with closing(await asyncio.to_thread(source.open_copy, journal.copy)) as db:
+        resumed, again = await in_thread(partial(_begin, journal, folder, path, progress))
+        with closing(await in_thread(partial(source.open_copy, journal.copy))) as db:
             news = await _Load(unified, journal, db, progress).run()
         journal.finish()
         state = journal.now
@@ -121,7 +123,7 @@ async def preview(unified: UnifiedMemoryBackend, path: Path, progress: Progress)
 
     rows = (await asyncio.to_thread(source.check, path)).rows
     notes: list[Note] = []
-    with closing(await asyncio.to_thread(source.open_passing_copy, path, copied)) as db:
+    with closing(await in_thread(partial(source.open_passing_copy, path, copied))) as db:
         comparison = Comparison(unified, db, notes=notes)
         await comparison.run(lambda done: progress("Comparing", done, rows))
     return Preview(str(path), comparison.counts, comparison.verdicts, notes, time.monotonic() - began)
@@ -141,6 +143,7 @@ def _begin(journal: Journal, folder: Path, path: Path, progress: Progress) -> tu
     copy = _free_name(folder, now)
     source.copy_beside(path, copy, lambda done, total: progress("Copying", done, total))
     found = source.fingerprint(copy)
+    now = datetime.now(UTC)  # not from before: what was written while it was copied is not from the future
     at = now.isoformat(timespec="seconds")
     journal.begin(State(source=str(path), at=at, copy=copy.name, print=found, total=int(str(found[0])) or size.rows))
     return False, same and state is not None and state.print == found
@@ -198,22 +201,13 @@ class _Load:
         found = pieces(self._db, self._journal.now.position, self._now_ms, carefully=self._carefully)
         self._since = time.monotonic() - self._journal.now.load_s
         # One after the other: to read while the store writes would take longer, because both want the interpreter.
-        while (piece := await _next(found)) is not None:
+        while (piece := await in_thread(partial(next, found, None))) is not None:
             for batch in piece.batches:
                 yield batch
             # Asked for more: what was given is durable.
             spent_s = time.monotonic() - self._since
             self._journal.advance(piece.position, piece.counts, piece.notes, spent_s)
             self._progress("Loading", self._journal.now.counts.rows, self._journal.now.total)
-
-
-async def _next(found: Iterator[Piece]) -> Piece | None:
-    """Return the next piece, read on another thread, which has ended when this has: the copy is closed after us."""
-    reading = asyncio.ensure_future(asyncio.to_thread(next, found, None))
-    try:
-        return await asyncio.shield(reading)
-    finally:
-        await asyncio.wait({reading})
 
 
 async def follow(unified: UnifiedMemoryBackend, progress: Progress) -> dict[str, str]:

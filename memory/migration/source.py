@@ -67,11 +67,6 @@ def fingerprint(path: Path) -> list[object]:
         return list(db.execute(_PRINT).fetchone())
 
 
-def differ(path: Path, copy: Path) -> bool:
-    """Return whether the memories in *path* are no longer those of *copy*, as far as `fingerprint` tells."""
-    return fingerprint(path) != fingerprint(copy)
-
-
 def check_room(folder: Path, needed: int) -> None:
     """Raise BackendUnavailableError unless *folder*, or where it will be, has room for so many bytes more."""
     while not folder.exists():

@@ -10,6 +10,7 @@ from memory.backends.legacy import read_users
 from memory.errors import BackendUnavailableError
 from memory.migration.findings import Mark, mark
 from memory.migration.reading import BATCH_RECORDS, marked, tell
+from memory.migration.threads import begun, ended
 from memory.model import UserTombstone, owner_hash, record_hash
 
 if TYPE_CHECKING:
@@ -122,9 +123,10 @@ class SourceStream:
         self._users = _handfuls(db, now_ms, notes)
         self._here: list[Marked] = []
         self._coming: asyncio.Future[list[Marked] | None] | None = None
+        self._closed = False
 
     async def open(self) -> None:
-        self._coming = asyncio.ensure_future(asyncio.to_thread(next, self._users, None))
+        self._coming = begun(self._read)
         await self._advance()
 
     async def take(self, user_id: str) -> Marked | None:
@@ -136,18 +138,23 @@ class SourceStream:
         return found
 
     async def close(self) -> None:
+        """Return when nothing reads the copy any more."""
+        self._closed = True
         if self._coming is not None:
-            await asyncio.wait({self._coming})
+            await ended(self._coming)
 
     async def _advance(self) -> None:
         while not self._here and self._coming is not None:
-            found = await self._coming
-            if found is None:
+            found = await asyncio.shield(self._coming)
+            if found is None or self._closed:
                 self._coming = None
             else:
                 self._here = found[::-1]
-                self._coming = asyncio.ensure_future(asyncio.to_thread(next, self._users, None))
+                self._coming = begun(self._read)
         self.user_id = self._here[-1].user_id if self._here else None
+
+    def _read(self) -> list[Marked] | None:
+        return next(self._users, None)
 
 
 def _handfuls(db: sqlite3.Connection, now_ms: int, notes: list[Note] | None) -> Iterator[list[Marked]]:

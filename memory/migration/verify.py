@@ -11,13 +11,16 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memory.errors import BackendUnavailableError
 from memory.migration import source
+from memory.migration.before import Before
 from memory.migration.comparison import Comparison
 from memory.migration.findings import Finding, Verdict
 from memory.migration.reading import Counts
+from memory.migration.threads import in_thread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,17 +86,18 @@ async def verify(
     unified: UnifiedMemoryBackend,
     path: Path,
     legacy: Path,
-    now_ms: int,
     progress: Progress,
     *,
+    at_ms: int | None = None,
     copy: Path | None = None,
 ) -> Verification:
     """Compare what *path* says with the memory and with each of its stores. Runs on the memory's loop.
 
     Args:
         legacy: the configured legacy file. If it is *path*, it is kept up to date: nothing may be here only.
-        now_ms: see rows.tell; the time of the migration, so that it is the same rows.
-        copy: what was migrated from *path*: tells what has gone from there since from what was added here.
+        at_ms: when what was migrated was copied; None if nothing was.
+        copy: what was migrated from *path*: tells what has gone from there since from what was added here, and what
+            was changed there from what was changed here. Without it, and with *at_ms*, *path* is that copy itself.
 
     Raises:
         ConfigError: *path* cannot be used.
@@ -107,14 +111,16 @@ async def verify(
     rows = (await asyncio.to_thread(source.check, path)).rows
     with suppress(BackendUnavailableError):  # whoever fails is named below
         await unified.compare()
-    with closing(await asyncio.to_thread(source.open_passing_copy, path, copied)) as db, ExitStack() as stack:
+    with closing(await in_thread(partial(source.open_passing_copy, path, copied))) as db, ExitStack() as stack:
         live = path if _is_same_file(path, legacy) else None
         # Legacy is fed like the stores; where it is what is compared with, it is not compared with itself.
         stores = tuple(member for member in unified.members if member.counted or live is None)
         before = None
-        if copy is not None and live is None and await asyncio.to_thread(source.differ, path, copy):
-            before = stack.enter_context(closing(await asyncio.to_thread(source.open_copy, copy)))
-        comparison = Comparison(unified, db, now_ms=now_ms, live=live, before=before, stores=stores)
+        if copy is not None and at_ms is not None:
+            one = stack.enter_context(closing(await in_thread(partial(source.open_copy, copy))))
+            other = stack.enter_context(closing(await in_thread(partial(source.open_copy, copy))))
+            before, at_ms = (one, Before(other, at_ms)), None  # what *path* says is told as of now
+        comparison = Comparison(unified, db, now_ms=at_ms, live=live, before=before, stores=stores)
         await comparison.run(lambda done: progress("Verifying", done, rows))
         await comparison.look_again()
     return Verification(

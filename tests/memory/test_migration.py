@@ -405,6 +405,28 @@ async def test_a_row_of_the_source_that_is_not_as_here_is_found(home: Home) -> N
     assert await home.found() == [("extra", None, "u2", "drink", "")]
 
 
+async def test_what_was_said_there_after_the_migration_is_found(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    await home.migrate()
+    days_later_ms = home.unified.clock.now_ms() + 3 * 86_400_000
+    monkeypatch.setattr(home.unified.clock, "now_ms", lambda: days_later_ms)
+
+    change(home.jakey, "UPDATE memories SET value = 'cola', updated_at = datetime('now', '+1 day') WHERE id = 2")
+    juice = "INSERT INTO memories SELECT 99, user_id, key, 'juice', created_at, datetime('now', '+1 day')"
+    change(home.jakey, f"{juice} FROM memories WHERE id = 4")
+
+    assert await home.found() == [("changed", 2, "u1", "drink", ""), ("changed", 99, "u2", "drink", "")]
+
+
+async def test_what_is_another_there_now_is_found_also_with_an_older_time(home: Home) -> None:
+    await home.migrate()
+
+    change(home.jakey, "UPDATE memories SET value = 'cola', updated_at = '2024-01-15' WHERE id = 2")
+    assert await home.found() == [("changed", 2, "u1", "drink", "")]
+
+    await home.unified.store("u1", "drink", "coffee")  # what is newer here was not what came from there
+    assert await home.found() == []
+
+
 @pytest.mark.parametrize(
     ("sql", "kind", "row", "key"),
     [
