@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cogs.speech import Speech
     from tools.context import ToolContext
-    from tools.tool_manager import ToolManager
+    from tools.tool_manager import MigrationState, ToolManager
 
 _SAID_KEPT = 500
 _YES = re.compile(r"[\s.!*_]*(?:yes|y)(?![\w'\u2019-])", re.IGNORECASE)
@@ -58,6 +58,7 @@ class MemoryCog(commands.Cog, name="Memory"):
     Args:
         host: a bot that is not ours, to be looked after while the cog is loaded.
         confirm_s: how long a yes is waited for.
+        patience_s: how long a command may take before it says that it takes a while.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class MemoryCog(commands.Cog, name="Memory"):
         *,
         host: Host | None = None,
         confirm_s: float = 30.0,
+        patience_s: float = 3.0,
     ) -> None:
         self._bot = bot
         self._tools = tools
         self._speech = speech
         self._host = host
         self._confirm_s = confirm_s
+        self._patience_s = patience_s
         self._said: OrderedDict[int, _Said] = OrderedDict()
 
     async def cog_load(self) -> None:
@@ -193,11 +196,24 @@ class MemoryCog(commands.Cog, name="Memory"):
         match action.casefold():
             case "status":
                 state = await self._tools.migration()
-            case "on" | "off":
-                state = await self._tools.set_migration(on=action.casefold() == "on")
+            case "off":
+                state = await self._tools.set_migration(on=False)
+            case "on":
+                state = await self._verified(ctx)
             case _:
                 raise commands.BadArgument("not one of status, on, off")
         await self._speech.reply(ctx, render.migration(state))
+
+    async def _verified(self, ctx: commands.Context[Any]) -> MigrationState:
+        """Turn the flag on, which compares everything first; if that takes a while, say so."""
+        work = asyncio.ensure_future(self._tools.set_migration(on=True))
+        try:
+            await asyncio.wait({work}, timeout=self._patience_s)
+            if not work.done():
+                await self._speech.reply(ctx, "One moment: first I compare everything, row by row.")
+            return await work
+        finally:
+            work.cancel()
 
     @commands.Cog.listener()
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:

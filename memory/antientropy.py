@@ -41,7 +41,8 @@ async def compare(replicas: Sequence[Replica]) -> int:
     run = _Comparison(present)
     await run.compare()
     # A store that lost what it knew learns nothing from another such, unless there is nobody else to learn from.
-    sound = len(present) == len(replicas) or not all(replica.doubtful for replica in present)
+    # (Legacy may be a file that nobody can read any more: nobody waits for it.)
+    sound = all(r in present for r in replicas if r.counted) or not all(replica.doubtful for replica in present)
     for replica in run.lacking:
         replica.trusted = False  # others know more, and it cannot be told
     for replica in present:

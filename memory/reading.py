@@ -242,7 +242,8 @@ class Reader:
         pages = [outcome for outcome in outcomes.values() if isinstance(outcome, Page)]
         spoke = {name for page in pages for name in page.answered}
         # Who lost what it knew is believed beside one who did not, or where nobody is left who may know more.
-        believed = len(spoke) == len(self._replicas) or any(r.name in spoke and not r.doubtful for r in usable)
+        everybody = all(r.name in spoke for r in self._replicas if r.counted)
+        believed = everybody or any(r.name in spoke and not r.doubtful for r in usable)
         if not believed:
             raise nobody(self._name, operation, self._replicas, outcomes)
         return merge_pages(pages, *self._names([r for r in self._replicas if r.name not in spoke]))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from memory import (
+    EVERYWHERE,
     KEY_MAX,
     VALUE_MAX_BYTES,
     BackendUnavailableError,
@@ -33,6 +34,7 @@ _VALUE_SHOWN = 1_000
 _QUERY_MAX = 4_096
 _NEAR = 0.5
 _TIDY_KEPT = 10_000
+_OTHERS = ("legacy", "import")
 _GAPS = re.compile(r"[\s_]+")
 _UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # the first of them is in what the bot says, see cogs/text.py
 _SHAPING = "\u200c\u200d\ufe0e\ufe0f"  # of emoji and of Persian: meant within a key, nothing alone
@@ -69,20 +71,22 @@ class UserMemory:
         """Remember *information*, exactly as given, in place of what was there; return the key it is under."""
         key = normalise_key(information_type)
         deadline = asyncio.get_running_loop().time() + self.memory.deadline_s
-        stored, spellings = await asyncio.gather(
+        stored, *replaced = await asyncio.gather(
             self._store(context, key, information),
             self._other_spellings(context.user_id, context.scope, key),
+            self._brought_along(context, key),
             return_exceptions=True,
         )
         if isinstance(stored, BaseException):
             raise stored
-        if isinstance(spellings, BaseException):
-            if not isinstance(spellings, BackendUnavailableError):
-                raise spellings
-        elif spellings:
-            with suppress(BackendUnavailableError, TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self._delete(context.user_id, context.scope, spellings)
+        for scope, spellings in zip((context.scope, EVERYWHERE), replaced, strict=True):
+            if isinstance(spellings, BaseException):
+                if not isinstance(spellings, BackendUnavailableError):
+                    raise spellings
+            elif spellings:
+                with suppress(BackendUnavailableError, TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await self._delete(context.user_id, scope, spellings)
         return key
 
     async def recall(self, context: ToolContext, query: str = "", limit: int = 10) -> SearchResult:
@@ -159,6 +163,18 @@ class UserMemory:
             if len(self._tidy) > _TIDY_KEPT:
                 self._tidy.popitem(last=False)
         return [name for name, other in spellings.items() if other == key != name]
+
+    async def _brought_along(self, context: ToolContext, key: str) -> list[str]:
+        """Return under which spellings *key* came from another program, which knew no scopes.
+
+        What the person says now takes its place, wherever they say it, as it did there.
+        """
+        if context.scope == EVERYWHERE:
+            return []
+        names = [key, *await self._other_spellings(context.user_id, EVERYWHERE, key)]
+        there = frozenset({EVERYWHERE})
+        entries = [await self._store_of_all.retrieve(context.user_id, name, audience=there) for name in names]
+        return [entry.key for entry in entries if entry is not None and entry.metadata.get("source") in _OTHERS]
 
 
 async def remember_user_info(

@@ -324,6 +324,18 @@ async def test_without_a_clean_verification_the_flag_stays_off(chat: Chat) -> No
     )
 
 
+async def test_a_verification_that_takes_long_is_announced(chat: Chat) -> None:
+    services = chat.bot.services
+    await chat.bot.remove_cog("Memory")
+    await chat.bot.add_cog(MemoryCog(chat.bot, services.tools, services.speech, patience_s=0.0))
+    await chat.ask(chat.you, "%memory migration off")
+
+    replies = [reply.content for reply in await chat.ask_all(chat.you, "%memory migration on")]
+
+    assert replies[0] == "One moment: first I compare everything, row by row."
+    assert replies[1].startswith("The migration flag is on")
+
+
 @pytest.mark.parametrize("said", ["%memory", "%memory migration off", "%memory migration"])
 async def test_nobody_else_flips_the_flag(chat: Chat, said: str) -> None:
     assert await chat.ask(chat.ana, said) == "Only my owner can do that."

@@ -324,6 +324,25 @@ async def test_where_every_store_but_legacy_is_new_legacy_says_whose_folder_it_i
     await flagged.close()
 
 
+async def test_a_legacy_file_that_nobody_can_read_holds_up_no_recovery(
+    store: FaultyBackend, flag: MigrationFlag, jakey: Path, tmp_path: Path
+) -> None:
+    flag.enable({})
+    async with unify(tmp_path, store, plan=QUICK) as unified:
+        await unified.store("u1", "color", "blue")
+    for suffix in ("", "-wal", "-shm"):
+        (tmp_path / f"outbox.db{suffix}").unlink(missing_ok=True)
+    jakey.write_text("no database" * 100)
+
+    unified = unify(tmp_path, store, plan=QUICK)
+    async with unified, FlaggedMemory(unified, legacy_of(jakey, unified, flag), jakey, flag) as memory:
+        await until(lambda: unified.replicas[0].trusted)
+        assert await memory.get_all("u1") == {"color": "blue"}
+        health = await memory.legacy_health()
+        assert health is not None
+        assert "move it away" in health.detail
+
+
 async def test_a_call_that_is_cut_off_while_legacy_is_let_go_does_no_lasting_harm(
     memory: FlaggedMemory, flag: MigrationFlag, jakey: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

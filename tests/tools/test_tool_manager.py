@@ -474,6 +474,23 @@ async def test_one_store_is_enough_to_remember(tools: ToolManager, small: SmallM
 # The flag.
 
 
+@pytest.mark.parametrize("source", ["legacy", "import", "me"])
+async def test_what_came_along_from_another_program_is_replaced_wherever_it_is_said_anew(
+    tools: ToolManager, small: SmallMemory, source: str
+) -> None:
+    """The other program knew no scopes, so its memories are for everywhere."""
+    memory = small.shared.by_flag
+    await memory.store("1", "Pet", "dog", {"source": source})
+    await memory.store("1", "team", "Eagles", {"source": source})
+    context = ToolContext("1", scope="dm", audience=frozenset({"", "dm"}))
+
+    await tools.remember(context, "pet", "hamster")
+
+    found = {(entry.scope, entry.key, entry.value) for entry in await tools.recall(context)}
+    kept = {("", "team", "Eagles"), ("dm", "pet", "hamster")}
+    assert found == (kept | {("", "Pet", "dog")} if source == "me" else kept)
+
+
 async def test_with_the_flag_off_legacy_takes_writes_and_the_others_are_fed(
     tools: ToolManager, small: SmallMemory
 ) -> None:

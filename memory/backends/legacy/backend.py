@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sqlite3
 import time
 from contextvars import Context
 from typing import TYPE_CHECKING, ClassVar, TypeVar
@@ -26,11 +27,10 @@ from memory.model import (
     slot_of,
     user_hash_of,
 )
-from memory.sqlite_file import SQLiteFile
+from memory.sqlite_file import SQLiteFile, is_damage
 from memory.wire import check_bucket
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -90,7 +90,13 @@ class LegacyMemoryBackend(StoreBackend):
             return
         if not self._path.exists() and not self._may_make():
             raise BackendUnavailableError(self.name, "open", f"{self._path.name} is not there")
-        await self._file.open()
+        try:
+            await self._file.open()
+        except BackendUnavailableError as exc:
+            if isinstance(exc.__cause__, sqlite3.DatabaseError) and is_damage(exc.__cause__):
+                reason = f"{exc.reason}; move it away, and one is made anew when it is needed"
+                raise BackendUnavailableError(self.name, "open", reason) from exc
+            raise
         self._absorbed, self._read = None, (None, [])
         highest = "SELECT max(revision) FROM memory_sync"
         (revision,) = await self._file.run("open", lambda db: db.execute(highest).fetchone())

@@ -75,6 +75,15 @@ def count(path: Path) -> Content:
         return _content_of(db)
 
 
+def senseless_rows(path: Path, on_step: Progress) -> list[tuple[object, object]]:
+    """Return user and slot of each row of a sound file that cannot be read as a record; *on_step* may raise to stop."""
+    with closing(read_only(path, at_rest=True)) as db:
+        _beat(db, on_step)
+        db.text_factory = _text_or_bytes
+        rows = db.execute(f"SELECT {tables.COLUMNS} FROM memories ORDER BY user_id, slot")
+        return [(row[0], row[1]) for row in rows if not tables.records_in([row])]
+
+
 def _beat(db: sqlite3.Connection, on_step: Progress) -> None:
     db.set_progress_handler(lambda: on_step(0, 0), _BEAT)
 
