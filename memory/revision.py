@@ -23,6 +23,10 @@ NEVER = "0" * 32
 """Below every revision that a clock gives."""
 
 _SHAPE = re.compile(r"[0-9a-f]{32}")
+AHEAD_MAX_MS = 86_400_000
+"""How far a revision that comes out of a file may lie ahead of the wall clock: more than clocks ever differ."""
+
+_YEAR_5999_MS = 127_142_956_800_000
 _YEAR_6000_MS = 127_174_492_800_000
 _COUNTERS = 1 << 16
 
@@ -48,8 +52,12 @@ class HybridLogicalClock:
             return f"{self._highest:016x}{self._node:016x}"
 
     def observe(self, revision: str) -> None:
-        """Raise the clock to *revision*, so that whatever is stamped next is above it; not to a damaged one."""
-        if not is_damaged(revision):
+        """Raise the clock to *revision*, so that whatever is stamped next is above it.
+
+        Not to a damaged one, nor to one from the year 5999 on: else a single forged record would leave no revision
+        above itself that anybody takes, and end all writing and forgetting. So there is always a year of them left.
+        """
+        if not is_damaged(revision) and _ms_of(revision) < _YEAR_5999_MS:
             with self._lock:
                 self._highest = max(self._highest, int(revision[:16], 16))
 
@@ -62,18 +70,28 @@ def check_revision(revision: str) -> None:
     """Raise MemoryRejectedError unless *revision* is well formed and from before the year 6000."""
     if not _SHAPE.fullmatch(revision):
         raise MemoryRejectedError("revision", "is not a revision", "32 lower-case hex digits")
-    if int(revision[:12], 16) >= _YEAR_6000_MS:
+    if _ms_of(revision) >= _YEAR_6000_MS:
         raise MemoryRejectedError("revision", "lies too far in the future", "the year 6000")
 
 
 def is_damaged(revision: str) -> bool:
     """Return whether no clock can have given *revision*: whatever carries it must not be merged."""
-    return not _SHAPE.fullmatch(revision) or int(revision[:12], 16) >= _YEAR_6000_MS
+    return not _SHAPE.fullmatch(revision) or _ms_of(revision) >= _YEAR_6000_MS
+
+
+def check_not_ahead(revision: str, now_ms: int) -> None:
+    """Raise MemoryRejectedError if a well-formed *revision*, out of a file, lies more than a day ahead of *now_ms*."""
+    if _ms_of(revision) > now_ms + AHEAD_MAX_MS:
+        raise MemoryRejectedError("revision", "lies too far in the future", "a day ahead of this machine's clock")
 
 
 def one_above(revision: str) -> str:
     """Return the lowest revision that beats *revision* whoever wrote it."""
     return f"{int(revision[:16], 16) + 1:016x}{0:016x}"
+
+
+def _ms_of(revision: str) -> int:
+    return int(revision[:12], 16)
 
 
 def _wall_ms() -> int:

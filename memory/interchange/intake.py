@@ -11,6 +11,7 @@ from memory.interchange.files import Refused
 from memory.interchange.items import Item, entry_of
 from memory.interchange.ours import Tally, Told
 from memory.model import MemoryEntry, UserTombstone
+from memory.revision import check_not_ahead
 from memory.unified import Batch
 
 if TYPE_CHECKING:
@@ -121,11 +122,18 @@ class _Intake:
                 self._refuse(found)
                 return None
             case Told():
-                return found
+                return self._checked(found)
             case Item():
                 return await self._made(found)
-            case _:
-                return Told(found)
+
+    def _checked(self, told: Told) -> Told | None:
+        """Return *told*, unless all that is written here later would have to be above a time that nobody has yet."""
+        try:
+            check_not_ahead(told.record.revision, self._now_ms)
+        except MemoryRejectedError as exc:
+            self._refuse(Refused(told.where, str(exc)))
+            return None
+        return told  # earlier values are below it
 
     async def _made(self, item: Item) -> Told | None:
         try:

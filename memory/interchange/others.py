@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from memory.backends.mcp.envelope import Identity, kept_in
 from memory.interchange.files import Line, Refused
 from memory.interchange.items import Item
-from memory.model import Record
+from memory.interchange.ours import Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-Found: TypeAlias = Item | Record | Refused
-"""What is in another program's file. A record: the file was a store of ours."""
+Found: TypeAlias = Item | Told | Refused
+"""What is in another program's file. A record of ours: the file was a store of ours."""
 
 _ID_SHOWN = 40
 _BULLET = re.compile(r"(?:[-*+\u2022\u2023\u25aa\u25cf\u25e6\u00b7\u2013\u2014]|\(?\d{1,6}[.)])\s+")
@@ -74,7 +74,7 @@ def mcp_memory_service(document: Any) -> Iterator[Found]:
         envelope = metadata.get("jakeyselfbot") if isinstance(metadata, dict) else None
         if isinstance(envelope, str) and (kept := kept_in(envelope)) is not None:
             if not isinstance(kept, Identity):
-                yield kept
+                yield Told(kept, where=where)
             continue
         left = _without(said, "content", "content_hash", "memory_type", "embedding", *_TIMES)
         yield Item(
@@ -166,7 +166,7 @@ def _entity(where: str, said: dict[str, Any]) -> Iterator[Found]:
         elif (kept := kept_in(text)) is None:
             yield Item(here, text, title=f"{name} {text}", apart=f"{name}\n{text}", said={**more, **about})
         elif not isinstance(kept, Identity):
-            yield kept
+            yield Told(kept, where=here)
 
 
 def _relation(where: str, one: object, link: object, other: object) -> Found:

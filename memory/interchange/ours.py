@@ -29,10 +29,11 @@ _as_text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Told(NamedTuple):
-    """What a line says: a record, and earlier values if it is an entry."""
+    """What a line says: a record, and earlier values if it is an entry; and where in the file it stands."""
 
     record: Record
     past: tuple[MemoryEntry, ...] = ()
+    where: str = ""
 
 
 @dataclass(slots=True)
@@ -151,7 +152,7 @@ def read(lines: Iterable[Line | Refused], name: str) -> Iterator[Told | Refused]
             else:
                 told, faults = from_json(said)
                 tally.add(told)
-                yield told
+                yield told._replace(where=line.where)
                 yield from (Refused(f"{line.where}, {where}", reason) for where, reason in faults)
         except MemoryRejectedError as exc:
             yield Refused(line.where, str(exc))

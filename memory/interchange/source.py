@@ -12,7 +12,6 @@ from memory.errors import ConfigError
 from memory.interchange import others, ours
 from memory.interchange.files import LINE_MAX, Line, Refused, check_readable, read_lines
 from memory.interchange.items import Item
-from memory.model import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +22,7 @@ DOCUMENT_MAX = 256 << 20
 
 _LOOKED_AT = 5
 
-Found: TypeAlias = ours.Told | Item | Record | Refused
+Found: TypeAlias = ours.Told | Item | Refused
 
 
 class Kind(StrEnum):

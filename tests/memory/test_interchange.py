@@ -743,3 +743,43 @@ async def test_what_server_memory_really_writes(tmp_path: Path) -> None:
 
         assert (said, done.news) == ([], 4)
         assert await values(memory) == ALICE
+
+
+def ahead(days: int) -> str:
+    """A revision some days and a bit ahead of the memory's clock."""
+    return f"{LATER_MS + days * 86_400_000 + 1:012x}{0:020x}"
+
+
+async def test_a_record_of_the_far_future_is_refused_and_the_others_go_in(tmp_path: Path) -> None:
+    top = f"{127_174_492_800_000 - 1:012x}ffff{0:016x}"
+    entry = make_entry("u1", "good", "kept")
+    lines = [
+        json.dumps({"format": ours.FORMAT, "version": 1}),
+        json.dumps(ours.to_json(ours.Told(replace(entry, key="ahead", revision=ahead(1)), (entry,)))),
+        json.dumps(ours.to_json(ours.Told(replace(entry, key="soon", revision=ahead(0))))),
+        json.dumps(ours.to_json(ours.Told(Tombstone("u1", "a" * 32, top)))),
+        json.dumps(ours.to_json(ours.Told(UserTombstone("b" * 64, top)))),
+        json.dumps(ours.to_json(ours.Told(entry))),
+    ]
+    async with memory_in(tmp_path) as memory:
+        done, said = await imported(memory, tmp_path / "f.jsonl", lines)
+        assert await values(memory) == {"good": "kept", "soon": "kept"}
+        await memory.store("u1", "good", "changed")
+        await memory.delete("u1", "soon")
+        assert await values(memory) == {"good": "changed"}
+        await memory.delete("u1")
+        assert await values(memory) == {}
+
+    reason = "revision lies too far in the future (limit: a day ahead of this machine's clock)"
+    assert said == [f"line {number}: {reason}" for number in (2, 4, 5)] + said[3:]
+    assert (done.held.entries, done.refused) == (2, len(said))
+
+
+async def test_a_record_of_the_far_future_in_a_foreign_store_is_refused_too(tmp_path: Path) -> None:
+    entry = make_entry("u1", "ahead", "v", revision=ahead(1))
+    said_of = [{"type": "entity", "name": "n", "entityType": "t", "observations": [envelope.text_of(entry)]}]
+    async with memory_in(tmp_path) as memory:
+        done, said = await imported(memory, tmp_path / "f.jsonl", [json.dumps(one) for one in said_of], user_id="u9")
+
+    assert said == ["line 1: revision lies too far in the future (limit: a day ahead of this machine's clock)"]
+    assert (done.held.records, done.refused) == (0, 1)

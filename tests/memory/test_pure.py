@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memory.acknowledged import AcknowledgedRevisions
 from memory.errors import MemoryRejectedError
@@ -23,7 +26,7 @@ from memory.model import (
     user_hash_of,
 )
 from memory.ranking import rank, tokens
-from memory.revision import HybridLogicalClock, check_revision, one_above
+from memory.revision import HybridLogicalClock, check_revision, is_damaged, one_above
 from memory.wire import page_from_json, page_to_json, record_from_json, record_to_json
 from tests.contract import HOSTILE, NOW_MS, make_entry, revision
 
@@ -59,6 +62,36 @@ def test_one_above_beats_a_revision_whoever_wrote_it_and_nothing_more() -> None:
 
     assert old < one_above(old) <= revision(NOW_MS + 1)
     check_revision(one_above(old))
+
+
+YEAR_5999, YEAR_6000 = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000) for year in (5999, 6000))
+
+
+@st.composite
+def any_revision(draw: st.DrawFn) -> str:
+    """A revision at any time, often just beside a limit."""
+    ms = draw(
+        st.one_of(
+            st.integers(0, 2**48 - 1),
+            *(st.integers(limit - 2, limit + 2) for limit in (NOW_MS, YEAR_5999, YEAR_6000)),
+        )
+    )
+    counter = draw(st.one_of(st.integers(0, 65_535), st.just(65_535)))
+    return f"{ms:012x}{counter:04x}{draw(st.integers(0, 2**64 - 1)):016x}"
+
+
+@given(st.lists(any_revision(), max_size=5))
+def test_whatever_a_clock_has_seen_what_it_stamps_is_taken(seen: list[str]) -> None:
+    clock = HybridLogicalClock(now_ms=lambda: NOW_MS, node=0)
+    for one in seen:
+        clock.observe(one)
+
+    stamps = [clock.stamp() for _ in range(3)]
+
+    assert stamps == sorted(set(stamps))
+    assert not any(is_damaged(stamp) for stamp in stamps)
+    check_revision(stamps[-1])
+    assert all(stamps[0] > one for one in seen if int(one[:12], 16) < YEAR_5999)
 
 
 # Identity
