@@ -5,11 +5,13 @@ from __future__ import annotations
 from memory.backups.keeping import BackupKeeper, DiskWatch, OwnCopy, own_copies
 from memory.backups.making import Backup, Manner, back_up
 from memory.backups.restoring import Restored, restore
+from memory.backups.taking import LeftOut
 
 __all__ = [
     "Backup",
     "BackupKeeper",
     "DiskWatch",
+    "LeftOut",
     "Manner",
     "OwnCopy",
     "Restored",

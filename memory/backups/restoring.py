@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from memory.backends.sqlite import SQLiteMemoryBackend, copies
 from memory.backups.keeping import place_before_restore
 from memory.backups.making import Manner, make, size_of
+from memory.backups.taking import LeftOut, Taken
 from memory.backups.work import check_room, failed, free_bytes, no_progress, off_loop, only_one
 from memory.errors import BackendUnavailableError, ConfigError
 from memory.model import MemoryEntry, UserTombstone, content_hash, user_hash_of
 from memory.sqlite_copy import PART, copy_database, remove_database
 from memory.sqlite_file import is_damage
-from memory.unified import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from memory.backups.work import Progress
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _US = "the backup"
 _CHUNK = 500
-_CHUNK_CHARACTERS = 1_000_000
 _TRIES = 5
 
 
@@ -47,6 +46,8 @@ class Restored:
         forgotten: how many of its entries are of people who asked to be forgotten since, and so were left out.
         before: the backup of the state before, if anything was to be replaced.
         waiting: the stores that do not have all of it yet.
+        left_out: how many of its entries and deletions no store takes: damaged, above a limit, or of the far future.
+        past_left_out: how many of its earlier values are like that.
     """
 
     users: int
@@ -58,6 +59,8 @@ class Restored:
     forgotten: int = 0
     before: Path | None = None
     waiting: tuple[str, ...] = ()
+    left_out: int = 0
+    past_left_out: int = 0
 
 
 async def restore(
@@ -67,6 +70,7 @@ async def restore(
     *,
     replace_newer: bool = False,
     progress: Progress = no_progress,
+    tell: Callable[[LeftOut], None] = lambda _: None,
     free: Callable[[Path], int] = free_bytes,
 ) -> Restored:
     """Put back what *file* holds: a backup, or a store's file, also of an older program or a damaged one.
@@ -78,6 +82,7 @@ async def restore(
 
     Args:
         folder: of all copies that we make; the file is read from a copy there, and not written itself.
+        tell: hears of what is left out, and why.
 
     Raises:
         ConfigError: *file* is none of ours; it says what it is.
@@ -96,7 +101,7 @@ async def restore(
             if replace_newer:
                 before = place_before_restore(folder)
                 await make(unified, before, Manner(free=free))
-            return await _put_back(unified, copy, unreadable, before, progress)
+            return await _put_back(unified, copy, unreadable, before, progress, tell)
         except OSError as exc:
             raise BackendUnavailableError(_US, "be read", exc.strerror or type(exc).__name__) from exc
         finally:
@@ -134,19 +139,32 @@ def _may_be_damage(exc: sqlite3.Error) -> bool:
 
 
 async def _put_back(
-    unified: UnifiedMemoryBackend, copy: Path, unreadable: int, before: Path | None, progress: Progress
+    unified: UnifiedMemoryBackend,
+    copy: Path,
+    unreadable: int,
+    before: Path | None,
+    progress: Progress,
+    tell: Callable[[LeftOut], None],
 ) -> Restored:
     content = await off_loop("be counted", lambda _: copies.count(copy), no_progress)
     async with SQLiteMemoryBackend(copy, name=_US) as source:
         total = content.entries + content.deletions
         steps = _Steps(progress, total if before is None else 2 * total)
-        filled = await unified.load(_batches(source, steps))
+        taken = Taken(source, copy, total, unified.clock.now_ms(), tell)
+        filled = await unified.load(taken.batches(steps.add))
         with suppress(BackendUnavailableError):  # what is not there yet follows at the next comparison
             await unified.compare()
-        result = Restored(*content, unreadable=unreadable, filled=filled, before=before)
+        result = Restored(
+            *content,
+            unreadable=unreadable,
+            filled=filled,
+            before=before,
+            left_out=taken.left_out,
+            past_left_out=taken.past_left_out,
+        )
         if before is not None:
             replacing = _Replacing(unified)
-            async for user_id, after, records in _chunks(source):
+            async for user_id, after, records in taken.chunks():
                 await replacing.replace(user_id, after, records)
                 steps.add(len(records))
             result = replace(result, replaced=replacing.replaced, forgotten=replacing.forgotten)
@@ -165,40 +183,6 @@ class _Steps:
     def add(self, count: int) -> None:
         self._done += count
         self._progress(min(self._done, self._total), self._total)
-
-
-async def _batches(source: SQLiteMemoryBackend, steps: _Steps) -> AsyncIterator[Batch]:
-    """Yield everything in *source*: users' tombstones as they come, and a user's history after the user's entries."""
-    user_id = ""
-    async for page in source.pages():
-        past: list[MemoryEntry] = []
-        for user in dict.fromkeys(record.user_id for record in page.records if isinstance(record, MemoryEntry)):
-            if user != user_id and user_id:
-                past += await source.past(user_id)
-            user_id = user
-        yield Batch(page.records, past)
-        steps.add(len(page.records))
-    if user_id:
-        yield Batch((), await source.past(user_id))
-
-
-async def _chunks(source: SQLiteMemoryBackend) -> AsyncIterator[tuple[str, str, list[MemoryEntry | Tombstone]]]:
-    """Yield each user's entries and deletions in order, some at a time, with the slot behind which they begin."""
-    user_id, after, size = "", "", 0
-    chunk: list[MemoryEntry | Tombstone] = []
-    async for page in source.pages():
-        for record in page.records:
-            if isinstance(record, UserTombstone):
-                continue
-            if chunk and (record.user_id != user_id or len(chunk) >= _CHUNK or size >= _CHUNK_CHARACTERS):
-                yield user_id, after, chunk
-                after = chunk[-1].position[1] if record.user_id == user_id else ""
-                chunk, size = [], 0
-            user_id = record.user_id
-            chunk.append(record)
-            size += len(record.value) if isinstance(record, MemoryEntry) else 0
-    if chunk:
-        yield user_id, after, chunk
 
 
 class _Replacing:

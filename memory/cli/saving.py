@@ -14,11 +14,14 @@ from memory.backups import Manner
 from memory.cli.terminal import DONE, NOT_WELL, SETTLE_S, AsJSON, Config, finish, one_line, opened, progress
 
 if TYPE_CHECKING:
-    from memory.backups import Backup, Restored
+    from collections.abc import Callable
+
+    from memory.backups import Backup, LeftOut, Restored
     from memory.backups.work import Progress
     from memory.shared import MemorySystem
 
 _MB = 1_000_000
+_LISTED_MAX = 10_000
 
 
 def backup(
@@ -89,10 +92,18 @@ async def _make(system: MemorySystem, target: Path, show: Progress, *, force: bo
 
 async def _restore(config: Path, file: Path, *, replace: bool, as_json: bool) -> int:
     began = time.monotonic()
+    listed: list[LeftOut] = []
+
+    def tell(left_out: LeftOut) -> None:
+        if not as_json:
+            typer.echo(f"{one_line(left_out.where)}\t{one_line(left_out.reason)}", err=True)
+        elif len(listed) < _LISTED_MAX:
+            listed.append(left_out)
+
     async with opened(config) as memory:
         with progress("restoring", quiet=as_json) as show:
             done = await memory.on_loop(
-                "restore", lambda all_: _put_back(all_, file, show, replace=replace), bounded=False
+                "restore", lambda all_: _put_back(all_, file, show, tell, replace=replace), bounded=False
             )
     if as_json:
         said = {
@@ -101,6 +112,9 @@ async def _restore(config: Path, file: Path, *, replace: bool, as_json: bool) ->
             "entries": done.entries,
             "deletions": done.deletions,
             "unreadable": done.unreadable,
+            "left_out": done.left_out,
+            "past_left_out": done.past_left_out,
+            "listed": [left_out._asdict() for left_out in listed],
             "filled": done.filled,
             "replaced": done.replaced,
             "forgotten": done.forgotten,
@@ -111,12 +125,16 @@ async def _restore(config: Path, file: Path, *, replace: bool, as_json: bool) ->
         typer.echo(json.dumps(said, indent=2))
     else:
         _say_restored(file, done)
-    return NOT_WELL if done.unreadable else DONE
+    return NOT_WELL if done.unreadable or done.left_out or done.past_left_out else DONE
 
 
-async def _put_back(system: MemorySystem, source: Path, show: Progress, *, replace: bool) -> Restored:
+async def _put_back(
+    system: MemorySystem, source: Path, show: Progress, tell: Callable[[LeftOut], None], *, replace: bool
+) -> Restored:
     await system.unified.settle(SETTLE_S)
-    return await backups.restore(system.unified, source, system.places.backups, replace_newer=replace, progress=show)
+    return await backups.restore(
+        system.unified, source, system.places.backups, replace_newer=replace, progress=show, tell=tell
+    )
 
 
 def _backed_up(file: Path, done: Backup) -> str:
@@ -128,9 +146,13 @@ def _say_restored(file: Path, done: Restored) -> None:
     typer.echo(f"{one_line(str(file))}: {_held(done.users, done.entries, done.deletions)}.")
     if done.unreadable:
         typer.echo(f"It is damaged: {_things(done.unreadable, 'row', 'rows')} could not be read.", err=True)
+    if done.left_out or done.past_left_out:
+        past = _things(done.past_left_out, "earlier value", "earlier values")
+        what = f"{_things(done.left_out, 'row', 'rows')} and {past}"
+        typer.echo(f"Left out, because no store takes them: {what}.", err=True)
     if done.before is not None:
         typer.echo(f"As it was before: {one_line(str(_from_here(done.before)))}")
-    same = done.entries + done.deletions - done.filled - done.replaced - done.forgotten
+    same = done.entries + done.deletions - done.filled - done.replaced - done.forgotten - done.left_out
     typer.echo(f"Filled in, because it was missing here or older: {done.filled:,}.")
     if done.before is None:
         typer.echo(f"Left as it is here: {same:,}, which was the same, newer, or forgotten since.")

@@ -17,7 +17,7 @@ import pytest
 from memory.assemble import assemble
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
-from memory.backups import BackupKeeper, DiskWatch, back_up, own_copies, restore
+from memory.backups import BackupKeeper, DiskWatch, LeftOut, back_up, own_copies, restore
 from memory.backups.making import Manner
 from memory.backups.work import UnderWayError, only_one
 from memory.config import MemoryFileSettings, load_settings
@@ -468,8 +468,8 @@ async def big_file(path: Path, users: int = 20, each: int = 40) -> dict[Position
         for u in range(users)
         for n in range(each)
     ]
-    records += [Tombstone("user 03", slot_of("user 03", "", "gone"), revision(NOW_MS * 2))]
-    records += [UserTombstone(user_hash_of("somebody"), revision(NOW_MS * 2 + 1))]
+    records += [Tombstone("user 03", slot_of("user 03", "", "gone"), revision(NOW_MS + 100_000))]
+    records += [UserTombstone(user_hash_of("somebody"), revision(NOW_MS + 100_001))]
     async with SQLiteMemoryBackend(path) as store:
         await store.put(records)
     return {record.position: record for record in records}
@@ -749,3 +749,48 @@ async def test_all_copies_that_we_make_are_listed_and_no_others(tmp_path: Path) 
         "migration",
         "unfinished",
     ]
+
+
+async def test_what_no_store_takes_is_left_out_of_a_restore_and_keeps_nothing_else_from_it(tmp_path: Path) -> None:
+    top = f"{127_174_492_800_000 - 1:012x}ffff{0:016x}"
+    async with memory_in(tmp_path / "data") as memory:
+        for n in range(6):
+            await memory.store("u1", f"k{n}", "before")
+            await memory.store("u1", f"k{n}", "then")
+        await memory.store("u2", "x", "then")
+        await memory.delete("u2")
+        await back_up(memory, tmp_path / "b.db", tmp_path / "backups")
+    with closing(sqlite3.connect(tmp_path / "b.db")) as db, db:
+        db.execute("UPDATE memories SET value = printf('%.*c', 200000, 'x') WHERE key = 'k0'")
+        db.execute("UPDATE memories SET revision = 'zz' WHERE key = 'k1'")
+        db.execute("UPDATE memories SET revision = ? WHERE key = 'k2'", [top])
+        db.execute("UPDATE memories SET revision = ? WHERE slot = ''", [top])
+        slot = slot_of("u1", "", "k3")
+        db.execute("UPDATE history SET value = printf('%.*c', 200000, 'x') WHERE slot = ?", [slot])
+
+    for replacing in (False, True):
+        told: list[LeftOut] = []
+        async with memory_in(tmp_path / f"new {replacing}") as memory:
+            if replacing:
+                await memory.store("u1", "k5", "now")
+            done = await restore(
+                memory, tmp_path / "b.db", tmp_path / "backups", replace_newer=replacing, tell=told.append
+            )
+            assert await memory.get_all("u1") == {f"k{n}": "then" for n in (3, 4, 5)}
+            await memory.store("u1", "k2", "can be written")
+            await memory.delete("u1")
+            assert await memory.get_all("u1") == {}
+
+        assert (done.left_out, done.past_left_out, done.unreadable) == (4, 1, 0)
+        assert sorted(told) == sorted(
+            [
+                ("user u1, key k0", "value is 200,000 bytes long (limit: 102,400 bytes of UTF-8)"),
+                (f"user u1, slot {slot_of('u1', '', 'k1')}", "is damaged"),
+                ("user u1, key k2", FUTURE),
+                (f"user with hash {user_hash_of('u2')}", FUTURE),
+                ("an earlier value of user u1, key k3", "value is 200,000 bytes long (limit: 102,400 bytes of UTF-8)"),
+            ]
+        )
+
+
+FUTURE = "revision lies too far in the future (limit: a day ahead of this machine's clock)"
