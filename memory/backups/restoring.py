@@ -86,9 +86,12 @@ async def restore(
 
     Raises:
         ConfigError: *file* is none of ours; it says what it is.
-        BackendUnavailableError: the stores, or the disk, failed; what was done stays done.
+        BackendUnavailableError: the stores, or the disk, failed; what was done stays done. To replace anything, every
+            store must be in step: one that is away may alone know who asked to be forgotten.
     """
     await off_loop("be looked at", lambda _: _check(file), no_progress)
+    if replace_newer:
+        await _have_all_in_step(unified)
     with only_one(folder):
         work = folder / f"restoring{PART}"
         shutil.rmtree(work, ignore_errors=True)  # of one that was killed
@@ -106,6 +109,23 @@ async def restore(
             raise BackendUnavailableError(_US, "be read", exc.strerror or type(exc).__name__) from exc
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+async def _have_all_in_step(unified: UnifiedMemoryBackend) -> None:
+    """Compare the stores; raise BackendUnavailableError unless that leaves every one of them in step.
+
+    What is stamped as new beats a deletion that is found later, also that of somebody who asked to be forgotten.
+    """
+    with suppress(BackendUnavailableError):
+        await unified.compare()
+    behind = _behind(unified)
+    if behind:
+        reason = f"{', '.join(behind)} must be in step for that, and may alone know who asked to be forgotten"
+        raise BackendUnavailableError(_US, "replace what is here", reason)
+
+
+def _behind(unified: UnifiedMemoryBackend) -> list[str]:
+    return [replica.name for replica in unified.members if not replica.in_step]
 
 
 def _check(file: Path) -> None:
@@ -170,8 +190,7 @@ async def _put_back(
             result = replace(result, replaced=replacing.replaced, forgotten=replacing.forgotten)
             with suppress(BackendUnavailableError):
                 await unified.compare()
-    waiting = [replica.name for replica in unified.members if not replica.in_step]
-    return replace(result, waiting=tuple(waiting))
+    return replace(result, waiting=tuple(_behind(unified)))
 
 
 class _Steps:
@@ -224,9 +243,8 @@ class _Replacing:
 
     async def _present(self, user_id: str, after: str, last: str) -> tuple[str, dict[str, Record]]:
         """Return the revision of the user's tombstone, and what stands behind the slot *after*, up to *last*."""
-        if not any(replica.in_step for replica in self._unified.members):
-            reason = "no store is known to have everything, also what people asked to forget; run it again later"
-            raise BackendUnavailableError(_US, "replace what is here", reason)
+        if _behind(self._unified):
+            await _have_all_in_step(self._unified)
         grave = await self._grave(user_id)
         here: dict[str, Record] = {}
         position = (user_id, after)

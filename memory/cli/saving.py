@@ -54,8 +54,8 @@ def restore(
     What is missing is filled in. What is newer here stays, and what was forgotten here stays forgotten. With
     --replace the entries and deletions of FILE that differ from what is here are stamped as new, after a backup of
     the present state; but people who asked to be forgotten since stay so, and what was remembered since under keys
-    that FILE does not have stays, too. Safe to repeat, also beside a running bot. All is well if all of FILE could be
-    read.
+    that FILE does not have stays, too. For that all stores must be in step. Safe to repeat, also beside a running
+    bot. All is well if all of FILE could be read and taken.
     """
     finish(config, lambda settings: _restore(settings, file, replace=replace, as_json=as_json))
 

@@ -395,6 +395,52 @@ async def test_what_is_forgotten_while_it_is_replaced_stays_forgotten(
         assert await memory.get_all("u1") == {}
 
 
+@pytest.mark.parametrize("when", ["from the start", "on the way"])
+async def test_nothing_is_replaced_while_a_store_is_away_that_may_know_who_was_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    near, far = SQLiteMemoryBackend(tmp_path / "memory.db"), FaultyBackend("far")
+    async with unify(tmp_path, near, far, plan=QUICK) as memory:
+        await memory.store("u1", "drink", "tea")
+        await memory.store("u2", "drink", "tea")
+        await back_up(memory, tmp_path / "b.db", tmp_path / "backups")
+        await memory.store("u1", "drink", "coffee")
+        await memory.store("u2", "drink", "coffee")
+        await memory.compare()
+
+        async def goes_away() -> None:
+            """Another machine forgets somebody there, and then nobody reaches it."""
+            await far.inner.put([UserTombstone(user_hash_of("u2"), memory.clock.stamp())])
+            far.fault = "down"
+            memory.members[1].give_up("unplugged")
+
+        if when == "from the start":
+            await goes_away()
+        else:
+            put = memory.put
+
+            async def put_and_lose(records: Any) -> int:
+                monkeypatch.setattr(memory, "put", put)
+                changed = await put(records)
+                await goes_away()
+                return changed
+
+            monkeypatch.setattr(memory, "put", put_and_lose)
+        with pytest.raises(BackendUnavailableError, match="far must be in step for that"):
+            await replaced(memory, tmp_path)
+
+        made = [path.name for path in (tmp_path / "backups").iterdir() if path.name != ".lock"]
+        assert len(made) == (0 if when == "from the start" else 1)
+        assert await memory.get_all("u1") == {"drink": "coffee" if when == "from the start" else "tea"}
+
+        far.fault = ""
+        await memory.health_check()
+        await until(lambda: memory.members[1].in_step)
+        await replaced(memory, tmp_path)
+        assert await memory.get_all("u1") == {"drink": "tea"}
+        assert await memory.get_all("u2") == {}
+
+
 async def test_a_value_from_a_clock_ahead_of_ours_is_replaced_too(tmp_path: Path) -> None:
     place = tmp_path / "data"
     async with unify(place, SQLiteMemoryBackend(place / "memory.db"), plan=BY_HAND) as memory:
