@@ -119,8 +119,8 @@ class Comparison:
                 await self._compare(min(ahead))
                 progress(self.counts.rows)
         finally:
-            for stream in streams:
-                await stream.close()
+            for stream in sorted(streams, key=lambda stream: isinstance(stream, Stream)):
+                await stream.close()  # those first whose copies are closed next
         self.unasked |= {name: stream.trouble for name, stream in self._streams.items() if stream.trouble}
 
     async def look_again(self) -> None:

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from memory.errors import BackendUnavailableError
+from memory.errors import BackendUnavailableError, ConfigError
 from memory.migration.journal import read_state
+from memory.migration.source import is_made_here
 from memory.migration.verify import Verification, verify
 from memory.version import version
 
@@ -34,8 +35,16 @@ class Source(NamedTuple):
 
 
 def source_to_verify(folder: Path, legacy: Path, path: Path | None = None) -> Source:
-    """Return *path*, else what was migrated last, else the configured legacy file, if it is there."""
+    """Return *path*, else what was migrated last, else the configured legacy file, if it is there.
+
+    A legacy file that we made ourselves says what we filled it with: it is no evidence.
+
+    Raises:
+        ConfigError: a migration was interrupted, or it cannot be told whether one was; the text says what to do.
+    """
     state = read_state(folder)
+    if state is not None and state.interrupted:
+        raise ConfigError(f"the migration of {state.interrupted} was interrupted: run it again")
     if path is not None:
         path = path.resolve()
         if state is None or state.source != str(path):
@@ -48,7 +57,7 @@ def source_to_verify(folder: Path, legacy: Path, path: Path | None = None) -> So
         if copy.is_file():
             note = f"{migrated.name} is not there any more, so this compares with its copy, {copy.name}."
             return Source(copy, state.at_ms, note=note)
-    return Source(legacy if legacy.is_file() else None)
+    return Source(legacy if legacy.is_file() and not is_made_here(legacy) else None)
 
 
 async def verify_if_any(

@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows: nobody is told of another migration there
     fcntl = None  # type: ignore[assignment]
 
-from memory.errors import BackendUnavailableError
+from memory.errors import BackendUnavailableError, ConfigError
 from memory.migration.reading import Counts
 from memory.model import to_ms
 
@@ -45,6 +45,7 @@ class State:
         report_bytes: how much of the report belongs to what is counted.
         reasons: how many rows there are for each kind of note and reason.
         load_s: what loading took so far, in seconds.
+        earlier: the files that were migrated before this one, and whether all of each came in.
     """
 
     source: str
@@ -58,6 +59,13 @@ class State:
     report_bytes: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     load_s: float = 0.0
+    earlier: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def interrupted(self) -> str:
+        """The name of a file of which not all came in yet; empty if there is none."""
+        every = {**self.earlier, self.source: self.complete}
+        return next((Path(name).name for name, complete in every.items() if not complete), "")
 
     @property
     def at_ms(self) -> int:
@@ -71,7 +79,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock: int | None = None
-        self.state: State | None = read_state(folder)
+        self.state: State | None = None
 
     def __enter__(self) -> Self:
         with _in_words():
@@ -83,7 +91,8 @@ class Journal:
             except OSError:
                 os.close(self._lock)
                 raise BackendUnavailableError("the migration", "begin", "another one is under way") from None
-        self.state = read_state(self._folder)
+        with suppress(ConfigError):  # it cannot be read: begin anew, which is what its reader is told to do
+            self.state = read_state(self._folder)
         with suppress(OSError):
             for half in self._folder.glob("jakey-*.db.part*"):  # of a copy that was killed
                 half.unlink()
@@ -109,14 +118,22 @@ class Journal:
 
     def begin(self, state: State) -> None:
         """Start anew with the copy that *state* names."""
+        if self.state is not None:
+            earlier = {**self.state.earlier, self.state.source: self.state.complete}
+            earlier.pop(state.source, None)
+            state.earlier = earlier
         self.state = state
-        self.rewind()
+        with _in_words():
+            os.close(os.open(self.report, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
         self._save()
 
-    def rewind(self) -> None:
-        """Cut off what a killed process noted and did not count."""
-        with _in_words(), os.fdopen(os.open(self.report, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-            file.truncate(self.now.report_bytes)
+    def rewind(self) -> bool:
+        """Cut off what a killed process noted and did not count; False if what was counted is not there any more."""
+        with _in_words(), suppress(FileNotFoundError), self.report.open("r+b") as file:
+            if file.seek(0, os.SEEK_END) >= self.now.report_bytes:
+                file.truncate(self.now.report_bytes)
+                return True
+        return False
 
     def advance(self, position: str, counts: Counts, notes: Iterable[Note], load_s: float) -> None:
         """Everything up to the user *position* is durably here."""
@@ -126,6 +143,8 @@ class Journal:
             text = "".join(lines).encode()
             with _in_words(), self.report.open("ab") as file:
                 file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # before the state counts it
             state.report_bytes += len(text)
             reasons = Counter(f"{note.kind}: {note.reason}" for note in notes)
             state.reasons = dict(Counter(state.reasons) + reasons)
@@ -157,21 +176,62 @@ class Journal:
             handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(state, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the name without what is in it
             draft.replace(self._folder / STATE)
+            _sync_folder(self._folder)
 
 
 def read_state(folder: Path) -> State | None:
-    """Return what is known of the last migration; None if there was none, or its file cannot be read."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    """Return what is known of the last migration; None if there was none.
+
+    Raises:
+        ConfigError: there was one, and its file cannot be read or makes no sense.
+    """
+    try:
         said = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        if said.pop("format") == _FORMAT:
-            return State(**{**said, "counts": Counts(**said["counts"])})
-    return None
+        return _as_state(said)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as exc:
+        raise ConfigError(f"{STATE}: the state of the last migration cannot be read: run migrate again") from exc
+
+
+def _as_state(said: dict[str, Any]) -> State:
+    """Return what *said* says; one of the errors that `read_state` expects if it makes no sense."""
+    if said.pop("format") != _FORMAT:
+        raise ValueError("format")
+    state = State(**{**said, "counts": Counts(**said["counts"])})
+    texts = (state.source, state.at, state.copy, *state.reasons, *state.earlier)
+    numbers = (state.total, state.report_bytes, *state.counts.as_json().values(), *state.reasons.values())
+    sound = (
+        all(isinstance(text, str) and "\0" not in text for text in texts)
+        and all(isinstance(number, int) and number >= 0 for number in numbers)
+        and all(isinstance(flag, bool) for flag in (state.complete, *state.earlier.values()))
+        and (state.position is None or isinstance(state.position, str))
+        and isinstance(state.load_s, int | float)
+        and isinstance(state.print, list)
+        and Path(state.source).is_absolute()
+        and Path(state.copy).name == state.copy  # in this folder, and a name at all
+    )
+    if not sound or state.at_ms < 0:
+        raise ValueError("state")
+    return state
 
 
 def report_of(copy: Path) -> Path:
     """Return where the notes about the rows of *copy* are."""
     return copy.with_suffix(".report.jsonl")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a new name in *folder* outlive a power cut, where folders can be synced."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager

@@ -137,8 +137,8 @@ def _begin(journal: Journal, folder: Path, path: Path, progress: Progress) -> tu
     if same and state is not None and not state.complete:
         with suppress(ConfigError):
             source.open_copy(journal.copy).close()
-            journal.rewind()
-            return True, False
+            if source.fingerprint(journal.copy) == state.print and journal.rewind():
+                return True, False
     now = datetime.now(UTC)
     copy = _free_name(folder, now)
     source.copy_beside(path, copy, lambda done, total: progress("Copying", done, total))

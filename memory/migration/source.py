@@ -67,6 +67,15 @@ def fingerprint(path: Path) -> list[object]:
         return list(db.execute(_PRINT).fetchone())
 
 
+def is_made_here(path: Path) -> bool:
+    """Return whether *path* is a legacy file that we made ourselves, where there was none of the predecessor's."""
+    with _reading(path) as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'memory_sync_meta'").fetchone():
+            return False
+        mark = db.execute("SELECT value FROM memory_sync_meta WHERE name = 'made_here'").fetchone()
+    return mark is not None and mark[0] == "1"
+
+
 def check_room(folder: Path, needed: int) -> None:
     """Raise BackendUnavailableError unless *folder*, or where it will be, has room for so many bytes more."""
     while not folder.exists():

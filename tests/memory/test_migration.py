@@ -354,6 +354,115 @@ async def test_without_the_copy_it_begins_anew(home: Home) -> None:
     assert not list((home.folder / "backups").glob("*.part*"))
 
 
+async def interrupted(home: Home) -> Path:
+    """Begin a migration of which nothing is counted yet; return the file of its state."""
+
+    def kill(what: str, _done: int, _total: int) -> None:
+        if what == "Loading":
+            raise Killed
+
+    with pytest.raises(Killed):
+        await home.migrate(kill)
+    state = home.folder / "backups" / journal.STATE
+    state.write_text(json.dumps({**json.loads(state.read_text()), "complete": False}))
+    return state
+
+
+async def test_another_file_in_the_place_of_the_copy_is_not_gone_on_with(home: Home) -> None:
+    state = json.loads((await interrupted(home)).read_text())
+    copy = home.folder / "backups" / state["copy"]
+    copy.unlink()
+    make(copy, [(1, "u2", "drink", "forged", "2024-09-01 00:00:00")])
+
+    done = await home.migrate()
+
+    assert (done.resumed, done.counts.rows) == (False, 7)
+    assert await home.unified.get_all("u2") == {"drink": "milk"}
+
+
+async def test_without_what_was_noted_it_begins_anew(home: Home) -> None:
+    state = json.loads((await interrupted(home)).read_text())
+    (home.folder / "backups" / done_report(state["copy"])).write_bytes(b"")
+
+    done = await home.migrate()
+
+    assert not done.resumed
+    assert len([json.loads(line) for line in done.report.read_text().splitlines()]) == 3
+
+
+async def test_while_a_migration_is_interrupted_nothing_is_verified(home: Home) -> None:
+    state = await interrupted(home)
+
+    with pytest.raises(ConfigError, match=r"the migration of jakey\.db was interrupted: run it again"):
+        await home.verify()
+    copy = home.folder / "backups" / json.loads(state.read_text())["copy"]
+    for path in (home.jakey, copy):
+        path.rename(path.with_suffix(".away"))
+    with pytest.raises(ConfigError, match=r"the migration of jakey\.db was interrupted: run it again"):
+        await home.verify()
+
+    home.jakey.with_suffix(".away").rename(home.jakey)
+    await home.migrate()
+    assert (await home.verify()).clean
+
+
+async def test_one_of_two_files_that_was_interrupted_is_not_forgotten_over_the_other(home: Home) -> None:
+    other = make(home.folder / "other.db", ROWS[:1])
+    await interrupted(home)
+
+    await home._replace(jakey=other).migrate()
+    with pytest.raises(ConfigError, match=r"the migration of jakey\.db was interrupted: run it again"):
+        await home.verify()
+
+    await home.migrate()
+    assert (await home.verify()).clean
+    state = journal.read_state(home.folder / "backups")
+    assert state is not None
+    assert (state.source, state.earlier) == (str(home.jakey), {str(other): True})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _said: "",
+        lambda said: json.dumps(said)[:100],
+        lambda _said: '"x"',
+        lambda _said: "[]",
+        lambda _said: "[" * 100_000,
+        lambda _said: '{"format": 1}',
+        lambda said: json.dumps({**said, "format": 2}),
+        lambda said: json.dumps({**said, "at": "never"}),
+        lambda said: json.dumps({**said, "copy": 5}),
+        lambda said: json.dumps({**said, "copy": "../jakey.db"}),
+        lambda said: json.dumps({**said, "complete": "no"}),
+        lambda said: json.dumps({**said, "report_bytes": -1}),
+        lambda said: json.dumps({**said, "counts": {"rows": "many"}}),
+        lambda said: json.dumps({**said, "earlier": ["x"]}),
+        lambda said: json.dumps({**said, "print": None}),
+    ],
+)
+async def test_a_state_that_makes_no_sense_is_said_to(home: Home, damage: Callable[[Any], str]) -> None:
+    await home.migrate()
+    state = home.folder / "backups" / journal.STATE
+    state.write_text(damage(json.loads(state.read_text())))
+
+    with pytest.raises(ConfigError, match="state of the last migration cannot be read: run migrate again"):
+        await home.verify()
+
+    await home.migrate()
+    assert (await home.verify()).clean
+
+
+async def test_a_legacy_file_that_we_made_is_no_evidence(home: Home) -> None:
+    assert (await home.verify(legacy=home.jakey)).source == str(home.jakey)
+
+    with closing(sqlite3.connect(home.jakey)) as db, db:
+        db.execute("CREATE TABLE memory_sync_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+        db.execute("INSERT INTO memory_sync_meta VALUES ('made_here', '1')")
+
+    assert (await home.verify(legacy=home.jakey)).source == ""
+
+
 async def test_two_migrations_at_once_are_one_too_many(home: Home) -> None:
     with (
         journal.Journal(home.folder / "backups"),
@@ -406,6 +515,8 @@ async def test_a_row_of_the_source_that_is_not_as_here_is_found(home: Home) -> N
 
 
 async def test_what_was_said_there_after_the_migration_is_found(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(sqlite3.connect(home.jakey)) as db, db:
+        db.execute("UPDATE memories SET created_at = '2024-01-01'")
     await home.migrate()
     days_later_ms = home.unified.clock.now_ms() + 3 * 86_400_000
     monkeypatch.setattr(home.unified.clock, "now_ms", lambda: days_later_ms)
@@ -500,7 +611,8 @@ async def test_a_source_that_is_kept_up_to_date_must_have_all_that_is_here(home:
     assert await home.found() == []
     assert await home.found(legacy=home.jakey) == [("extra", None, "u1", "pet", "")]
 
-    change(home.jakey, "INSERT INTO memories (user_id, key, value) VALUES ('u1', 'pet', 'dog')")  # newer here
+    dog = "INSERT INTO memories (user_id, key, value, updated_at) VALUES ('u1', 'pet', 'dog', '2024-05-01')"
+    change(home.jakey, dog)  # newer here
     assert await home.found(legacy=home.jakey) == []
 
 
