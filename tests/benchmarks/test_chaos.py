@@ -198,6 +198,7 @@ def test_what_is_shrunk_keeps_only_what_it_fails_by(monkeypatch: pytest.MonkeyPa
     assert len(played) < 100
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(
     "fault",
     [
