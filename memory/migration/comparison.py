@@ -29,7 +29,7 @@ from memory.migration.findings import (
 from memory.migration.reading import Counts
 from memory.migration.streams import PAGE, SourceStream, Stream
 from memory.migration.threads import in_thread
-from memory.model import user_hash_of
+from memory.model import UserTombstone, user_hash_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -186,11 +186,24 @@ class Comparison:
                 said = await replica.call("verify", replica.store.buckets)
                 for bucket in said.keys() | stream.buckets.keys():
                     if said.get(bucket) != stream.buckets.get(bucket):
-                        for digest in await replica.call("verify", partial(replica.store.digests, bucket)):
-                            if digest.user_id and not (await self._read_store(name, digest.user_id, digest)).sound:
-                                self._suspects[digest.user_id] = None
+                        await self._suspect_in(name, bucket, stream)
             except BackendUnavailableError as exc:
                 self.unasked[name] = exc.reason
+
+    async def _suspect_in(self, name: str, bucket: str, stream: Stream) -> None:
+        replica = self._stores[name]
+        digests = {one.user_hash: one for one in await replica.call("verify", partial(replica.store.digests, bucket))}
+        for user_hash, digest in digests.items():
+            if digest.user_id and not (await self._read_store(name, digest.user_id, digest)).sound:
+                self._suspects[digest.user_id] = None
+            self._graves[user_hash] = max(self._graves.get(user_hash, ""), digest.grave)
+        for user_id in stream.users.get(bucket, ()):
+            if user_hash_of(user_id) in digests:
+                continue
+            if len(self._suspects) < _SUSPECTS_MAX:
+                self._suspects[user_id] = None
+            else:
+                self.beyond += 1
 
     async def _look(self, user_ids: list[str], before: dict[str, list[Doubt]] | None) -> dict[str, list[Doubt]]:
         """Return what differs of some users now and, if there was a look *before*, differed then in the same way."""
@@ -244,21 +257,47 @@ class Comparison:
         return self._before.settled(there, was, now_ms), was
 
     async def _check_graves(self) -> None:
-        """Look whether everybody who was forgotten there is forgotten here; of some only a hash is left."""
-        for user_hash, revision in self._graves.items():
-            if self._whole.graves.get(user_hash, "") >= revision:
-                continue
-            for name, replica in self._stores.items():
-                if name in self.unasked:
-                    continue
-                try:
-                    digests = await replica.call("verify", partial(replica.store.digests, user_hash[:2]))
-                except BackendUnavailableError as exc:
-                    self.unasked[name] = exc.reason
-                    continue
-                if not any(one.user_hash == user_hash and one.grave >= revision for one in digests):
-                    detail = "that this person was forgotten is not known"
-                    self.findings.append(Finding(Verdict.MISSING.value, user_hash, None, None, name, detail))
+        """Look whether everybody who was forgotten anywhere is forgotten in each store; of some only a hash is left."""
+        wanted: dict[str, str] = {}
+        for graves in (self._graves, self._whole.graves, *(stream.graves for stream in self._streams.values())):
+            for user_hash, revision in graves.items():
+                wanted[user_hash] = max(wanted.get(user_hash, ""), revision)
+        lower = [
+            (name, user_hash)
+            for name, stream in self._streams.items()
+            for user_hash, revision in wanted.items()
+            if name not in self.unasked and stream.graves.get(user_hash, "") < revision
+        ]
+        parked = {one for one in lower if (one[0], (one[1], "")) in self._parked}
+        self.parked += len(parked)
+        lower = [one for one in lower if one not in parked]
+        self.beyond += len(lower[_SUSPECTS_MAX:])
+        found = dict.fromkeys(lower[:_SUSPECTS_MAX], "")
+        for look in range(_LOOKS):
+            if look and found:
+                await _pause()
+            now = {one: await self._read_grave(*one) for one in found}
+            found = {one: grave for one, grave in now.items() if grave is not None and grave < wanted[one[1]]}
+        for (name, user_hash), grave in found.items():
+            kind = (Verdict.CHANGED if grave else Verdict.MISSING).value
+            detail = f"that this person was forgotten is {'known of an earlier time only' if grave else 'not known'}"
+            if len(self.findings) < LISTED_MAX:
+                self.findings.append(Finding(kind, user_hash, None, None, name, detail))
+            else:
+                self.beyond += 1
+
+    async def _read_grave(self, name: str, user_hash: str) -> str | None:
+        """Return the revision of a user's tombstone in a store, empty if there is none; None if it does not answer."""
+        if name in self.unasked:
+            return None
+        replica = self._stores[name]
+        try:  # from the last position before it that we can name
+            page = await replica.call("verify", partial(replica.store.scan, None, (user_hash[:-1], ""), PAGE))
+        except BackendUnavailableError as exc:
+            self.unasked[name] = exc.reason
+            return None
+        found = [one.revision for one in page.records if isinstance(one, UserTombstone) and one.user_hash == user_hash]
+        return max(found, default="")
 
     async def _read_whole(self, user_id: str) -> tuple[dict[str, Mark], str]:
         records: list[Record] = []

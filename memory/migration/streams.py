@@ -39,6 +39,7 @@ class Stream:
         trouble: why it ended early; empty if it did not.
         graves: users' tombstones met so far, by the hash of the user's id.
         buckets: count and XOR of all records met so far, as StoreBackend.buckets says them.
+        users: the ids of all users met so far, by bucket.
     """
 
     def __init__(self, scan: Callable[[Position | None], Awaitable[Page]]) -> None:
@@ -46,6 +47,7 @@ class Stream:
         self.trouble = ""
         self.graves: dict[str, str] = {}
         self.buckets: dict[str, tuple[int, int]] = {}
+        self.users: dict[str, list[str]] = {}
         self._scan = scan
         self._groups = self._grouped()
         self._head: Group | None = None
@@ -87,6 +89,7 @@ class Stream:
                             if group is not None:
                                 yield group
                             group = Group(record.user_id, {})
+                            self.users.setdefault(owner_hash(record)[:2], []).append(record.user_id)
                         group.slots[slot] = said
                     self._fold(owner_hash(record)[:2], record_hash(slot, said.revision, said.content))
         if group is not None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sqlite3
+import threading
 from contextlib import asynccontextmanager, closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError, MemoryRejectedError
 from memory.flag import MigrationFlag, in_words
 from memory.migration import journal, source
+from memory.migration.threads import in_thread
 from memory.model import MemoryEntry, Tombstone, slot_of, user_hash_of
 from memory.revision import HybridLogicalClock
 from tests.memory.unify import unify
@@ -574,6 +576,58 @@ async def test_what_a_store_is_compared_by_must_be_what_it_says(home: Home) -> N
         change(home.folder / file, "UPDATE memories SET value = 'dog' WHERE user_id = 'u5'")
 
     assert await home.found() == [("changed", None, "u5", None, "first"), ("changed", None, "u5", None, "second")]
+
+
+@pytest.mark.parametrize(("file", "store"), [("memory.db", "first"), ("second.db", "second")])
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ("DELETE FROM memories WHERE slot = ''", "missing"),
+        ("UPDATE memories SET revision = '000000000001' || substr(revision, 13) WHERE slot = ''", "changed"),
+    ],
+)
+@pytest.mark.parametrize("user_id", ["u2", "u8"])  # in the source, and not
+async def test_that_somebody_was_forgotten_must_be_known_to_each_store(
+    home: Home, user_id: str, sql: str, kind: str, file: str, store: str
+) -> None:
+    await home.migrate()
+    await home.unified.store(user_id, "pet", "cat")
+    await home.unified.delete(user_id)
+    await home.unified.compare()
+    assert await home.found() == []
+
+    change(home.folder / file, sql)
+
+    assert (kind, None, user_hash_of(user_id), None, store) in await home.found()
+
+
+@pytest.mark.parametrize(("file", "store"), [("memory.db", "first"), ("second.db", "second")])
+async def test_a_store_that_lost_what_it_is_compared_by_is_found(home: Home, file: str, store: str) -> None:
+    await home.migrate()
+
+    change(home.folder / file, "DELETE FROM digests WHERE user_id = 'u3'")
+
+    assert await home.found() == [("changed", None, "u3", None, store)]
+
+
+async def test_what_is_read_on_another_thread_ends_before_its_caller_however_often_that_is_cancelled() -> None:
+    go_on, reading, ended = threading.Event(), threading.Event(), []
+
+    def read() -> None:
+        reading.set()
+        go_on.wait(10)
+        ended.append(True)
+
+    task = asyncio.create_task(in_thread(read))
+    assert await asyncio.to_thread(reading.wait, 10)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.01)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended == [True]
 
 
 async def test_a_store_that_cannot_be_asked_is_named(home: Home) -> None:
