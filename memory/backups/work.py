@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -29,6 +30,9 @@ Progress: TypeAlias = "Callable[[int, int], None]"
 
 LOCK = ".lock"
 _MB = 1_000_000
+_SCRAP = re.compile(
+    rf"memory-\d{{8}}T\d{{6}}Z(-before-restore(-\d+)?)?\.db(\.outbox)?{re.escape(PART)}(-wal|-shm|-journal)?"
+)
 
 
 class UnderWayError(BackendUnavailableError):
@@ -58,9 +62,10 @@ def only_one(folder: Path) -> Iterator[None]:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
                 raise UnderWayError("the backup", "start", "another one, or a restore, is under way") from exc
-        for scrap in folder.glob(f"memory-*{PART}*"):  # of one that was killed: their names, with a time, differ
-            with suppress(OSError):
-                scrap.unlink()
+        for scrap in folder.iterdir():  # of one that was killed: their names, with a time, differ
+            if _SCRAP.fullmatch(scrap.name):  # in full: what else lies here is somebody's own
+                with suppress(OSError):
+                    scrap.unlink()
         yield
     finally:
         os.close(held)

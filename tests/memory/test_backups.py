@@ -23,6 +23,7 @@ from memory.backups.work import UnderWayError, only_one
 from memory.config import MemoryFileSettings, load_settings
 from memory.errors import BackendUnavailableError, ConfigError
 from memory.member import stop
+from memory.migration.journal import Journal
 from memory.model import MemoryEntry, Tombstone, UserTombstone, slot_of, user_hash_of
 from memory.shared import MemorySystem, SharedMemory
 from memory.unified import Batch
@@ -840,3 +841,26 @@ async def test_what_no_store_takes_is_left_out_of_a_restore_and_keeps_nothing_el
 
 
 FUTURE = "revision lies too far in the future (limit: a day ahead of this machine's clock)"
+
+
+def test_only_scraps_of_ours_are_cleared_away(tmp_path: Path) -> None:
+    mine = ["memory-2024.partial.db", "memory-old.parts.zip", "memory-march.part1.rar", "memory-20261123T040000Z.db"]
+    mine += ["jakey-2024.db.part1.rar", "jakey-old.db.partial-copy"]
+    ours = [f"memory-20261123T040000Z{more}.part" for more in (".db", ".db.outbox", "-before-restore-2.db")]
+    ours += [f"{ours[0]}-wal", f"{ours[1]}-journal", "jakey-20261123T040000Z-2.db.part"]
+    folder = tmp_path / "data" / "backups"
+    with only_one(folder):
+        pass
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for name in mine + ours:
+        (folder / name).write_text(name)
+
+    with only_one(folder), Journal(folder):
+        left = [path.name for path in folder.iterdir() if path.suffix != ".lock" and path.name != ".lock"]
+
+    assert sorted(left) == sorted(mine)
+
+
+def test_the_folder_of_copies_is_for_its_owner_alone_whoever_makes_it(tmp_path: Path) -> None:
+    with Journal(tmp_path / "backups"):
+        assert (tmp_path / "backups").stat().st_mode & 0o777 == 0o700
