@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 STATE = "migration.json"
 _LOCK = "migration.lock"
+_HALF = re.compile(r"jakey-\d{8}T\d{6}Z(-\d+)?\.db\.part(-wal|-shm|-journal)?")
 _SHOWN = 10
 _FORMAT = 1
 
@@ -83,7 +85,7 @@ class Journal:
 
     def __enter__(self) -> Self:
         with _in_words():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         if fcntl is not None:
             try:
@@ -94,8 +96,9 @@ class Journal:
         with suppress(ConfigError):  # it cannot be read: begin anew, which is what its reader is told to do
             self.state = read_state(self._folder)
         with suppress(OSError):
-            for half in self._folder.glob("jakey-*.db.part*"):  # of a copy that was killed
-                half.unlink()
+            for half in self._folder.iterdir():  # of a copy that was killed; what else is there is not ours
+                if _HALF.fullmatch(half.name):
+                    half.unlink()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
