@@ -40,11 +40,17 @@ class MigrationFlag:
     def enable(self, evidence: Mapping[str, Any]) -> None:
         """Write the file with *evidence* inside, atomically."""
         draft = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(evidence, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the name without what is in it
-        draft.replace(self.path)
+        draft.unlink(missing_ok=True)  # of a process that was killed and had our number
+        try:
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(json.dumps(evidence, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the name without what is in it
+            draft.replace(self.path)
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
 
     def disable(self) -> None:
         """Remove the file; nothing writes it again by itself."""

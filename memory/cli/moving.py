@@ -65,6 +65,7 @@ def verify(*, source: MaybeFrom = None, config: Config = None, as_json: AsJSON =
 
     In a pipe with tabs between: kind (missing, changed, extra), row, user, key, where, what. What was changed or
     forgotten here since the migration is no difference. All is well if nothing differs and every store could be asked.
+    Earlier values are counted, not compared.
     """
     finish(config, lambda file: _verify(file, source and source.resolve(), as_json=as_json))
 
@@ -212,7 +213,7 @@ def _say_migration(done: Migration, *, as_json: bool) -> None:
     name = Path(done.source).name
     if done.resumed:
         typer.echo(f"Went on with the migration of {name} that had been interrupted.")
-    if done.again:
+    if done.again and not done.news:
         typer.echo(f"{name} had been migrated already, and has not changed since; this changed nothing.")
     typer.echo(
         f"{name}: {_counted(done.counts.as_json())}. {done.news:,} of them new here. "

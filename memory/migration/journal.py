@@ -164,10 +164,13 @@ class Journal:
     def first_notes(self) -> dict[str, list[dict[str, Any]]]:
         """Return the first few notes of each kind."""
         found: dict[str, list[dict[str, Any]]] = {}
-        with suppress(FileNotFoundError), self.report.open(encoding="utf-8") as file:
+        # What somebody wrote into the report is none of our notes: what stands before it is shown.
+        with suppress(OSError, ValueError, RecursionError), self.report.open(encoding="utf-8") as file:
             for line in file:
                 note = json.loads(line)
-                of_kind = found.setdefault(note["kind"], [])
+                if not isinstance(note, dict) or {"kind", "row", "user", "reason"} - note.keys():
+                    break
+                of_kind = found.setdefault(str(note["kind"]), [])
                 if len(of_kind) < _SHOWN:
                     of_kind.append(note)
         return found

@@ -125,7 +125,7 @@ async def preview(unified: UnifiedMemoryBackend, path: Path, progress: Progress)
     notes: list[Note] = []
     with closing(await in_thread(partial(source.open_passing_copy, path, copied))) as db:
         comparison = Comparison(unified, db, notes=notes)
-        await comparison.run(lambda done: progress("Comparing", done, rows))
+        await comparison.run(lambda done: progress("Comparing", min(done, rows), rows))
     return Preview(str(path), comparison.counts, comparison.verdicts, notes, time.monotonic() - began)
 
 
@@ -207,7 +207,8 @@ class _Load:
             # Asked for more: what was given is durable.
             spent_s = time.monotonic() - self._since
             self._journal.advance(piece.position, piece.counts, piece.notes, spent_s)
-            self._progress("Loading", self._journal.now.counts.rows, self._journal.now.total)
+            total = self._journal.now.total
+            self._progress("Loading", min(self._journal.now.counts.rows, total), total)
 
 
 async def follow(unified: UnifiedMemoryBackend, progress: Progress) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Whether everything that the predecessor's file says is here: row by row, in the memory and in each of its stores.
 
 What is compared is computed from what is read, not from hashes that a store kept. What was changed or forgotten here
-since is no difference, and what differs is looked at again, because others may be writing.
+since is no difference, and what differs is looked at again, because others may be writing. Earlier values are counted,
+not compared.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Verification:
             "clean": self.clean,
             "source": self.source or None,
             **self.counts.as_json(),
+            "past_compared": False,
             **{verdict.value: self.verdicts.get(verdict, 0) for verdict in _COUNTED},
             "parked": self.parked,
             "differences": len(self.differences) + self.beyond,
@@ -121,7 +123,7 @@ async def verify(
             other = stack.enter_context(closing(await in_thread(partial(source.open_copy, copy))))
             before, at_ms = (one, Before(other, at_ms)), None  # what *path* says is told as of now
         comparison = Comparison(unified, db, now_ms=at_ms, live=live, before=before, stores=stores)
-        await comparison.run(lambda done: progress("Verifying", done, rows))
+        await comparison.run(lambda done: progress("Verifying", min(done, rows), rows))
         await comparison.look_again()
     return Verification(
         source=str(path),

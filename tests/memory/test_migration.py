@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import re
@@ -787,6 +788,27 @@ async def test_the_flag_has_the_verification_inside(home: Home, tmp_path: Path) 
     assert migration.disable(flag)
     assert not migration.disable(flag)
     assert not flag.is_on()
+
+
+def test_a_flag_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("memory.flag.os.fsync", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        MigrationFlag(tmp_path / ".flag").enable({})
+
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_somebody_wrote_into_the_report_is_passed_over(home: Home) -> None:
+    def edit(what: str, _done: int, _total: int) -> None:
+        if what == "Loading":
+            (report,) = (home.folder / "backups").glob("*.report.jsonl")
+            report.write_text("by hand\n" + report.read_text())
+
+    assert (await home.migrate(edit)).first == {}
 
 
 async def test_differences_are_no_evidence(home: Home, tmp_path: Path) -> None:
