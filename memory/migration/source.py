@@ -5,6 +5,7 @@ Nothing here ever writes the file itself.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -27,11 +28,6 @@ _ROUNDS = 3
 """How often as much as the whole file is copied in steps, which begin again when another program writes."""
 _ROOM_BESIDE = 32 * 2**20
 _COLUMNS = ("id", "user_id", "key", "value", "created_at", "updated_at")
-_PRINT = """
-SELECT count(*), max(id), max(CAST(updated_at AS TEXT)), total(length(CAST(key AS BLOB))),
-       total(length(CAST(value AS BLOB))), count(user_id), count(updated_at), max(CAST(created_at AS TEXT))
-FROM memories
-"""
 
 
 class Size(NamedTuple):
@@ -62,9 +58,17 @@ def check(path: Path) -> Size:
 
 
 def fingerprint(path: Path) -> list[object]:
-    """Return what tells whether the memories in *path* are still the same, but for an edit of equal length."""
+    """Return what tells whether the memories in *path* are still the same: how many rows, and a hash of all they say.
+
+    About two seconds for a million rows.
+    """
+    rows, said = 0, hashlib.sha256()
     with _reading(path) as db:
-        return list(db.execute(_PRINT).fetchone())
+        db.text_factory = bytes  # not all text there need be UTF-8
+        for row in db.execute("SELECT id, user_id, key, value, created_at, updated_at FROM memories ORDER BY id"):
+            rows += 1
+            said.update(repr(row).encode())
+    return [rows, said.hexdigest()]
 
 
 def is_made_here(path: Path) -> bool:

@@ -239,6 +239,14 @@ async def test_a_source_that_changed_meanwhile_is_said_to_have(home: Home) -> No
     assert (await home.unified.get_all("u1"))["drink"] == "cocoa"
 
 
+async def test_an_edit_of_equal_length_and_time_is_a_change(home: Home) -> None:
+    await home.migrate()
+
+    change(home.jakey, "UPDATE memories SET value = 'rum' WHERE id = 2")
+
+    assert not (await home.migrate()).again
+
+
 async def test_a_database_in_wal_mode_is_read_with_what_is_not_in_its_file_yet(tmp_path: Path) -> None:
     make(tmp_path / "jakey.db")
     with closing(sqlite3.connect(tmp_path / "jakey.db")) as writer:
