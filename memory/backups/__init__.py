@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memory.backups.keeping import BackupKeeper, DiskWatch, OwnCopy, own_copies
-from memory.backups.making import Backup, Manner, back_up
+from memory.backups.making import Backup, Manner, back_up, check_target
 from memory.backups.restoring import Restored, restore
 from memory.backups.taking import LeftOut
 
@@ -16,6 +16,7 @@ __all__ = [
     "OwnCopy",
     "Restored",
     "back_up",
+    "check_target",
     "own_copies",
     "restore",
 ]

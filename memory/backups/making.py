@@ -88,23 +88,30 @@ async def back_up(
         ConfigError: *target* cannot be used; it says why.
         BackendUnavailableError: no store answered, the disk is full, or another backup is under way.
     """
-    _check_target(target, [*in_use, *_files_of(unified)], replace=manner.replace)
+    check_target(target, [*in_use, *_files_of(unified)], replace=manner.replace)
     with only_one(folder):
         return await make(unified, target, manner, progress=progress)
 
 
-def _check_target(target: Path, in_use: Sequence[Path], *, replace: bool) -> None:
+def check_target(target: Path, in_use: Sequence[Path], *, replace: bool) -> None:
+    """Raise ConfigError, which says why, if no copy may be written to *target*."""
     if not target.parent.is_dir():
         raise ConfigError(f"{target}: the folder is not there")
     if target.is_dir():
         raise ConfigError(f"{target}: is a folder; name a file in it")
-    if not target.exists():
-        return
-    if not replace:
+    if target.exists() and not replace:
         raise ConfigError(f"{target}: is there already; name another file, or replace it with --force")
-    same = any(path.exists() and target.samefile(path) for path in in_use)
-    if same or any(side.exists() for side in sides_of(target)):
+    if any(_is_same(target, path) for path in in_use):  # also if it is not there: a flag file would be one by that
+        raise ConfigError(f"{target}: is in use as a database or a setting; name another file")
+    left = next((side for side in sides_of(target) if side.exists()), None)
+    if left is not None and target.exists():
         raise ConfigError(f"{target}: is in use as a database; name another file")
+    if left is not None:  # SQLite would take it for the new file's
+        raise ConfigError(f"{target}: {left.name}, of another database, lies there; remove it or name another file")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _files_of(unified: UnifiedMemoryBackend) -> list[Path]:

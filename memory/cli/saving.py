@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memory import backups
+from memory.backends import mcp
 from memory.backups import Manner
 from memory.cli.terminal import DONE, NOT_WELL, SETTLE_S, AsJSON, Config, finish, one_line, opened, progress
+from memory.config import MCPTable, MemoryFileSettings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from memory.backups import Backup, LeftOut, Restored
     from memory.backups.work import Progress
@@ -62,9 +64,12 @@ def restore(
 
 async def _backup(config: Path, file: Path, *, force: bool, as_json: bool) -> int:
     began = time.monotonic()
+    in_use = files_in_use(config)
     async with opened(config) as memory:
         with progress("backing up, pages", quiet=as_json) as show:
-            done = await memory.on_loop("back up", lambda all_: _make(all_, file, show, force=force), bounded=False)
+            done = await memory.on_loop(
+                "back up", lambda all_: _make(all_, file, in_use, show, force=force), bounded=False
+            )
     if as_json:
         said = {
             "file": str(file),
@@ -83,11 +88,28 @@ async def _backup(config: Path, file: Path, *, force: bool, as_json: bool) -> in
     return NOT_WELL if done.missing else DONE
 
 
-async def _make(system: MemorySystem, target: Path, show: Progress, *, force: bool) -> Backup:
+def files_in_use(config: Path) -> list[Path]:
+    """Return the files that no command may write over: of all stores, of the settings, and what decides between paths.
+
+    Raises:
+        ConfigError: the settings cannot be read.
+    """
+    settings = load_settings(MemoryFileSettings, config).memory
+    root = config.parent
+    files = [settings.outbox, settings.legacy.path, settings.flag_file, Path(".env")]
+    for table in settings.backends.values():
+        if table.path is not None:
+            files.append(table.path)
+        elif isinstance(table, MCPTable) and not table.url:
+            profile = mcp.load(root / table.profile if table.profile.endswith(".toml") else table.profile)
+            files += [Path("data") / profile.start.file] if profile.start is not None else []
+    return [config, *(root / file for file in files)]
+
+
+async def _make(system: MemorySystem, target: Path, in_use: Sequence[Path], show: Progress, *, force: bool) -> Backup:
     await system.unified.settle(SETTLE_S)
     manner = Manner(replace=force)
-    places = system.places
-    return await backups.back_up(system.unified, target, places.backups, manner, in_use=[places.legacy], progress=show)
+    return await backups.back_up(system.unified, target, system.places.backups, manner, in_use=in_use, progress=show)
 
 
 async def _restore(config: Path, file: Path, *, replace: bool, as_json: bool) -> int:

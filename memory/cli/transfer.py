@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from memory import interchange
+from memory.backups import check_target
+from memory.cli.saving import files_in_use
 from memory.cli.terminal import DONE, NOT_WELL, SETTLE_S, AsJSON, Config, finish, one_line, opened, progress
 from memory.errors import ConfigError, MemoryRejectedError
 from memory.interchange import Kind
@@ -67,6 +69,8 @@ def import_(
 
 async def _export(config: Path, file: Path, *, force: bool, as_json: bool) -> int:
     to_stdout = file == _STANDARD_OUTPUT
+    if not to_stdout:
+        check_target(file, files_in_use(config), replace=force)
     async with opened(config) as memory:
         await memory.on_loop("start", lambda system: system.unified.settle(SETTLE_S), bounded=False)
         total = await memory.on_loop("count", _count, bounded=False)

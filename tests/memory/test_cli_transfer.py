@@ -15,11 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from memory import __main__ as cli
+from memory.cli.saving import files_in_use
 from memory.config import CONFIG_VARIABLE
 from memory.interchange import ours
 from memory.model import MemoryEntry, from_ms
 from tests.contract import revision
-from tests.memory.test_cli import ROOT, everything, memory_of, remember, run, settings, start
+from tests.memory.test_cli import ONE_STORE, ROOT, everything, memory_of, remember, run, settings, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +110,7 @@ def test_a_file_that_is_there_is_overwritten_only_by_force(tmp_path: Path) -> No
 
     refused = run(config, "export", str(file))
     assert (refused.exit_code, file.read_text()) == (2, "mine")
-    assert refused.stderr == f"{file} is there already; --force overwrites it\n"
+    assert refused.stderr == f"{file}: is there already; name another file, or replace it with --force\n"
 
     assert run(config, "export", str(file), "--force").exit_code == 0
     assert file.read_text().startswith('{"format":"jakeyselfbot-memory"')
@@ -307,3 +308,35 @@ def test_the_help_explains_the_exit_codes(command: str) -> None:
 
     assert done.exit_code == 0
     assert "Exit code: 0 done, all is well; 1 something is not" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", ["export", "backup"])
+def test_no_file_that_the_memory_uses_is_written_over(tmp_path: Path, command: str) -> None:
+    config = settings(tmp_path)
+    remember(config, drink="tea")
+    names = [config.name, "data/memory.db", "data/outbox.db", ".memory_migration_complete"]
+
+    for name in names:
+        done = run(config, command, str(tmp_path / name), "--force")
+        assert (done.exit_code, "is in use as a database or a setting" in done.stderr) == (2, True), name
+
+    assert everything(config) == {"drink": "tea"}
+
+
+@pytest.mark.parametrize("side", ["-wal", "-shm", "-journal"])
+def test_a_backup_is_not_put_beside_what_another_database_left(tmp_path: Path, side: str) -> None:
+    config = settings(tmp_path)
+    remember(config, drink="tea")
+    (tmp_path / f"friday.db{side}").write_text("left")
+
+    done = run(config, "backup", str(tmp_path / "friday.db"))
+
+    assert done.exit_code == 2
+    assert f"friday.db{side}, of another database, lies there" in done.stderr
+    assert not (tmp_path / "friday.db").exists()
+
+
+def test_the_file_of_a_server_that_a_profile_names_is_in_use_too(tmp_path: Path) -> None:
+    config = settings(tmp_path, "[memory.backends.mcp]\nenabled = false\n")
+
+    assert tmp_path / "data" / "mcp_memory.db" in files_in_use(config)
