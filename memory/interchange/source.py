@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-DOCUMENT_MAX = 256 << 20
-"""Bytes that a JSON document may have, which is read as a whole."""
+DOCUMENT_MAX = 64 << 20
+"""Bytes that a JSON document may have, which is read as a whole: what json makes of it may take ten times as many."""
 
 _LOOKED_AT = 5
 

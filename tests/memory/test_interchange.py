@@ -602,7 +602,7 @@ def test_a_document_that_is_too_large_is_refused_before_it_is_read(tmp_path: Pat
         file.write(b"[\n" + b"1,\n" * 2_000)
         file.truncate(source.DOCUMENT_MAX + (1 << 20))  # sparse: it takes no room
 
-    with pytest.raises(ConfigError, match=r"file has 257 MiB, .* \(limit: 256 MiB\)"):
+    with pytest.raises(ConfigError, match=r"file has 65 MiB, .* \(limit: 64 MiB\)"):
         interchange.open_source(tmp_path / "file").__enter__()
 
 
