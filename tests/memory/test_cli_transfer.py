@@ -337,6 +337,6 @@ def test_a_backup_is_not_put_beside_what_another_database_left(tmp_path: Path, s
 
 
 def test_the_file_of_a_server_that_a_profile_names_is_in_use_too(tmp_path: Path) -> None:
-    config = settings(tmp_path, "[memory.backends.mcp]\nenabled = false\n")
+    config = settings(tmp_path, f"{ONE_STORE}[memory.backends.mcp]\nenabled = false\n")
 
     assert tmp_path / "data" / "mcp_memory.db" in files_in_use(config)
