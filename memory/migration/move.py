@@ -146,7 +146,7 @@ def _begin(journal: Journal, folder: Path, path: Path, progress: Progress) -> tu
     now = datetime.now(UTC)  # not from before: what was written while it was copied is not from the future
     at = now.isoformat(timespec="seconds")
     journal.begin(State(source=str(path), at=at, copy=copy.name, print=found, total=int(str(found[0])) or size.rows))
-    return False, same and state is not None and state.print == found
+    return False, same and state is not None and state.complete and state.print == found
 
 
 def _free_name(folder: Path, now: datetime) -> Path:

@@ -387,7 +387,7 @@ async def test_another_file_in_the_place_of_the_copy_is_not_gone_on_with(home: H
 
     done = await home.migrate()
 
-    assert (done.resumed, done.counts.rows) == (False, 7)
+    assert (done.resumed, done.again, done.counts.rows) == (False, False, 7)
     assert await home.unified.get_all("u2") == {"drink": "milk"}
 
 
