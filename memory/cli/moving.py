@@ -149,19 +149,19 @@ async def _disable(config: Path, *, as_json: bool) -> int:
             )
     if as_json:
         typer.echo(json.dumps({"was_on": was_on, "on": False, "following": following}, indent=2))
-        return DONE
+        return NOT_WELL if following else DONE
     typer.echo("The migration flag is off now." if was_on else "The migration flag was off already.")
     typer.echo(
         f"The predecessor's functions write from now on, into {settings.legacy.path}; neither path misses what the "
         "other wrote. The way back: python -m memory enable"
     )
     _say_following(following)
-    return DONE
+    return NOT_WELL if following else DONE
 
 
 def _say_following(following: Mapping[str, str]) -> None:
     for store, reason in following.items():
-        typer.echo(f"{store} does not have everything yet ({one_line(reason)}); it follows by itself.")
+        typer.echo(f"{store} does not have everything yet ({one_line(reason)}); it follows when it can.")
 
 
 async def _verified(memory: SharedMemory, source: Path | None, *, as_json: bool) -> Verification:

@@ -24,7 +24,6 @@ from memory.migration.findings import (
     is_same,
     judge,
     marks,
-    truth,
 )
 from memory.migration.reading import Counts
 from memory.migration.streams import PAGE, SourceStream, Stream
@@ -227,10 +226,8 @@ class Comparison:
             if doubts:
                 left[user_id] = doubts
             if before is None:
-                wanted = truth(said, whole, stores)
-                every = max([grave, *(copy.grave for copy in stores.values())])
-                of_all = said.slots.keys() | wanted.keys()
-                self._count({s: judge(said.slots.get(s), wanted.get(s), every, was.get(s)) for s in of_all})
+                of_all = said.slots.keys() | whole.slots.keys()
+                self._count({s: judge(said.slots.get(s), whole.slots.get(s), grave, was.get(s)) for s in of_all})
         return left
 
     def _without_parked(self, user_id: str, doubts: list[Doubt]) -> list[Doubt]:

@@ -36,11 +36,12 @@ class Verdict(StrEnum):
     NEWER = "newer"  # it was changed here since
     FORGOTTEN = "forgotten"  # it was forgotten here since
     ADDED = "added"  # the source says nothing of it
+    NOTHING = "nothing"  # there is no such memory here, nor there
     MISSING = "missing"
     CHANGED = "changed"
 
 
-GOOD = frozenset({Verdict.SAME, Verdict.NEWER, Verdict.FORGOTTEN})
+GOOD = frozenset({Verdict.SAME, Verdict.NEWER, Verdict.FORGOTTEN, Verdict.NOTHING})
 
 EXTRA = "extra"
 """The kind of finding that only a source which is kept up to date can show: it is here and not there."""
@@ -108,14 +109,16 @@ def judge(there: Mark | None, here: Mark | None, grave: str = "", was: Mark | No
         was: what the source said when it was migrated, if that is known.
     """
     if there is None:
-        return Verdict.ADDED if here is not None and here.key is not None else Verdict.SAME
+        return Verdict.ADDED if here is not None and here.key is not None else Verdict.NOTHING
     if here is None:
         return Verdict.FORGOTTEN if grave >= there.revision else Verdict.MISSING
     if was is not None and is_same(here, was) and not is_same(there, was):
         return Verdict.CHANGED  # there, and not here: also if it has an older time there now
     if here.revision > there.revision:
         return Verdict.FORGOTTEN if here.key is None else Verdict.NEWER
-    return Verdict.SAME if is_same(here, there) else Verdict.CHANGED
+    if not is_same(here, there):
+        return Verdict.CHANGED
+    return Verdict.NOTHING if there.key is None else Verdict.SAME
 
 
 def newest_of(there: Mark | None, others: Iterable[Mark | None], grave: str) -> Mark | None:
