@@ -213,6 +213,9 @@ class _Load:
 
 async def follow(unified: UnifiedMemoryBackend, progress: Progress) -> dict[str, str]:
     """Let all stores have what one of them has, and legacy; return those that do not have it yet, with the reason."""
+    while any(member.usable and not member.store.comparable for member in unified.members):
+        progress("Looking through the legacy file", 0, 0)
+        await asyncio.sleep(_LOOK_S)
     work = asyncio.ensure_future(unified.compare())
     trouble = ""
     try:
