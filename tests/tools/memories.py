@@ -49,8 +49,6 @@ class SmallMemory:
         unified = unify(
             self._folder, self.mcp, self.sqlite, plan=BY_HAND, timeout_s=timeout_s, deadline_s=self._deadline_s
         )
-        legacy = Replica(
-            self.legacy, unified.outbox, priority=30, timeout_s=timeout_s, plan=BY_HAND, counted=False
-        )
+        legacy = Replica(self.legacy, unified.outbox, priority=30, timeout_s=timeout_s, plan=BY_HAND, counted=False)
         flagged = FlaggedMemory(unified, legacy, self.legacy_path, self.flag)
         return MemorySystem(unified, flagged, Places(self.legacy_path, self._folder / "backups"))
