@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DATA = Path("data")
+_OF_DEADLINE = 0.75
+"""How much of an operation's time one store may take, so that there is some left for another."""
 _LAST = 10_000
 """Legacy's priority, while the flag is on: behind all others."""
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -62,7 +64,7 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
     _check_files(settings, root)
     clock = HybridLogicalClock()
     plan = ProbePlan(interval_s=settings.probe_interval_s)
-    longest_s = 0.75 * settings.deadline_s  # so that there is time left for another store
+    longest_s = _OF_DEADLINE * settings.deadline_s
     outbox = Outbox(root / settings.outbox, clock)
     replicas = [
         Replica(
@@ -85,24 +87,9 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
         folder=Folder(root / settings.outbox),
         strikes_off=is_bot,
     )
-    legacy_path = root / settings.legacy.path
     flag = MigrationFlag(root / settings.flag_file)
-    legacy_s = min(settings.legacy.timeout_s, longest_s)
-    legacy = Replica(
-        LegacyMemoryBackend(
-            legacy_path,
-            clock=clock,
-            deadline_s=settings.deadline_s,
-            busy_timeout_s=legacy_s / 2,
-            may_make=lambda: not flag.is_on(),
-            hide=not settings.legacy.show_scoped,
-        ),
-        outbox,
-        priority=_LAST,
-        timeout_s=legacy_s,
-        plan=plan,
-        counted=False,
-    )
+    legacy_path = root / settings.legacy.path
+    legacy = _legacy(settings, legacy_path, outbox, plan, flag)
     flagged = FlaggedMemory(unified, legacy, legacy_path, flag)
     backups = root / settings.backup.folder
     keeper = BackupKeeper(
@@ -113,6 +100,19 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
         keep=settings.backup.keep,
     )
     return MemorySystem(unified, flagged, Places(legacy_path, backups), keeper)
+
+
+def _legacy(settings: MemorySettings, path: Path, outbox: Outbox, plan: ProbePlan, flag: MigrationFlag) -> Replica:
+    timeout_s = min(settings.legacy.timeout_s, _OF_DEADLINE * settings.deadline_s)
+    store = LegacyMemoryBackend(
+        path,
+        clock=outbox.clock,
+        deadline_s=settings.deadline_s,
+        busy_timeout_s=timeout_s / 2,
+        may_make=lambda: not flag.is_on(),
+        hide=not settings.legacy.show_scoped,
+    )
+    return Replica(store, outbox, priority=_LAST, timeout_s=timeout_s, plan=plan, counted=False)
 
 
 def _build(
