@@ -31,6 +31,7 @@ from memory.model import (
     check_key,
     check_limit,
     check_metadata,
+    check_name,
     check_query,
     check_scope,
     check_user_id,
@@ -123,10 +124,15 @@ class MemoryBackend(ABC):
         return max(found, key=lambda entry: entry.revision, default=None)
 
     async def search(
-        self, user_id: str, query: str | None = None, limit: int = 10, *, audience: Audience = None
+        self, user_id: str, query: str | None = None, limit: int = 10, *, audience: Audience = None, name: str = ""
     ) -> SearchResult:
-        """Return up to *limit* (1-1,000) entries that match *query*, best first; without a query the newest."""
+        """Return up to *limit* (1-1,000) entries that match *query*, best first; without a query the newest.
+
+        Args:
+            name: what the person is called, which says nothing in a question about their own memories.
+        """
         check_user_id(user_id)
+        check_name(name)
         check_query(query or "")
         check_limit(limit)
         async with self._bounded("search"):

@@ -144,11 +144,19 @@ class UserDigest:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An entry that a search found, how well it matches (more is better), and why."""
+    """An entry that a search found, how well it matches (more is better), and why.
+
+    Attributes:
+        why: in a few words, on one line.
+        details: each piece of evidence, in full.
+        store: the store that said it.
+    """
 
     entry: MemoryEntry
     score: float
     why: str
+    details: tuple[str, ...] = ()
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +318,10 @@ def check_scope(scope: str) -> None:
 
 def check_query(query: str) -> None:
     _check_text("query", query, 0, QUERY_MAX)
+
+
+def check_name(name: str) -> None:
+    _check_text("name", name, 0, QUERY_MAX)
 
 
 def check_limit(limit: int) -> None:

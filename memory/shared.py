@@ -96,9 +96,9 @@ class _View(MemoryBackend):
         return await self._there("retrieve", lambda b: b.retrieve(user_id, key, audience=audience))
 
     async def search(
-        self, user_id: str, query: str | None = None, limit: int = 10, *, audience: Audience = None
+        self, user_id: str, query: str | None = None, limit: int = 10, *, audience: Audience = None, name: str = ""
     ) -> SearchResult:
-        return await self._there("search", lambda b: b.search(user_id, query, limit, audience=audience))
+        return await self._there("search", lambda b: b.search(user_id, query, limit, audience=audience, name=name))
 
     async def get_all(self, user_id: str, *, audience: Audience = None) -> dict[str, str]:
         return await self._there("get_all", lambda b: b.get_all(user_id, audience=audience))
