@@ -590,7 +590,7 @@ async def test_fault_12_no_query_key_or_value_brings_parameters_of_its_own(real:
 async def test_fault_12_is_noticed_where_a_query_string_is_joined_unencoded(user: str) -> None:
     class Joined(InMemoryBackend):
         async def search(
-            self, user_id: str, query: str | None = None, limit: int = 10, *, audience: Audience = None
+            self, user_id: str, query: str | None = None, limit: int = 10, *, audience: Audience = None, name: str = ""
         ) -> SearchResult:
             given = {"user_id": user_id, "query": query, "limit": limit}
             asked = dict(parse_qsl("&".join(f"{name}={value}" for name, value in given.items())))
