@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from memory.backend import StoreBackend
     from memory.revision import HybridLogicalClock
 
-_PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parent.parent
 _MEMORIES = 100
 _REPLAYED = 10_000
 _AT_ONCE = 50
@@ -47,7 +47,7 @@ _SYLLABLES = ("ba", "co", "di", "fu", "ge", "li"), ("ren", "mol", "tas", "vik", 
 _WORDS = ["".join(syllables) for syllables in itertools.product(*_SYLLABLES)]
 """150 words, eleven to a memory: a search finds some fifteen of a hundred memories, and gives ten."""
 
-_ECHO = [sys.executable, "-m", "benchmarks.echo_server"]
+ECHO = [sys.executable, "-m", "benchmarks.echo_server"]
 _OURS = [sys.executable, "-m", "tools.mcp_server", "--db"]
 
 
@@ -56,7 +56,7 @@ async def measure(rounds: int) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        figures["stdio"] = await _compare(_stdio(_ECHO), _stdio([*_OURS, str(place / "stdio.db")]), rounds)
+        figures["stdio"] = await _compare(_stdio(ECHO), _stdio([*_OURS, str(place / "stdio.db")]), rounds)
         figures["http"] = await _compare(_echo_over_http(), _ours_over_http(place / "http.db"), rounds)
         figures["replay_per_s"] = round(await _replay(_ours(place / "replay.db")))
         figures["lost"] = 0
@@ -141,7 +141,7 @@ def _entry(clock: HybridLogicalClock, user_id: str, number: int) -> MemoryEntry:
 
 
 def _ours(db: Path) -> MCPMemoryBackend:
-    command = Command((*_OURS, str(db)), cwd=_PROJECT, is_ours=True)
+    command = Command((*_OURS, str(db)), cwd=PROJECT, is_ours=True)
     return MCPMemoryBackend(command, call_timeout_s=10.0, deadline_s=30.0)
 
 
@@ -161,7 +161,7 @@ async def _up(store: StoreBackend) -> None:
 
 @asynccontextmanager
 async def _stdio(command: list[str]) -> AsyncIterator[Client]:
-    parameters = StdioServerParameters(command=command[0], args=command[1:], cwd=str(_PROJECT))
+    parameters = StdioServerParameters(command=command[0], args=command[1:], cwd=str(PROJECT))
     async with Client(parameters, mode="legacy") as client:
         yield client
 
@@ -170,7 +170,7 @@ async def _stdio(command: list[str]) -> AsyncIterator[Client]:
 async def _echo_over_http() -> AsyncIterator[Client]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with subprocess.Popen([*_ECHO, str(port)], cwd=_PROJECT) as process:  # noqa: ASYNC220 - nobody else is here
+    with subprocess.Popen([*ECHO, str(port)], cwd=PROJECT) as process:  # noqa: ASYNC220 - nobody else is here
         try:
             await _until_open(port)
             async with _http(f"http://127.0.0.1:{port}/mcp", "") as client:
@@ -182,7 +182,7 @@ async def _echo_over_http() -> AsyncIterator[Client]:
 @asynccontextmanager
 async def _ours_over_http(db: Path) -> AsyncIterator[Client]:
     command = [*_OURS, str(db), "--http", "127.0.0.1:0"]
-    with subprocess.Popen(command, cwd=_PROJECT, stderr=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
+    with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
         assert process.stderr is not None  # noqa: S101 - asked for
         try:
             found = None
