@@ -12,10 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from memory.errors import MemoryRejectedError
 from memory.revision import check_revision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 USER_ID_MAX = 128
 KEY_MAX = 256
@@ -30,6 +33,7 @@ EVERYWHERE = ""
 """The scope of what may be told anywhere; the default of the published API."""
 
 _as_sorted_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make an encoder for each
+_as_text = json.JSONEncoder(ensure_ascii=False).encode
 
 _as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
@@ -216,9 +220,24 @@ def content_hash(record: Record) -> str:
 def said_hash(value: str, metadata: Mapping[str, Any], created_ms: int, updated_ms: int) -> str:
     """Return the content_hash of an entry that says this."""
     # The JSON of a list, put together here: the encoder is several times as fast on a text as on what holds one.
-    names = _as_sorted_json(metadata) if metadata else "{}"
-    said = f"[{_as_sorted_json(value)}, {names}, [{created_ms}, {updated_ms}]]"
+    said = f"[{_as_sorted_json(value)}, {_flat(metadata, _as_sorted_json)}, [{created_ms}, {updated_ms}]]"
     return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> str:
+    """Return *metadata* as JSON, as stores keep it."""
+    return _flat(metadata, _as_text)
+
+
+def _flat(metadata: Mapping[str, Any], encode: Callable[[Any], str]) -> str:
+    """Return what *encode* makes of *metadata*; faster where that is nothing, or one text under one name."""
+    if not metadata:
+        return "{}"
+    if len(metadata) == 1:
+        [(name, value)] = metadata.items()
+        if type(name) is type(value) is str:
+            return f"{{{encode(name)}: {encode(value)}}}"
+    return encode(metadata)
 
 
 def record_hash(slot: str, revision: str, content: str) -> int:

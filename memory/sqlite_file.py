@@ -13,7 +13,7 @@ import sqlite3
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import aiosqlite
 
@@ -21,7 +21,7 @@ from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.sqlite_copy import keep_before_upgrade, utc_stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
 Schema: TypeAlias = "Callable[[sqlite3.Connection], None]"
@@ -246,6 +246,34 @@ class versioned:  # noqa: N801 - called like the function that it stands for
         for number, step in enumerate(self._steps[version:], start=version + 1):
             keep_copy = number == version + 1 and version > 0
             in_transaction(db, partial(_step, number, step, keep_copy=keep_copy))
+
+
+def fetch(db: sqlite3.Connection, sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+    """Return the rows of a query; a text that is no UTF-8, damaged or another program's, comes as bytes.
+
+    Only where there is one: to look at each text here takes longer than to read it.
+    """
+    before, db.text_factory = db.text_factory, str
+    try:
+        return db.execute(sql, parameters).fetchall()
+    except sqlite3.OperationalError as exc:
+        if getattr(exc, "sqlite_errorcode", None) is not None:  # else it is the driver's own: it could not decode
+            raise
+    finally:
+        db.text_factory = before
+    db.text_factory = text_or_bytes
+    try:
+        return db.execute(sql, parameters).fetchall()
+    finally:
+        db.text_factory = before
+
+
+def text_or_bytes(raw: bytes) -> str | bytes:
+    """Return a text, or what is none as it is; a text_factory of sqlite3."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def in_transaction(db: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) -> T:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from memory.errors import MemoryRejectedError
@@ -259,17 +260,28 @@ def _decoded(raw: bytes) -> str:
 
 def _ms(value: object, now_ms: int) -> int | None:
     """Read a time as the predecessor may have written it: text in UTC, or seconds since 1970. None: it tells none."""
+    if isinstance(value, str):
+        ms = _read_time(value)
+    elif isinstance(value, (int, float)):
+        ms = _rounded(value if abs(value) >= _MS_FROM else value * 1000)
+    else:
+        return None
+    return ms if ms is not None and 0 <= ms <= now_ms + _AHEAD_MS else None
+
+
+@lru_cache(maxsize=1_024)  # most rows were never changed: both their times are one text
+def _read_time(text: str) -> int | None:
     try:
-        if isinstance(value, int | float):
-            ms = round(value if abs(value) >= _MS_FROM else value * 1000)
-        elif isinstance(value, str):
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is None and not moment.microsecond:  # as SQLite writes it
-                ms = (moment - _EPOCH) // _SECOND * 1000
-            else:
-                ms = to_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-        else:
-            return None
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None and not moment.microsecond:  # as SQLite writes it
+            return (moment - _EPOCH) // _SECOND * 1000
+        return to_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     except (ValueError, OverflowError, OSError):
         return None
-    return ms if 0 <= ms <= now_ms + _AHEAD_MS else None
+
+
+def _rounded(ms: float) -> int | None:
+    try:
+        return round(ms)
+    except (ValueError, OverflowError):
+        return None

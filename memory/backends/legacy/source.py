@@ -9,6 +9,7 @@ from memory.backends.legacy import tables
 from memory.backends.legacy.rows import tell
 from memory.errors import MemoryRejectedError
 from memory.model import UserTombstone, check_record, newest, user_hash_of
+from memory.sqlite_file import text_or_bytes
 
 if TYPE_CHECKING:
     import sqlite3
@@ -56,7 +57,7 @@ def read_users(db: sqlite3.Connection, after: str | None, now_ms: int) -> Iterat
             only a tombstone is left.
         now_ms: see rows.tell.
     """
-    db.text_factory = tables.text_or_bytes
+    db.text_factory = text_or_bytes
     if after is None:
         refused = list(_of_nobody(db))
         graves = list(_graves(db))

@@ -26,7 +26,7 @@ from memory.model import (
     user_hash_of,
 )
 from memory.revision import is_damaged
-from memory.sqlite_file import in_transaction
+from memory.sqlite_file import fetch, in_transaction, text_or_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -236,21 +236,13 @@ def _rows_under(db: sqlite3.Connection, user_id: str, key: str) -> dict[int, Row
 def rows_of(db: sqlite3.Connection, user_id: str) -> dict[int, Row]:
     """Return all rows of a user by id."""
     sql = f"SELECT {_ROW_COLUMNS} FROM memory_sync_rows WHERE user_id = ?"
-    return {row[0]: Row(*row) for row in db.execute(sql, [user_id])}
+    return {row[0]: Row._make(row) for row in fetch(db, sql, [user_id])}
 
 
 def syncs_of(db: sqlite3.Connection, user_id: str) -> list[Sync]:
     """Return what is known of a user's slots."""
     sql = f"SELECT {_SYNC_COLUMNS} FROM memory_sync WHERE user_id = ? AND slot <> ''"
     return [Sync(*row) for row in db.execute(sql, [user_id])]
-
-
-def text_or_bytes(raw: bytes) -> str | bytes:
-    """As sqlite3's text_factory: another program's text may be in any encoding."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw
 
 
 def records_of(db: sqlite3.Connection, user_id: str, now_ms: int) -> dict[Position, Record]:

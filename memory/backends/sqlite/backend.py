@@ -26,6 +26,7 @@ from memory.sqlite_file import (
     SQLiteFile,
     StaleFileError,
     checkpoint,
+    fetch,
     in_transaction,
     is_damage,
     is_refusal,
@@ -98,7 +99,7 @@ class SQLiteMemoryBackend(StoreBackend):
             f"UNION ALL SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND slot = ''"
         )
         parameters = [user_id, *values, user_hash_of(user_id)]
-        rows = await self._file.run("retrieve", lambda db: tables.fetch(db, sql, parameters))
+        rows = await self._file.run("retrieve", lambda db: fetch(db, sql, parameters))
         return Page(tables.records_in(rows), None, (self.name,))
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:

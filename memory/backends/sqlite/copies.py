@@ -12,7 +12,7 @@ from memory.backends.sqlite import tables
 from memory.errors import MemoryRejectedError
 from memory.model import MemoryEntry, check_record, content_hash
 from memory.sqlite_copy import flush, read_only
-from memory.sqlite_file import in_transaction, version_of
+from memory.sqlite_file import in_transaction, text_or_bytes, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ def senseless_rows(path: Path, on_step: Progress) -> list[tuple[object, object]]
     """Return user and slot of each row of a sound file that cannot be read as a record; *on_step* may raise to stop."""
     with closing(read_only(path, at_rest=True)) as db:
         _beat(db, on_step)
-        db.text_factory = _text_or_bytes
+        db.text_factory = text_or_bytes
         rows = db.execute(f"SELECT {tables.COLUMNS} FROM memories ORDER BY user_id, slot")
         return [(row[0], row[1]) for row in rows if not tables.records_in([row])]
 
@@ -138,7 +138,7 @@ def salvage(path: Path, target: Path, on_step: Progress) -> int:
     """
     with closing(read_only(path, at_rest=True)) as db, closing(sqlite3.connect(target, isolation_level=None)) as new:
         db.execute("PRAGMA writable_schema = ON")  # so that a file that was cut off is read as far as it goes
-        db.text_factory = _text_or_bytes
+        db.text_factory = text_or_bytes
         new.execute("PRAGMA synchronous = OFF")  # it is read once, and made again after a power cut
         tables.SCHEMA(new)
         reading = _Salvage(db)
@@ -244,10 +244,3 @@ def _is_sound(record: Record) -> bool:
 
 def _is_as_kept(record: Record, position: Position, content: object) -> bool:
     return record.position == position and content_hash(record) == content
-
-
-def _text_or_bytes(raw: bytes) -> str | bytes:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw

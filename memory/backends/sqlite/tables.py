@@ -22,6 +22,7 @@ from memory.model import (
     UserDigest,
     UserTombstone,
     from_ms,
+    metadata_text,
     owner_hash,
     record_hash,
     said_hash,
@@ -29,7 +30,7 @@ from memory.model import (
     user_hash_of,
 )
 from memory.revision import is_damaged
-from memory.sqlite_file import StaleFileError, run_script, versioned
+from memory.sqlite_file import StaleFileError, fetch, run_script, versioned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -82,8 +83,6 @@ DROP TABLE users"""
 HISTORY = 10
 """Earlier values kept of each entry."""
 
-_as_text = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each
-
 COLUMNS = "user_id, slot, revision, scope, key, value, metadata, created_ms, updated_ms"
 
 _PUT = """
@@ -110,6 +109,11 @@ FROM memories WHERE user_id = ? AND slot = ?
 
 _KEEP_FLOOR = f"INSERT OR REPLACE INTO history (user_id, slot, place, revision) VALUES (?, ?, {HISTORY - 1}, ?)"
 """A row of the history without a value: what is older was forgotten. It goes when ten newer values fill the places."""
+
+_PUT_PAST = """
+INSERT INTO history (user_id, slot, place, revision, value, metadata, created_ms, updated_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
 
 _PUT_DIGEST = "INSERT OR REPLACE INTO digests (user_hash, user_id, count, xor) VALUES (?, ?, ?, ?)"
 
@@ -224,7 +228,7 @@ def _row_of(record: MemoryEntry | Tombstone) -> Row:
         return (*record.position, record.revision, "", *(None,) * 6)
     created_ms, updated_ms = to_ms(record.created_at), to_ms(record.updated_at)
     content = said_hash(record.value, record.metadata, created_ms, updated_ms)
-    said = (record.value, _as_text(record.metadata), created_ms, updated_ms)
+    said = (record.value, metadata_text(record.metadata), created_ms, updated_ms)
     return (*record.position, record.revision, content, record.scope, record.key, *said)
 
 
@@ -313,27 +317,6 @@ def scan(
     return rows, UserTombstone(user_hash_of(user_id), grave) if grave else None
 
 
-def fetch(db: sqlite3.Connection, sql: str, parameters: Sequence[object]) -> list[Row]:
-    try:
-        return db.execute(sql, parameters).fetchall()
-    except sqlite3.OperationalError as exc:
-        if getattr(exc, "sqlite_errorcode", None) is not None:
-            raise
-    # The driver's own failure: a text is no UTF-8. It becomes one that `records_in` leaves out.
-    db.text_factory = _text_or_bytes
-    try:
-        return db.execute(sql, parameters).fetchall()
-    finally:
-        db.text_factory = str
-
-
-def _text_or_bytes(raw: bytes) -> str | bytes:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw
-
-
 def past(db: sqlite3.Connection, user_id: str) -> list[MemoryEntry]:
     """Return the earlier values of a user's live entries, oldest first."""
     columns = "h.user_id, h.slot, h.revision, m.scope, m.key, h.value, h.metadata, h.created_ms, h.updated_ms"
@@ -349,10 +332,11 @@ def keep_past(db: sqlite3.Connection, entries: Sequence[MemoryEntry]) -> int:
     slots: dict[Position, list[MemoryEntry]] = {}
     for entry in entries:
         slots.setdefault(entry.position, []).append(entry)
-    return sum(_keep_past_of(db, position, earlier) for position, earlier in slots.items())
+    graves = {user_id: _user(db, user_hash_of(user_id)).grave for user_id in {user_id for user_id, _ in slots}}
+    return sum([_keep_past_of(db, position, earlier, graves[position[0]]) for position, earlier in slots.items()])
 
 
-def _keep_past_of(db: sqlite3.Connection, position: Position, entries: Sequence[MemoryEntry]) -> int:
+def _keep_past_of(db: sqlite3.Connection, position: Position, entries: Sequence[MemoryEntry], grave: str) -> int:
     live = "SELECT revision FROM memories WHERE user_id = ? AND slot = ? AND key IS NOT NULL"
     found = db.execute(live, position).fetchone()
     if found is None:
@@ -365,22 +349,17 @@ def _keep_past_of(db: sqlite3.Connection, position: Position, entries: Sequence[
     before = set(kept)
     # What was forgotten does not come back as an earlier value either.
     floor = max([revision for revision, value, *_ in kept.values() if value is None], default="")
-    floor = max(floor, _user(db, user_hash_of(position[0])).grave)
+    floor = max(floor, grave)
     for entry in entries:
         if floor < entry.revision < found[0]:
-            said = (entry.value, _as_text(entry.metadata), to_ms(entry.created_at), to_ms(entry.updated_at))
+            said = (entry.value, metadata_text(entry.metadata), to_ms(entry.created_at), to_ms(entry.updated_at))
             kept.setdefault(entry.revision, (entry.revision, *said))
     newest_ones = sorted(kept)[-HISTORY:]
     news = len(set(newest_ones) - before)
     if news:  # in the order in which they would have come: the next change takes the place of the oldest
         db.execute("DELETE FROM history WHERE user_id = ? AND slot = ?", position)
-        put = (
-            "INSERT INTO history (user_id, slot, place, revision, value, metadata, created_ms, updated_ms) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        )
-        db.executemany(put, [(*position, place, *kept[revision]) for place, revision in enumerate(newest_ones)])
-        changes = "UPDATE memories SET changes = ? WHERE user_id = ? AND slot = ?"
-        db.execute(changes, [len(newest_ones), *position])
+        db.executemany(_PUT_PAST, [(*position, place, *kept[revision]) for place, revision in enumerate(newest_ones)])
+        db.execute("UPDATE memories SET changes = ? WHERE user_id = ? AND slot = ?", [len(newest_ones), *position])
     return news
 
 
