@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -121,6 +122,49 @@ class BackupTable(Table):
     keep: Annotated[int, Field(ge=1, le=1_000)] = 7
 
 
+class RecallTable(Table):
+    """[memory.recall]: how memories are found.
+
+    Attributes:
+        language: whose words: a folder in memory/languages.
+        cache_mb: how much room the users who were searched last may take, ready to be searched again.
+        embedder: what finds by meaning, beside the words: nothing; word vectors from this machine; or an
+            OpenAI-compatible endpoint, to which every memory and every query is then sent.
+        model: static: a folder that holds a model2vec model, empty: the one that comes with the extra; endpoint: the
+            model's name.
+        base_url, api_key_env, dimensions, batch, timeout_s, retries, query_prefix, text_prefix: of the endpoint; see
+            memory/embedding/endpoint.py.
+        query_timeout_s: how long a search waits for the vector of its query; then it goes by words alone.
+    """
+
+    language: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")] = "english"
+    cache_mb: Annotated[float, Field(ge=1, le=100_000)] = 64.0
+    embedder: Literal["none", "static", "endpoint"] = "none"
+    model: Annotated[str, Field(max_length=1_000)] = ""
+    base_url: Annotated[str, Field(pattern=r"^(https?://[^\s]+)?$")] = ""
+    api_key_env: Annotated[str, Field(max_length=256)] = ""
+    dimensions: Annotated[int, Field(ge=0, le=8_192)] = 0
+    batch: Annotated[int, Field(ge=1, le=2_048)] = 32
+    timeout_s: Annotated[float, Field(ge=0.1, le=600)] = 30.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    query_timeout_s: Annotated[float, Field(ge=0.01, le=10)] = 0.3
+    query_prefix: Annotated[str, Field(max_length=1_000)] = ""
+    text_prefix: Annotated[str, Field(max_length=1_000)] = ""
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name(cls, text: str) -> str:
+        if text and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) is None:
+            raise ValueError("must be the name of an environment variable, never the secret itself")
+        return text
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.embedder == "endpoint" and not (self.base_url and self.model):
+            raise ValueError("an endpoint needs base_url and model")
+        return self
+
+
 class MemorySettings(Table):
     """[memory]."""
 
@@ -134,6 +178,7 @@ class MemorySettings(Table):
     low_disk_mb: Annotated[float, Field(ge=0, le=1_000_000)] = 200.0
     legacy: LegacyTable = LegacyTable()
     backup: BackupTable = BackupTable()
+    recall: RecallTable = RecallTable()
     backends: dict[str, BackendTable] = {
         "mcp": MCPTable(type="mcp", priority=10),
         "sqlite": SQLiteTable(type="sqlite", priority=20),
