@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from discord.ext import commands
 
 from memory import EVERYWHERE
 from tools.context import ToolContext
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     import discord
-    from discord.ext import commands
 
     from cogs.services import ChatPolicy
+
+
+_NAME_MAX = 100
 
 
 def is_answered(policy: ChatPolicy, author_id: int, *, channel_ids: Collection[int], in_guild: bool) -> bool:
@@ -58,6 +63,34 @@ async def is_owner(bot: commands.Bot, user: discord.User | discord.Member) -> bo
     return await bot.is_owner(user)  # type: ignore[arg-type]  # asks for the application's owner
 
 
+async def may_use(ctx: commands.Context[Any], command: commands.Command[Any, ..., Any]) -> bool:
+    """Return whether whoever asks may give *command*, and is told that there is such a thing.
+
+    Raises:
+        NotOwner: Only the owner may.
+    """
+    if command.hidden:
+        return False
+    try:
+        return await command.can_run(ctx)
+    except commands.NotOwner:
+        raise
+    except commands.CommandError:
+        return False
+
+
+async def usable(
+    ctx: commands.Context[Any], among: Iterable[commands.Command[Any, ..., Any]]
+) -> list[commands.Command[Any, ..., Any]]:
+    """Return the commands that whoever asks may give, by name."""
+    found = []
+    for command in sorted(among, key=lambda each: each.qualified_name):
+        with suppress(commands.NotOwner):
+            if await may_use(ctx, command):
+                found.append(command)
+    return found
+
+
 def context_of(ctx: commands.Context[Any]) -> ToolContext:
     """Return what whoever gives a command may do with memories."""
     return context_of_message(ctx.message)
@@ -66,7 +99,8 @@ def context_of(ctx: commands.Context[Any]) -> ToolContext:
 def context_of_message(message: discord.Message) -> ToolContext:
     """Return what the author of a message may do with memories: what is said here stays here."""
     scope = scope_of(message)
-    return ToolContext(str(message.author.id), scope, frozenset({EVERYWHERE, scope}))
+    name = message.author.display_name.encode(errors="replace").decode()[:_NAME_MAX]  # half a character is refused
+    return ToolContext(str(message.author.id), scope, frozenset({EVERYWHERE, scope}), name)
 
 
 def scope_of(message: discord.Message) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -18,6 +18,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from cogs.access import context_of_message, scope_of
+from cogs.stretches import Stretches
 from llm.assistant import TOO_SLOW, Incoming
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class ChatCog(commands.Cog, name="Chat"):
         self._assistant = assistant
         self._limits = Limits()
         self._told = Told()
+        self._stretches = Stretches()
         self._turns: WeakValueDictionary[int, _Turns] = WeakValueDictionary()
         self._answering: set[asyncio.Task[Any] | None] = set()
 
@@ -149,14 +151,21 @@ class ChatCog(commands.Cog, name="Chat"):
         text = self._without_mention(message)
         if not text:
             return
+        incoming = self._incoming(message, text)
         turns = self._turns_in(message.channel.id)
         refusal = self._refusal(message, turns)
         if refusal is None:
-            await self._answer(message, text, turns)
+            await self._answer(message, incoming, turns)
         elif refusal:
             await self._speech.say(message.channel, refusal, reply_to=message)
 
-    async def _answer(self, message: discord.Message, text: str, turns: _Turns) -> None:
+    def _incoming(self, message: discord.Message, text: str) -> Incoming:
+        at = message.created_at.timestamp()
+        session = self._stretches.session_of(message.channel.id, message.author.id, at)
+        context = replace(context_of_message(message), session=session, at=at)
+        return Incoming(context, str(message.channel.id), message.author.display_name, text)
+
+    async def _answer(self, message: discord.Message, incoming: Incoming, turns: _Turns) -> None:
         """Answer *message* within the deadline, which runs from now: waiting for others is waiting, too."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self._assistant.settings.deadline_s
@@ -171,7 +180,7 @@ class ChatCog(commands.Cog, name="Chat"):
             try:
                 try:
                     async with asyncio.timeout_at(end_s + _GRACE_S):
-                        answer = await self._assistant.answer(_incoming(message, text), within_s=end_s - loop.time())
+                        answer = await self._assistant.answer(incoming, within_s=end_s - loop.time())
                 except TimeoutError:
                     answer = TOO_SLOW
                 typing.cancel()
@@ -227,10 +236,6 @@ class ChatCog(commands.Cog, name="Chat"):
         if turns is None:
             turns = self._turns[channel_id] = _Turns()
         return turns
-
-
-def _incoming(message: discord.Message, text: str) -> Incoming:
-    return Incoming(context_of_message(message), str(message.channel.id), message.author.display_name, text)
 
 
 async def _show_typing(channel: discord.abc.Messageable) -> None:

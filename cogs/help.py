@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from discord.ext import commands
 
 from cogs import render
+from cogs.access import may_use, usable
 from cogs.plugin import speech_of
 
 if TYPE_CHECKING:
@@ -34,28 +35,22 @@ class HelpCog(commands.Cog, name="Help"):
         prefix = ctx.prefix or ""
         wanted = name.strip().removeprefix(prefix).casefold()
         if not wanted:
-            listed = [command for command in sorted(ctx.bot.commands, key=lambda c: c.name) if await _may(ctx, command)]
-            await self._speech.reply(ctx, render.overview(listed, prefix))
-            return
-        command = ctx.bot.get_command(wanted)
-        if command is None or command.qualified_name != " ".join(wanted.split()) or not await _may(ctx, command):
-            known = [each.qualified_name for each in ctx.bot.walk_commands() if not each.hidden]
-            await self._speech.reply(ctx, render.unknown_command(wanted, known, prefix))
-            return
-        text = render.explanation(command, prefix)
-        if isinstance(command, commands.Group):
-            parts = [part for part in sorted(command.commands, key=lambda c: c.name) if await _may(ctx, part)]
-            text = "\n".join([text, *(render.explanation(part, prefix) for part in parts)])
+            text = render.overview(await usable(ctx, ctx.bot.commands), prefix)
+        else:
+            text = await _about(ctx, wanted, prefix)
         await self._speech.reply(ctx, text)
 
 
-async def _may(ctx: commands.Context[Any], command: commands.Command[Any, ..., Any]) -> bool:
-    if command.hidden:
-        return False
+async def _about(ctx: commands.Context[Any], wanted: str, prefix: str) -> str:
+    command = ctx.bot.get_command(wanted)
     try:
-        return await command.can_run(ctx)
-    except commands.CommandError:
-        return False
+        if command is None or command.qualified_name != " ".join(wanted.split()) or not await may_use(ctx, command):
+            known = [each.qualified_name for each in await usable(ctx, set(ctx.bot.walk_commands()))]
+            return render.unknown_command(wanted, known, prefix)
+    except commands.NotOwner:
+        return render.owners_alone(wanted, prefix)
+    parts = await usable(ctx, command.commands) if isinstance(command, commands.Group) else []
+    return "\n".join(render.explanation(each, prefix) for each in (command, *parts))
 
 
 async def setup(bot: commands.Bot) -> None:

@@ -14,7 +14,7 @@ from discord.ext import commands
 from cogs import render
 from cogs.access import context_of, is_owner, may_command
 from cogs.plugin import Host, speech_of
-from cogs.text import split_page, split_type, unquote
+from cogs.text import split_options, split_type, unquote
 from cogs.trouble import answer_error
 from memory import BackendUnavailableError, SearchResult
 from tools.memory_tools import normalise_key
@@ -116,16 +116,25 @@ class MemoryCog(commands.Cog, name="Memory"):
             said.key, said.value = key, information
         await self._speech.reply(ctx, render.remembered(key, information, left=left))
 
-    @commands.command(usage="[query] [--page N]", extras={"example": "memories color", "could_not": "looked up"})
+    @commands.command(
+        usage="[query] [--why] [--page N]", extras={"example": "memories color", "could_not": "looked up"}
+    )
     async def memories(self, ctx: commands.Context[Any], *, query: str = "") -> None:
         """Show what I remember about you, the best match first.
 
-        Without a query: all of it, the newest first.
+        Without a query: all of it, the newest first. With --why: also in full why each was found, how well it
+        matches, which store said it, and where it may be told.
         """
-        query, page = split_page(query)
-        limit = min(page * render.PAGE, 1_000)
-        found = await self._tools.recall(context_of(ctx), query, limit)
-        await self._speech.reply(ctx, render.memories(found, query, page, ctx.prefix or ""))
+        query, page, in_full = split_options(query)
+        context = context_of(ctx)
+        limit = min(page * render.page_size(in_full=in_full), 1_000)
+        found = await self._tools.recall(context, query, limit)
+        newest = SearchResult()
+        if query and not found:
+            with suppress(BackendUnavailableError):
+                newest = await self._tools.recall(context, limit=render.NEWEST)
+        text = render.memories(found, query, page, ctx.prefix or "", in_full=in_full, newest=newest)
+        await self._speech.reply(ctx, text)
 
     @commands.command(usage="<type>", extras={"example": "forget favorite color", "could_not": "forgotten"})
     async def forget(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from typing import TYPE_CHECKING, Any
 
-from cogs.text import quote
+from cogs.text import quote, self_contained
+from memory import EVERYWHERE
 from tools.memory_tools import silence, silent_stores
 
 if TYPE_CHECKING:
@@ -13,11 +15,16 @@ if TYPE_CHECKING:
 
     from discord.ext import commands
 
-    from memory import MemoryEntry, SearchResult
+    from memory import Hit, MemoryEntry, SearchResult
     from tools.tool_manager import MigrationState
 
-PAGE = 10
-"""Memories a page."""
+NEWEST = 3
+"""How many of the newest are shown where nothing matches."""
+
+_PAGE = 10
+_PAGE_IN_FULL = 5
+_WHY_SHOWN = 60
+_DETAILS_SHOWN = 12
 
 _KEY_SHOWN = 80
 _VALUE_SHOWN = 300
@@ -34,17 +41,43 @@ def remembered(key: str, value: str, *, left: str = "") -> str:
     return text
 
 
-def memories(found: SearchResult, query: str, page: int, prefix: str) -> str:
-    """Return page *page* of what was found; *found* begins with the first page."""
+def page_size(*, in_full: bool) -> int:
+    """Return how many memories a page has."""
+    return _PAGE_IN_FULL if in_full else _PAGE
+
+
+def memories(
+    found: SearchResult,
+    query: str,
+    page: int,
+    prefix: str,
+    *,
+    in_full: bool = False,
+    newest: Iterable[MemoryEntry] = (),
+) -> str:
+    """Return page *page* of what was found; *found* begins with the first page.
+
+    Args:
+        in_full: say all of why each was found, not one or two words of it.
+        newest: what to show where nothing matches.
+    """
     total = len(found) + found.cut
-    pages = -(-total // PAGE)
-    shown = list(found[(page - 1) * PAGE : page * PAGE])
+    size = page_size(in_full=in_full)
+    pages = -(-total // size)
+    shown = found.hits[(page - 1) * size : page * size]
     lines = [_heading(total, query, page, pages, prefix)]
     most = _ALONE_SHOWN if total == 1 else _VALUE_SHOWN
-    lines += [_memory(entry, most) for entry in shown]
+    for hit in shown:
+        memory = _memory(hit.entry, most)
+        if in_full:
+            lines += [memory, *(f"  ↳ {reason}" for reason in _reasons(hit, query))]
+        else:
+            lines.append(f"{self_contained(memory)} ← {why}" if query and (why := _why(hit)) else memory)
     if shown and page < pages:
-        again = f" {quote(query, _KEY_SHOWN)}" if query else ""
+        again = (f" {quote(query, _KEY_SHOWN)}" if query else "") + (" --why" if in_full else "")
         lines.append(f"See more: {prefix}memories{again} --page {page + 1}")
+    if not total and (instead := [_memory(entry, _VALUE_SHOWN) for entry in newest]):
+        lines += ["The newest are:" if len(instead) > 1 else "The newest is:", *instead]
     if silent := silent_stores(found):
         lines.append(f"Note: {silent}")
     return "\n".join(lines)
@@ -138,6 +171,10 @@ def explanation(command: commands.Command[Any, ..., Any], prefix: str) -> str:
     return f"{' '.join((command.help or '').split())}\n{usage(command, prefix)}".strip()
 
 
+def owners_alone(name: str, prefix: str) -> str:
+    return f"Only my owner can use {prefix}{quote(name, _KEY_SHOWN)}. {prefix}help lists what you can say."
+
+
 def unknown_command(name: str, known: Iterable[str], prefix: str) -> str:
     text = f"I don't know {prefix}{quote(name, _KEY_SHOWN)}."
     if nearest := difflib.get_close_matches(name.casefold(), list(known), n=1):
@@ -161,6 +198,29 @@ def _heading(total: int, query: str, page: int, pages: int, prefix: str) -> str:
 
 def _memory(entry: MemoryEntry, most: int) -> str:
     return f"• {_quote_key(entry.key)}: {quote(entry.value, most)}"
+
+
+def _why(hit: Hit) -> str:
+    return quote(textwrap.shorten(hit.why, _WHY_SHOWN, placeholder=" …"), _WHY_SHOWN) if hit.why else ""
+
+
+def _reasons(hit: Hit, query: str) -> Iterator[str]:
+    """Yield all that is known of why a memory was found, each on one line, and where it comes from."""
+    details = hit.details or ((hit.why,) if hit.why else ())
+    for detail in details[:_DETAILS_SHOWN]:
+        yield quote(" ".join(detail.split()), _DETAIL_SHOWN)
+    if left := len(details[_DETAILS_SHOWN:]):
+        yield f"and {left} more"
+    said = [f"score {hit.score:.2f}"] if query else []
+    said += [f"from {quote(hit.store, _KEY_SHOWN)}"] if hit.store else []
+    yield ", ".join([*said, f"told {_where(hit.entry.scope)}"])
+
+
+def _where(scope: str) -> str:
+    """Return where what belongs to *scope* may be told; of servers and groups only this one is read here."""
+    kind, _, _ = scope.partition(":")
+    places = {"dm": "in DMs only", "guild": "in this server only", "group": "in this group only"}
+    return "anywhere" if scope == EVERYWHERE else places.get(kind, f"in {quote(scope, _KEY_SHOWN)} only")
 
 
 def _yet_to_forget(found: SearchResult, what: str) -> str:

@@ -19,6 +19,8 @@ _FENCE_LANGUAGE_MAX = 20
 _MENTION = re.compile(r"@(?=everyone|here)|<(?=[@#/]|id:)", re.IGNORECASE)
 _MARKUP = re.compile(r"`(?=`)|\](?=\()|\|(?=\|)")
 _JOINS = frozenset("\u200d\ufe0e\ufe0f\u20e3")
+_ISOLATES, _POP_ISOLATE = "\u2066\u2067\u2068", "\u2069"  # of Unicode's bidirectional algorithm (UAX 9)
+_EMBEDDINGS, _POP_EMBEDDING = "\u202a\u202b\u202d\u202e", "\u202c"
 _PLACES = ("\n\n", "\n", " ")
 _QUOTES = {  # what opens: what closes it, in one language or another
     '"': '"',
@@ -45,6 +47,7 @@ _APOSTROPHES = "'’‘‛"
 _MARKS = frozenset("".join(_QUOTES) + "".join(_QUOTES.values())) - frozenset(_APOSTROPHES)
 _ESCAPED = re.compile(rf"\\([{''.join(_MARKS)}{_APOSTROPHES}])")
 _PAGE = re.compile(r"(?<!\S)(?:--|[–—])page(?![^\W\d]|-)", re.IGNORECASE)  # phones make a dash of two hyphens
+_WHY = re.compile(r"(?<!\S)(?:--|[–—])why(?!\S)", re.IGNORECASE)
 _PAGE_NUMBER = re.compile(r"[\s=]*(\d{1,9})(?!\S)\s*")
 
 
@@ -65,6 +68,12 @@ def quote(text: str, most: int) -> str:
     cut = text if len(text) <= most else f"{text[: _safe_cut(text, most)]}… ({len(text):,} characters in all)"
     harmless = _MARKUP.sub(lambda found: found[0] + INVISIBLE, cut)
     return "\n  ┆ ".join(harmless.splitlines()) if harmless else "(nothing)"
+
+
+def self_contained(text: str) -> str:
+    """Return *text* so that what follows on its last line is written in the line's own direction."""
+    isolates = sum(text.count(c) for c in _ISOLATES)
+    return text + _POP_ISOLATE * isolates + _POP_EMBEDDING * sum(text.count(c) for c in _EMBEDDINGS)
 
 
 def split(text: str, limit: int = LIMIT) -> list[str]:
@@ -129,6 +138,16 @@ def unquote(typed: str) -> str:
     if quoted is None:
         return typed.strip('"')
     return typed if quoted[1] else _ESCAPED.sub(r"\1", quoted[0])
+
+
+def split_options(typed: str) -> tuple[str, int, bool]:
+    """Return the query, the page and whether `--why` was typed after `memories`, in any order.
+
+    Raises:
+        ArgumentError: see split_page.
+    """
+    bare, whys = _WHY.subn("", typed)
+    return *split_page(bare), whys > 0
 
 
 def split_page(typed: str) -> tuple[str, int]:

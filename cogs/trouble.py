@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from discord.ext import commands
 
 from cogs import render
+from cogs.access import usable
 from cogs.text import ArgumentError
 from memory import BackendUnavailableError, MemoryRejectedError
 
@@ -72,8 +73,10 @@ async def _unknown(ctx: commands.Context[Any], prefix: str) -> str:
         answered = await ctx.bot.can_run(ctx)
     except commands.CommandError:
         answered = False
-    known = [each for command in ctx.bot.commands if not command.hidden for each in (command.name, *command.aliases)]
-    return render.unknown_command(name, known, prefix) if answered else ""
+    if not answered:
+        return ""
+    known = [each for command in await usable(ctx, ctx.bot.commands) for each in (command.name, *command.aliases)]
+    return render.unknown_command(name, known, prefix)
 
 
 def _usage(ctx: commands.Context[Any], prefix: str) -> str:

@@ -60,13 +60,25 @@ class ToolContext:
         user_id: whose memories are read and written.
         scope: where what is remembered now belongs.
         audience: the scopes that may be read; None is the operator's own code, which may read all.
+        name: what the person is called: it says nothing in a question about their own memories.
+        session: the stretch of talk that this is said in; empty for what is no talk, such as a command.
+        at: when this is said within it, in seconds since 1970.
         echo: tells what was recalled from what the person says now, where a model might mix them up.
     """
 
     user_id: str
     scope: str = EVERYWHERE
     audience: Audience = None
+    name: str = ""
+    session: str = ""
+    at: float | None = None
     echo: EchoGuard | None = field(default=None, compare=False)
+
+    @property
+    def metadata(self) -> dict[str, str | float]:
+        """What a memory made now carries along, so that what was said together can be found together."""
+        said: dict[str, str | float] = {"session": self.session} if self.session else {}
+        return said if self.at is None else said | {"at": self.at}
 
     @property
     def scopes(self) -> frozenset[str]:

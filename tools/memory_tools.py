@@ -91,7 +91,9 @@ class UserMemory:
 
     async def recall(self, context: ToolContext, query: str = "", limit: int = 10) -> SearchResult:
         """Return the memories that match *query*, best first; the newest if it is empty."""
-        return await self._store_of_all.search(context.user_id, query, limit, audience=context.audience)
+        return await self._store_of_all.search(
+            context.user_id, query, limit, audience=context.audience, name=context.name
+        )
 
     async def forget(self, context: ToolContext, information_type: str, *, only_if: str | None = None) -> bool:
         """Forget what may be seen here under *information_type*; return whether there was anything.
@@ -132,7 +134,7 @@ class UserMemory:
 
     async def _store(self, context: ToolContext, key: str, information: str) -> None:
         try:
-            await self._store_of_all.store(context.user_id, key, information, scope=context.scope)
+            await self._store_of_all.store(context.user_id, key, information, context.metadata, scope=context.scope)
         except MemoryRejectedError as exc:
             raise MemoryRejectedError(_FIELDS.get(exc.field, exc.field), exc.problem, exc.limit) from exc
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cogs.access import context_of, is_answered, may_command, scope_of
+from cogs.access import context_of, context_of_message, is_answered, may_command, scope_of
 from cogs.services import ChatPolicy
 from tools.context import ToolContext
 
@@ -56,7 +56,7 @@ def test_in_the_sandbox_everyone_is_answered() -> None:
 
 def message(author: int, channel: int = THERE, guild: int | None = None, **of_channel: Any) -> Any:
     return SimpleNamespace(
-        author=SimpleNamespace(id=author),
+        author=SimpleNamespace(id=author, display_name="Ana"),
         channel=SimpleNamespace(id=channel, **of_channel),
         guild=SimpleNamespace(id=guild) if guild else None,
     )
@@ -87,4 +87,12 @@ def test_what_is_said_somewhere_stays_there(of: Any, scope: str) -> None:
     context: Any = SimpleNamespace(message=of, author=of.author)
 
     assert scope_of(of) == scope
-    assert context_of(context) == ToolContext(str(OWNER), scope, frozenset({"", scope}))
+    assert context_of(context) == ToolContext(str(OWNER), scope, frozenset({"", scope}), "Ana")
+
+
+@pytest.mark.parametrize(("called", "name"), [("half \ud83d", "half ?"), ("x" * 5_000, "x" * 100)])
+def test_a_name_that_the_memory_would_refuse_is_made_one_that_it_takes(called: str, name: str) -> None:
+    of = message(OWNER)
+    of.author.display_name = called
+
+    assert context_of_message(of).name == name

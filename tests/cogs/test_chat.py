@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from sandbox import Message, Person
+    from sandbox.model_behaviours import Turn
 
 
 class Chat:
@@ -116,6 +117,36 @@ async def test_i_live_in_oslo_and_nobody_else_hears_of_it(chat: Chat) -> None:
     assert "Oslo" not in await chat.ask(chat.ana, "where do I live?")
     assert "Oslo" not in await chat.ask(chat.you, f"<@{chat.server.world.bot.id}> where do I live?", "Home")
     assert "Oslo" in await chat.ask(chat.you, "%memories")
+
+
+async def test_what_is_stored_in_talk_carries_when_it_was_said_and_in_which_stretch(chat: Chat) -> None:
+    def remember(key: str, value: str) -> Turn:
+        return call("remember_user_info", {"information_type": key, "information": value})
+
+    me = f"<@{chat.server.world.bot.id}>"
+    chat.model.script(
+        turn(remember("city", "Oslo"), remember("pet", "Rex")), say("Yes."), remember("team", "Fram"), say("Yes.")
+    )
+    said = chat.server.say(chat.you, "I live in Oslo with Rex")
+    await chat.server.wait_for_reply(said)
+    await chat.ask(chat.you, f"{me} we are for Fram", "Home")
+    chat.model.script(remember("food", "fish"), say("Yes."), remember("car", "none"), say("Yes."))
+    await chat.ask(chat.you, "I eat fish")
+    await chat.ask(chat.ana, "I have no car")
+    await chat.ask(chat.you, "%remember drink tea")
+
+    carried = {
+        entry.key: entry.metadata
+        for person in (chat.you, chat.ana)
+        for entry in await chat.small.shared.search(str(person.id))
+    }
+    sessions = {key: metadata.get("session") for key, metadata in carried.items()}
+    assert carried["city"] == carried["pet"] == {"session": sessions["city"], "at": said.created_at.timestamp()}
+    assert sessions["food"] == sessions["city"]
+    assert carried["food"]["at"] > carried["city"]["at"]
+    assert len({sessions[key] for key in ("city", "team", "car")}) == 3
+    assert carried["drink"] == {}
+    assert not any(str(channel.id) in str(carried) for channel in (said.channel, chat.server.world.guild("Home")))
 
 
 async def test_in_a_server_it_answers_mentions_and_replies_only(chat: Chat) -> None:

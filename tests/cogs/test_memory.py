@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,7 +33,10 @@ async def test_what_is_remembered_is_found_and_kept_for_its_author(chat: Chat) -
 
     assert told.content == "Got it! I'll remember that favorite_color: blue"
     assert (told.reply_to, told.pings.people) == (asked, ())
-    assert found == "I remember 1 thing about you here that matches color:\n• favorite_color: blue"
+    heading, line = found.splitlines()
+    assert heading == "I remember 1 thing about you here that matches color:"
+    assert line.startswith("• favorite_color: blue ← ")
+    assert "color" in line.partition(" ← ")[2]
     assert await chat.kept(chat.ana) == {("dm", "favorite_color"): "blue"}
 
 
@@ -105,16 +109,65 @@ async def test_finding_nothing_says_what_to_do(chat: Chat) -> None:
     )
 
 
+async def test_finding_nothing_shows_the_newest_and_says_that_they_are(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember drink tea")
+    lines = (await chat.ask(chat.ana, "%memories zebra")).splitlines()
+    assert lines[1:] == ["The newest is:", "• drink: tea"]
+
+    for type_ in ("pet", "city", "team"):
+        await chat.ask(chat.ana, f"%remember {type_} some{type_}")
+
+    for said in ("%memories zebra", "%memories --why zebra"):
+        assert await chat.ask(chat.ana, said) == (
+            "I remember nothing about you here that matches zebra. To see everything: %memories\n"
+            "The newest are:\n• team: someteam\n• city: somecity\n• pet: somepet"
+        )
+
+
+async def test_the_newest_are_those_that_may_be_told_here(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember drink tea")
+
+    assert "tea" not in await chat.ask(chat.ana, "%memories zebra", "Home")
+    assert "tea" not in await chat.ask(chat.ben, "%memories zebra")
+
+
+async def test_the_reasons_in_full_name_the_score_and_where_it_may_be_told(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember favorite_color blue", "Home")
+    await chat.small.shared.store(str(chat.ana.id), "color_of_car", "red")
+
+    lines = (await chat.ask(chat.ana, "%memories --why color", "Home")).splitlines()
+
+    assert lines[0] == "I remember 2 things about you here that match color:"
+    at = {line: number for number, line in enumerate(lines)}
+    for memory, told in (("• favorite_color: blue", "in this server only"), ("• color_of_car: red", "anywhere")):
+        reasons = list(takewhile(lambda line: line.startswith("  ↳ "), lines[at[memory] + 1 :]))
+        assert "color" in reasons[0]
+        assert reasons[-1].startswith("  ↳ score ")
+        assert reasons[-1].endswith(f"told {told}")
+    assert (await chat.ask(chat.ana, "%memories --why", "Home")).count("  ↳ ") >= 2
+
+
+async def test_the_reasons_in_full_come_in_pages_of_their_own(chat: Chat) -> None:
+    for number in range(7):
+        await chat.small.shared.store(str(chat.ana.id), f"color_{number}", "blue", scope="dm")
+
+    first = await chat.ask(chat.ana, "%memories blue --why")
+    second = await chat.ask(chat.ana, "%memories blue --why --page 2")
+
+    assert first.startswith("I remember 7 things about you here that match blue (page 1 of 2):")
+    assert first.endswith("See more: %memories blue --why --page 2")
+    shown = [line for line in (first + second).splitlines() if line.startswith("• color_")]
+    assert (first.count("• "), second.count("• "), len(set(shown))) == (5, 2, 7)
+
+
 async def test_a_search_says_which_store_did_not_answer(chat: Chat) -> None:
     await chat.ask(chat.ana, "%remember drink tea")
     chat.small.mcp.fault = "down"
 
     found = (await chat.ask(chat.ana, "%memories drink")).splitlines()
 
-    assert found[1:] == [
-        "• drink: tea",
-        "Note: mcp did not answer, so something may be missing or out of date.",
-    ]
+    assert found[1].startswith("• drink: tea ← ")
+    assert found[2:] == ["Note: mcp did not answer, so something may be missing or out of date."]
 
 
 async def test_forgetting_and_the_nearest_key(chat: Chat) -> None:
@@ -459,7 +512,7 @@ async def test_a_huge_memory_is_shown_in_a_few_messages(chat: Chat) -> None:
         ('%remember "favorite color"blue', "The quotes do not add up."),
         ('%remember fav"orite blue', "The quotes do not add up."),
         ("%remember 'favorite color blue", "The quotes do not add up."),
-        ("%memories --page 0", "--page takes a number from 1.\nUsage: %memories [query] [--page N]\nExample: "),
+        ("%memories --page 0", "--page takes a number from 1.\nUsage: %memories [query] [--why] [--page N]\nEx"),
         ("%memories blue --page x", "--page takes a number from 1."),
         ("%remember __ blue", "That did not work: the type is empty (limit: 1 to 256 characters)."),
         (f"%remember {'x' * 300} blue", "That did not work: the type is 300 characters long (limit: 1 to 256"),
@@ -526,7 +579,7 @@ async def test_the_help_lists_what_its_reader_may_say(chat: Chat) -> None:
     for_you = await chat.ask(chat.you, "%help")
 
     assert "• %remember <type> <info>: Remember something about you." in for_ana
-    assert "• %memories [query] [--page N]: Show what I remember about you, the best match first." in for_ana
+    assert "• %memories [query] [--why] [--page N]: Show what I remember about you, the best match first." in for_ana
     assert "%memory " not in for_ana
     assert "%memory migration: " in for_you
 
@@ -537,7 +590,20 @@ async def test_the_help_explains_a_command_with_an_example(chat: Chat) -> None:
     assert told.startswith('Remember something about you. The type is one word, or several in "quotes";')
     assert told.endswith('Usage: %remember <type> <info>\nExample: %remember "favorite color" blue')
     assert "%memory migration status|on|off" in await chat.ask(chat.you, "%help memory")
-    assert "I don't know" in await chat.ask(chat.ana, "%help memory")
+
+
+@pytest.mark.parametrize("command", ["memory", "memory migration"])
+async def test_the_help_says_that_a_command_is_the_owners(chat: Chat, command: str) -> None:
+    told = f"Only my owner can use %{command}. %help lists what you can say."
+
+    assert await chat.ask(chat.ana, f"%help {command}") == told
+    assert await chat.ask(chat.you, f"%help {command}") != told
+
+
+@pytest.mark.parametrize("said", ["%help memor", "%memor"])
+async def test_a_command_that_only_the_owner_may_give_is_suggested_to_nobody_else(chat: Chat, said: str) -> None:
+    assert (await chat.ask(chat.ana, said)).startswith("I don't know %memor. Did you mean %memories?")
+    assert (await chat.ask(chat.you, said)).startswith("I don't know %memor. Did you mean %memory?")
 
 
 @pytest.mark.skipif(IS_OFFICIAL, reason="a bot account has no human behind it")

@@ -65,7 +65,7 @@ async def test_a_bare_bot_remembers(server: LoopbackDiscord, bot: Any, small: Sm
 
     assert told.content == "Got it! I'll remember that favorite_color: blue"
     assert found.content.startswith("I remember nothing about you here")
-    assert mine.content.endswith("• favorite_color: blue")
+    assert "\n• favorite_color: blue ← " in mine.content
     assert bot.tool_manager.search_user_memory(str(server.you.id), "color") == "favorite_color: blue"
     assert await small.sqlite.get_all(str(server.you.id)) == {"favorite_color": "blue"}
 

@@ -6,7 +6,20 @@ import random
 
 import pytest
 
-from cogs.text import INVISIBLE, LIMIT, ArgumentError, disarm, guard, quote, split, split_page, split_type, unquote
+from cogs.text import (
+    INVISIBLE,
+    LIMIT,
+    ArgumentError,
+    disarm,
+    guard,
+    quote,
+    self_contained,
+    split,
+    split_options,
+    split_page,
+    split_type,
+    unquote,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +53,19 @@ def test_mentions_are_disarmed_and_nothing_else(text: str, harmless: str) -> Non
 )
 def test_what_a_person_said_cannot_look_like_more(text: str, quoted: str) -> None:
     assert quote(text, 20) == quoted
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("plain \u05d0", ""),
+        ("\u202eabc", "\u202c"),
+        ("\u202a\u202b\u202d", "\u202c" * 3),
+        ("\u2067\u202e\u2068", "\u2069\u2069\u202c"),  # what is within an isolate ends with it, so those first
+    ],
+)
+def test_a_direction_that_is_left_on_ends_with_the_text(text: str, after: str) -> None:
+    assert self_contained(text) == text + after
 
 
 @pytest.mark.parametrize("text", ["%x", "  %x", "\n%x", "\u3000%x"])
@@ -271,3 +297,26 @@ def test_the_page_stands_at_either_end(said: str, query: str, page: int) -> None
 def test_a_page_that_is_none_is_refused(said: str) -> None:
     with pytest.raises(ArgumentError, match=r"^--page takes a number from 1"):
         split_page(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "query", "page"),
+    [
+        ("--why", "", 1),
+        ("--why blue sky", "blue sky", 1),
+        ("blue sky —WHY", "blue sky", 1),
+        ("--why --page 2 blue", "blue", 2),
+        ("--page 2 --why blue", "blue", 2),
+        ("blue --why --page 2", "blue", 2),
+        ("blue --page 2 --why", "blue", 2),
+        ("--why blue --page 2", "blue", 2),
+        ("--page --why 2", "", 2),
+    ],
+)
+def test_the_reasons_are_asked_for_at_either_side_of_the_page(said: str, query: str, page: int) -> None:
+    assert split_options(said) == (query, page, True)
+
+
+@pytest.mark.parametrize("said", ["why", "--whynot", "a--why", "-- why", "--why?"])
+def test_a_why_within_a_query_is_a_word_of_it(said: str) -> None:
+    assert split_options(said) == (said, 1, False)

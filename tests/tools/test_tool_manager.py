@@ -101,6 +101,23 @@ async def test_search_names_what_does_not_match_and_how_many_more_do(tools: Tool
     assert tools.search_user_memory("1", "blue", limit=3).splitlines()[3:] == ["(1 more matched.)"]
 
 
+async def test_the_persons_name_goes_along_with_what_they_look_for(tools: ToolManager) -> None:
+    with pytest.raises(MemoryRejectedError, match="name is 5,000 characters long"):
+        await tools.recall(replace(ANA, name="x" * 5_000), "drink")
+
+
+async def test_what_is_said_in_talk_is_kept_with_when_and_in_which_stretch_and_a_command_takes_that_away(
+    tools: ToolManager,
+) -> None:
+    talk = replace(ANA, session="s1", at=1_700_000_000.25)
+    await tools.run([call("remember_user_info", information_type="drink", information="tea")], talk)
+    assert (await tools.recall(ANA))[0].metadata == {"session": "s1", "at": 1_700_000_000.25}
+
+    await tools.remember(ANA, "drink", "tea")
+
+    assert (await tools.recall(ANA))[0].metadata == {}
+
+
 async def test_search_says_which_store_did_not_answer(tools: ToolManager, small: SmallMemory) -> None:
     await tools.remember(ToolContext("1"), "drink", "tea")
     small.mcp.fault = "down"
