@@ -1,0 +1,334 @@
+"""What a text says, for ranking: words, stems, cues. One Language for each natural language; its data are files.
+
+Nothing here knows a store or a query's answer; memory/ranking.py does the scoring.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+import threading
+import tomllib
+import unicodedata
+import zlib
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import snowballstemmer
+
+from memory.dates import DateReader, DateSpan
+from memory.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from memory.model import MemoryEntry
+
+DEFAULT_LANGUAGE = "english"
+
+ASKS, HAS_TIME, HAS_PLACE, HAS_NAME = 1, 2, 4, 8
+"""What a memory is or has: it ends with a question mark, says a time, a place, a name."""
+
+WHEN, WHERE = 1, 2
+"""What a question asks for: a time; a place or a name."""
+
+_VERSION = 1
+"""Raise it whenever an Analysis of the same text comes out different, or is packed differently."""
+
+_FOLDER = Path(__file__).resolve().parent / "languages"
+_MARK = 8
+_HEAD = struct.Struct("<dIHB")
+_MOST = 255
+"""Occurrences of one word that are counted, so that a count is a byte."""
+_LONGEST = 64
+"""Characters of a word that are looked at; also of a word to be stemmed, which takes longer the longer it is."""
+_LATEST = 253_402_300_799.0
+_CACHED_WORDS = 65_536
+
+_CJK = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_EMOJI = "\u2190-\u21ff\u2300-\u23ff\u2460-\u24ff\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff\U0001f000-\U0001faff"
+_TOKEN = re.compile(rf"[^\W_]+|[{_EMOJI}]")
+_RUN = re.compile(rf"[{_CJK}]+|[^{_CJK}]+")
+_IDEOGRAPH = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_ACCENTED = re.compile(r"[\u00c0-\u024f\u1e00-\u1eff]")
+_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u201c": '"', "\u201d": '"'})
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_SYNTHETIC = re.compile(r"[a-z]{0,3}\d+|[0-9a-f]{6,}|\d+[a-z]{0,2}")
+_PLAIN_NAMES = frozenset(
+    (
+        "memory",
+        "mem",
+        "memo",
+        "msg",
+        "message",
+        "messages",
+        "fact",
+        "note",
+        "item",
+        "id",
+        "uuid",
+        "entry",
+        "key",
+        "auto",
+    )
+)
+_SPEAKER = re.compile(r"([^\W\d_][^\n:]{0,31}): ")
+_CLOCK = re.compile(r"\b(?:1[89]|20)\d\d\b|\b\d{1,2}(?::\d\d| ?[ap]\.?m\b)", re.IGNORECASE)
+
+
+class Analysis(NamedTuple):
+    """Everything ranking needs of one memory; made once, when it is written, and kept packed.
+
+    Attributes:
+        terms: its different stems, separated by spaces.
+        forms: one word for each of them, as it was written, separated by spaces; empty where it is the stem itself.
+        counts: how often each occurs, one byte each; the words of the key count twice.
+        length: the sum of the counts.
+        session: `metadata["session"]` as text; empty if there is none.
+        at: when it was said, in seconds since 1970: `metadata["at"]` if that is such a number, else `updated_at`.
+        speaker: who said it, folded, if the text is "Name: text"; else empty.
+        cues: ASKS, HAS_TIME, HAS_PLACE, HAS_NAME, added up.
+    """
+
+    terms: str
+    forms: str
+    counts: bytes
+    length: int
+    session: str
+    at: float
+    speaker: str
+    cues: int
+
+
+class Term(NamedTuple):
+    """One word of a question: its stem, the word itself, and its weight between 0 and 1."""
+
+    stem: str
+    form: str
+    weight: float
+
+
+class Question(NamedTuple):
+    """What a query asks: different terms, WHEN and WHERE added up, dates, and all its words, folded."""
+
+    terms: tuple[Term, ...]
+    cues: int
+    dates: tuple[DateSpan, ...]
+    words: frozenset[str]
+
+
+class Language:
+    """One natural language. Immutable, cached, safe to use from any thread.
+
+    Attributes:
+        fingerprint: a short hash over the code's version and the data files: what was packed by another one is
+            made anew.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        stop, weak, aliases = (_lines(folder / f"{file}.txt") for file in ("stop", "weak", "aliases"))
+        cues = _cues(folder / "cues.toml")
+        self._stemmer = _stemmer(cues.get("stemmer", name))
+        self._stemming = threading.Lock()  # Snowball's objects keep the word that they are at
+        self._rewrites = [(re.compile(old), new) for old, new in cues.get("rewrites", ())]
+        self._stop = frozenset(self._words_of(stop))
+        self.root = lru_cache(_CACHED_WORDS)(self._root)
+        self._weak = frozenset(self.root(word) for word in self._words_of(weak))
+        self.groups = self._groups_of(aliases)
+        self._time, self._place = (frozenset(self._words_of([cues.get(f"{of}_words", "")])) for of in ("time", "place"))
+        self._asks = [(bit, _phrases(cues.get(f"asks_{of}", ()))) for bit, of in ((WHEN, "when"), (WHERE, "where"))]
+        after = "|".join(cues.get("name_after", "").split()) or "(?!)"
+        self._names = re.compile(rf"\b(?:{after})\s+(?:\w+\s+)?[A-Z\u00c0-\u00de]")
+        self._dates = DateReader(cues.get("dates", {}))
+        self._mark = _fingerprint(name, folder)
+        self.fingerprint = self._mark.hex()
+
+    def analyse(self, entry: MemoryEntry) -> Analysis:
+        """Return what *entry* says: of its key, unless it is a made-up one, its value and its metadata."""
+        said = self.tokens(entry.value)
+        words = said if _is_synthetic(entry.key) else [*(2 * self.tokens(_HUMP.sub(" ", entry.key))), *said]
+        counts: dict[str, int] = {}
+        forms: dict[str, str] = {}
+        for word in words:
+            stem = self.root(word)
+            if stem:
+                counts[stem] = counts.get(stem, 0) + 1
+                forms.setdefault(stem, word)
+        if not counts:
+            for word in words:
+                counts[word] = counts.get(word, 0) + 1
+        tally = bytes(min(count, _MOST) for count in counts.values())
+        speaker = _SPEAKER.match(entry.value)
+        session, at = _circumstances(entry)
+        return Analysis(
+            " ".join(counts),
+            " ".join("" if form == stem else form for stem, form in forms.items()),
+            tally,
+            sum(tally),
+            session,
+            at,
+            " ".join(self.tokens(speaker[1])) if speaker else "",
+            self._cues_of(entry.value, said),
+        )
+
+    def question(self, query: str, name: str = "") -> Question:
+        """Return what *query* asks; *name* is what the person is called, which says nothing about their memories."""
+        words = self.tokens(query)
+        own = frozenset(self.tokens(name))
+        telling = [word for word in words if word not in own] or words
+        stems = {self.root(word): word for word in telling if self.root(word)} or {word: word for word in telling}
+        terms = tuple(Term(stem, form, 0.5 if stem in self._weak else 1.0) for stem, form in stems.items())
+        line = f" {' '.join(words)} "
+        cues = sum(bit for bit, phrases in self._asks if phrases.search(line))
+        return Question(terms, cues, self._dates.read(words, query), frozenset(words))
+
+    def tokens(self, text: str) -> list[str]:
+        """Return the words and emoji of *text*, folded so that case, width and accents do not matter.
+
+        Runs of Chinese, Japanese and Korean letters become pairs of letters, and single ideographs.
+        """
+        folded = text.lower()
+        if folded.isascii():
+            return _cut(_TOKEN.findall(self._rewritten(folded)))
+        folded = unicodedata.normalize("NFKC", text).casefold().translate(_QUOTES)
+        folded = _ACCENTED.sub(lambda letter: _bare(letter[0]), unicodedata.normalize("NFC", folded))
+        return _cut([token for run in _TOKEN.findall(self._rewritten(folded)) for token in _apart(run)])
+
+    def pack(self, analysis: Analysis) -> bytes:
+        """Return *analysis* as bytes, which begin with the fingerprint."""
+        text = "\n".join((analysis.terms, analysis.forms, analysis.speaker, analysis.session)).encode()
+        head = _HEAD.pack(analysis.at, len(analysis.counts), analysis.length & 0xFFFF, analysis.cues)
+        body = head + analysis.counts + text
+        return self._mark + zlib.crc32(body).to_bytes(4, "little") + body
+
+    def unpack(self, blob: bytes) -> Analysis | None:
+        """Return what was packed; None if another version or language packed it, or if it is damaged."""
+        body = blob[_MARK + 4 :]
+        if blob[:_MARK] != self._mark or zlib.crc32(body).to_bytes(4, "little") != blob[_MARK : _MARK + 4]:
+            return None
+        at, size, _, cues = _HEAD.unpack_from(body)
+        end = _HEAD.size + size
+        counts = body[_HEAD.size : end]
+        terms, forms, speaker, session = body[end:].decode().split("\n", 3)
+        return Analysis(terms, forms, counts, sum(counts), session, at, speaker, cues)
+
+    def _root(self, word: str) -> str:
+        """Return the stem of a folded *word*; empty for a stop word."""
+        if word in self._stop:
+            return ""
+        if self._stemmer is None or len(word) >= _LONGEST or not word.isalpha():
+            return word
+        with self._stemming:
+            return str(self._stemmer.stemWord(word))
+
+    def _rewritten(self, folded: str) -> str:
+        for old, new in self._rewrites:
+            folded = old.sub(new, folded)
+        return folded
+
+    def _words_of(self, lines: Iterable[str]) -> list[str]:
+        return [word for line in lines for word in self.tokens(line)]
+
+    def _groups_of(self, lines: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return for each stem the others that may stand for it, in the order of the file."""
+        groups: dict[str, dict[str, None]] = {}
+        for line in lines:
+            stems = dict.fromkeys(stem for word in self.tokens(line) if (stem := self.root(word)))
+            for stem in stems:
+                groups.setdefault(stem, {}).update(stems)
+        return {stem: tuple(other for other in group if other != stem) for stem, group in groups.items()}
+
+    def _cues_of(self, value: str, words: list[str]) -> int:
+        cues = ASKS if value.rstrip().endswith(("?", "\uff1f", "\u061f")) else 0
+        if not self._time.isdisjoint(words) or _CLOCK.search(value):
+            cues |= HAS_TIME
+        if not self._place.isdisjoint(words):
+            cues |= HAS_PLACE
+        return cues | HAS_NAME if self._names.search(value) else cues
+
+
+@lru_cache
+def load_language(name: str) -> Language:
+    """Return the language called *name*: one with a folder of data, or one that has a Snowball stemmer only.
+
+    Raises:
+        ConfigError: there is none of that name; the text names those there are.
+    """
+    folder = _FOLDER / name
+    known = {path.name for path in _FOLDER.iterdir() if path.is_dir() and path.name[0] != "_"}
+    known |= set(snowballstemmer.algorithms()) - {"porter", "dutch_porter"}
+    if name not in known:
+        raise ConfigError(f"language: {name!r} is not known; known are {', '.join(sorted(known))}")
+    return Language(name, folder)
+
+
+def _circumstances(entry: MemoryEntry) -> tuple[str, float]:
+    """Return the session of *entry*, and when it was said."""
+    session, at = entry.metadata.get("session"), entry.metadata.get("at")
+    if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at) or not 0 < at < _LATEST:
+        at = entry.updated_at.timestamp()
+    return str(session) if isinstance(session, str | int) else "", float(at)
+
+
+def _is_synthetic(key: str) -> bool:
+    """Return whether *key* was made up by a program: m0001, a UUID, memory_17."""
+    parts = [part for part in re.split(r"[\s_.\-:#]+", key.lower()) if part]
+    made_up = [_SYNTHETIC.fullmatch(part) is not None and any(c.isdigit() for c in part) for part in parts]
+    plain = [part in _PLAIN_NAMES for part in parts]
+    return all(a or b for a, b in zip(made_up, plain, strict=True))
+
+
+def _apart(run: str) -> Iterator[str]:
+    """Give the tokens of a *run* of letters, which may hold such as are written without spaces."""
+    if run.isascii():
+        yield run
+        return
+    for part in _RUN.findall(run):
+        if not re.match(f"[{_CJK}]", part):
+            yield part
+            continue
+        yield from _IDEOGRAPH.findall(part)
+        if len(part) > 1:
+            yield from (a + b for a, b in pairwise(part))
+        elif not _IDEOGRAPH.match(part):
+            yield part
+
+
+def _cut(tokens: list[str]) -> list[str]:
+    return [token[:_LONGEST] for token in tokens] if any(len(token) > _LONGEST for token in tokens) else tokens
+
+
+def _bare(letter: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFD", letter) if not unicodedata.combining(c))
+
+
+def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:
+    alternatives = "|".join(re.escape(phrase) for phrase in phrases) or "(?!)"
+    return re.compile(f" (?:{alternatives})(?= )")
+
+
+def _stemmer(name: str) -> Any:
+    return snowballstemmer.stemmer(name) if name in snowballstemmer.algorithms() else None
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+def _cues(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _fingerprint(name: str, folder: Path) -> bytes:
+    digest = hashlib.sha256(f"{_VERSION} {name} {snowballstemmer.__name__}".encode())
+    for path in sorted(folder.glob("*")) if folder.exists() else ():
+        digest.update(path.read_bytes())
+    return digest.digest()[:_MARK]
