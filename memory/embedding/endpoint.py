@@ -167,6 +167,7 @@ class EndpointEmbedder:
         try:
             await self.open()
             (vector,) = await self._ask([self.settings.query_prefix + text], retries=0)
+            self._check_usable(vector)
         except (BackendUnavailableError, ConfigError, _RefusedError) as exc:
             self.trouble = why(exc)
             self._not_before = self._now() + _AFTER_FAILURE_S
@@ -208,8 +209,11 @@ class EndpointEmbedder:
             (vector,) = await self._ask([_CANARY], retries=self.settings.retries)
         except _RefusedError as exc:
             raise BackendUnavailableError(_NAME, "embed", str(exc)) from exc
+        self._check_usable(vector)
+
+    def _check_usable(self, vector: bytes) -> None:
         if not vector:
-            raise BackendUnavailableError(_NAME, "embed", f"{self.where} gives vectors that are no numbers")
+            raise BackendUnavailableError(_NAME, "embed", f"{self.where} gives vectors without a direction")
 
     async def _ask(self, texts: Sequence[str], *, retries: int) -> list[bytes]:
         """Return what the endpoint says in one request.
