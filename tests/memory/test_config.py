@@ -8,7 +8,7 @@ import pytest
 
 from app.settings import Settings
 from memory.assemble import assemble
-from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
+from memory.config import MCPTable, MemoryFileSettings, RecallTable, SQLiteTable, default_config_path, load_settings
 from memory.errors import ConfigError
 
 
@@ -74,6 +74,14 @@ def test_a_table_without_a_type_is_of_the_type_it_is_named_for(file: Path) -> No
             ["share the file data/the file of p"],
         ),
         ('[memory.backends.sqlite]\npath = "data/jakey.db"\n', ["two stores share the file data/jakey.db"]),
+        ('[memory.recall]\nembeder = "none"\n', ["memory.recall.embeder: unknown key", "did you mean embedder?"]),
+        ('[memory.recall]\nembedder = "word2vec"\n', ["memory.recall.embedder", "'none', 'static' or 'endpoint'"]),
+        ('[memory.recall]\nembedder = "endpoint"\n', ["memory.recall", "an endpoint needs base_url and model"]),
+        ('[memory.recall]\nbase_url = "ftp://h"\n', ["memory.recall.base_url", "http"]),
+        ('[memory.recall]\nlanguage = "../english"\n', ["memory.recall.language", "pattern"]),
+        ("[memory.recall]\ncache_mb = 0\n", ["memory.recall.cache_mb", "greater than or equal to 1"]),
+        ("[memory.recall]\nquery_timeout_s = 60\n", ["memory.recall.query_timeout_s", "less than or equal to 10"]),
+        ('[memory.recall]\napi_key_env = "MTIz-secret"\n', ["memory.recall.api_key_env", "never the secret itself"]),
         ("[memory\n", ["is not TOML", "line 1"]),
     ],
 )
@@ -86,6 +94,17 @@ def test_an_error_names_the_file_the_key_and_the_limit(file: Path, text: str, sa
     for part in [str(file), *says]:
         assert part in str(caught.value)
     assert "MTIz" not in str(caught.value)
+
+
+def test_memories_are_found_by_words_alone_unless_the_file_says_otherwise(file: Path) -> None:
+    file.write_text("")
+    by_default = load_settings(Settings, file).memory.recall
+    file.write_text('[memory.recall]\nembedder = "endpoint"\nbase_url = "http://127.0.0.1:1/v1"\nmodel = "m"\n')
+
+    said = load_settings(Settings, file).memory.recall
+
+    assert by_default == RecallTable(language="english", embedder="none")
+    assert (said.embedder, said.base_url, said.model) == ("endpoint", "http://127.0.0.1:1/v1", "m")
 
 
 def test_every_wrong_key_is_named_at_once(file: Path) -> None:
