@@ -212,7 +212,7 @@ def _reasons(hit: Hit, query: str) -> Iterator[str]:
     if left := len(details[_DETAILS_SHOWN:]):
         yield f"and {left} more"
     said = [f"score {hit.score:.2f}"] if query else []
-    said += [f"from {quote(hit.store, _KEY_SHOWN)}"] if hit.store else []
+    said += [f"from {_quote_key(hit.store)}"] if hit.store else []
     yield ", ".join([*said, f"told {_where(hit.entry.scope)}"])
 
 
@@ -220,7 +220,7 @@ def _where(scope: str) -> str:
     """Return where what belongs to *scope* may be told; of servers and groups only this one is read here."""
     kind, _, _ = scope.partition(":")
     places = {"dm": "in DMs only", "guild": "in this server only", "group": "in this group only"}
-    return "anywhere" if scope == EVERYWHERE else places.get(kind, f"in {quote(scope, _KEY_SHOWN)} only")
+    return "anywhere" if scope == EVERYWHERE else places.get(kind, f"in {_quote_key(scope)} only")
 
 
 def _yet_to_forget(found: SearchResult, what: str) -> str:

@@ -54,6 +54,14 @@ def test_a_message_that_comes_in_late_changes_nothing() -> None:
     assert stretches.session_of(HERE, ANA, NOON + SILENCE_S) == first
 
 
+def test_a_stretch_ends_also_where_messages_came_in_out_of_order() -> None:
+    stretches = Stretches()
+    stretches.session_of(HERE, BEN, NOON + SILENCE_S)
+    first = stretches.session_of(HERE, ANA, NOON)
+
+    assert stretches.session_of(HERE, ANA, NOON + SILENCE_S + 1) != first
+
+
 def test_the_id_says_nothing_of_person_or_channel() -> None:
     session = Stretches().session_of(123_456_789, 987_654_321, NOON)
 
