@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from memory.model import MemoryEntry, UserTombstone, user_hash_of
+from memory.model import MemoryEntry, UserTombstone, slot_of, user_hash_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from memory.model import Record
 
@@ -37,6 +37,7 @@ class AcknowledgedRevisions:
         self.moment = 0
         """Goes up with everything that is noted: a read must know what was noted before it began, and no more."""
         self._users: OrderedDict[str, dict[str, _Known]] = OrderedDict()
+        self._scopes: dict[str, set[str]] = {}
         self._graves: OrderedDict[str, _Known] = OrderedDict()
         self._count = 0
         self._most = most
@@ -57,10 +58,12 @@ class AcknowledgedRevisions:
             self._count += slot not in slots
             if isinstance(record, MemoryEntry):
                 self._note(slots, slot, record.revision, record.key, record.scope)
+                self._scopes.setdefault(user_id, set()).add(record.scope)
             else:
                 self._note(slots, slot, record.revision)
         while self._count > self._most and len(self._users) > 1:
-            _, dropped = self._users.popitem(last=False)
+            user_id, dropped = self._users.popitem(last=False)
+            self._scopes.pop(user_id, None)
             self._count -= len(dropped)
 
     def contradict(self, user_id: str, answer: Sequence[Record], asked: Asked, moment: int) -> bool:
@@ -69,6 +72,24 @@ class AcknowledgedRevisions:
         Args:
             answer: what `model.newest` left of the records found.
         """
+        known = self._users.get(user_id, {})
+        return self._contradict(user_id, answer, moment, known.items(), asked)
+
+    def contradict_at(self, user_id: str, answer: Sequence[Record], slots: Collection[str], moment: int) -> bool:
+        """Return the same of an answer that had to hold the live entries in *slots*, without looking at all others."""
+        known = self._users.get(user_id, {})
+        there = {record.position[1] for record in answer}.union(slots)
+        looked_at = [(slot, known[slot]) for slot in there if slot in known]
+        return self._contradict(user_id, answer, moment, looked_at, lambda slot, _: slot in slots)
+
+    def _contradict(
+        self,
+        user_id: str,
+        answer: Sequence[Record],
+        moment: int,
+        looked_at: Iterable[tuple[str, _Known]],
+        asked: Asked,
+    ) -> bool:
         found = {record.position[1]: record.revision for record in answer if not isinstance(record, UserTombstone)}
         shown = max((r.revision for r in answer if isinstance(r, UserTombstone)), default="")
         latest = self._graves.get(user_hash_of(user_id))
@@ -76,7 +97,7 @@ class AcknowledgedRevisions:
         if buried is not None and any(revision <= buried.revision for revision in found.values()):
             return True
         floor = max(shown, latest.revision if latest else "")
-        for slot, newest in self._users.get(user_id, {}).items():
+        for slot, newest in looked_at:
             known = _as_of(newest, moment)
             if known is None or known.revision <= floor:
                 continue
@@ -89,7 +110,11 @@ class AcknowledgedRevisions:
 
     def scopes(self, user_id: str, key: str) -> frozenset[str]:
         """Return where *key* was acknowledged lately: a deletion can only be found where one knows to look."""
-        return frozenset(known.scope for known in self._users.get(user_id, {}).values() if known.key == key)
+        known = self._users.get(user_id)
+        if known is None:
+            return frozenset()
+        places = [(scope, known.get(slot_of(user_id, scope, key))) for scope in self._scopes.get(user_id, ())]
+        return frozenset(scope for scope, there in places if there is not None and there.key == key)
 
     def is_latest(self, record: Record) -> bool:
         """Return whether *record* is what was acknowledged last in its place, by this process."""
@@ -102,6 +127,7 @@ class AcknowledgedRevisions:
     def forget(self, user_id: str) -> None:
         """What was acknowledged about *user_id* is lost for good, or was never so: do not insist on it."""
         self._count -= len(self._users.pop(user_id, {}))
+        self._scopes.pop(user_id, None)
         self._graves.pop(user_hash_of(user_id), None)
 
     def _note(

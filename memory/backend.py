@@ -384,6 +384,10 @@ class StoreBackend(MemoryBackend):
         """Whether its digests speak for all that it holds; until then it is read, but not compared."""
         return True
 
+    def peek(self, user_id: str, key: str, scopes: Audience) -> Page | None:  # noqa: ARG002
+        """Return what `get` would, if that takes no waiting at all; None: ask `get`."""
+        return None
+
     @abstractmethod
     async def identify(self) -> StoreIdentity:
         """Return which store this is; writes nothing."""

@@ -247,6 +247,16 @@ def who_are_you(db: sqlite3.Connection) -> dict[str, str]:
     return {"outbox_id": meta(db, "outbox_id", ""), "clock": meta(db, "clock")}
 
 
+def is_empty(db: sqlite3.Connection) -> bool:
+    """Return whether no store lacks anything."""
+    return not db.execute("SELECT EXISTS (SELECT 1 FROM log) OR EXISTS (SELECT 1 FROM parked)").fetchone()[0]
+
+
+def data_version(db: sqlite3.Connection) -> int:
+    """Return a number that is another one after anybody else has written."""
+    return int(db.execute("PRAGMA data_version").fetchone()[0])
+
+
 def set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
     sql = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
     db.execute(sql, [name, value])

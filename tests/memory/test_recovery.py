@@ -86,6 +86,7 @@ def unreadable(outbox: Outbox) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outbox, "_read", fail)
+        patch.setattr(outbox, "_peek", lambda *_: None)
         yield
 
 

@@ -1066,7 +1066,7 @@ def last_put_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def what_was_acknowledged_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AcknowledgedRevisions, "contradict", lambda *_: False)
+    monkeypatch.setattr(AcknowledgedRevisions, "_contradict", lambda *_: False)
 
 
 def anybodys_store_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,18 +89,17 @@ class SQLiteMemoryBackend(StoreBackend):
         return await self._file.write("store", lambda db: tables.put_all(db, records))
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
-        if scopes is None:
-            which, values = "key = ?", [key]
-        else:
-            values = [slot_of(user_id, scope, key) for scope in sorted(scopes)]
-            which = f"slot IN ({', '.join('?' * len(values))})"
-        sql = (
-            f"SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND {which} "
-            f"UNION ALL SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND slot = ''"
-        )
-        parameters = [user_id, *values, user_hash_of(user_id)]
-        rows = await self._file.run("retrieve", lambda db: fetch(db, sql, parameters))
-        return Page(tables.records_in(rows), None, (self.name,))
+        found = self.peek(user_id, key, scopes)
+        if found is None:
+            sql, parameters = _find(user_id, key, scopes)
+            rows = await self._file.run("retrieve", lambda db: fetch(db, sql, parameters))
+            found = Page(tables.records_in(rows), None, (self.name,))
+        return found
+
+    def peek(self, user_id: str, key: str, scopes: Audience) -> Page | None:
+        sql, parameters = _find(user_id, key, scopes)
+        rows = self._file.peek(lambda db: db.execute(sql, parameters).fetchall())
+        return None if rows is None else Page(tables.records_in(rows), None, (self.name,))
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         rows, grave = await self._file.run("scan", lambda db: tables.scan(db, user_id, after, limit + 1))
@@ -186,3 +185,17 @@ class SQLiteMemoryBackend(StoreBackend):
             if is_damage(exc) or is_refusal(exc):
                 raise
             raise StaleFileError("what was written cannot be read") from exc
+
+
+def _find(user_id: str, key: str, scopes: Audience) -> tuple[str, list[str]]:
+    """Return the query for `get`, and what it is given."""
+    if scopes is None:
+        which, values = "key = ?", [key]
+    else:
+        values = [slot_of(user_id, scope, key) for scope in sorted(scopes)]
+        which = f"slot IN ({', '.join('?' * len(values))})"
+    sql = (
+        f"SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND {which} "
+        f"UNION ALL SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND slot = ''"
+    )
+    return sql, [user_id, *values, user_hash_of(user_id)]
