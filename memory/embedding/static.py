@@ -45,12 +45,13 @@ model takes for one another."""
 
 
 class _Model(NamedTuple):
-    """What the files hold: encodes words as pieces, and has a row for each piece that says something."""
+    """What the files hold: words as pieces; of each piece its row and its weight; and which pieces say something."""
 
     tokenizer: Any
     table: NDArray[Any]
     rows: NDArray[np.int64]
-    weights: NDArray[np.float32]  # of each piece; 0: it says nothing
+    weights: NDArray[np.float32]
+    telling: frozenset[int]
 
 
 class StaticVectors:
@@ -160,23 +161,33 @@ def _read(weights: Path, tokenizer: Path) -> _Model:
         problem = f"has {len(table)} rows, {tokenizer.name} has {pieces} pieces"
         raise ConfigError(f"memory.recall.model: {weights.name} {problem}; they are of different models")
     worth = np.nan_to_num(worth[:pieces], posinf=0.0, neginf=0.0)
-    worth[[place for piece, place in vocabulary.items() if _NO_MEANING.fullmatch(piece)]] = 0.0
-    return _Model(tokens, table, rows[:pieces], worth)
+    telling = frozenset(place for piece, place in vocabulary.items() if not _NO_MEANING.fullmatch(piece))
+    return _Model(tokens, table, rows[:pieces], worth, telling)
 
 
 def _vectors(model: _Model, words: Sequence[str]) -> NDArray[np.float32]:
     """Return the mean of the pieces of each word, of unit length; zero if none says anything."""
     # A lone surrogate would be an error in the tokenizer.
     texts = [word.encode(errors="ignore").decode() if len(word) <= WORD_MAX else "" for word in words]
-    encoded = [found.ids for found in model.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-    ids = np.fromiter((place for found in encoded for place in found), np.int64)
-    of_word = np.repeat(np.arange(len(words)), [len(found) for found in encoded])
-    ids, of_word = ids[model.weights[ids] != 0], of_word[model.weights[ids] != 0]
+    # Folded words are not what a model was made from: London is one piece where london is three. Measured on half
+    # of LoCoMo, the spelling of fewer pieces is worth 0.2 to 0.4 points of recall@10.
+    folded = _pieces(model, texts)
+    capital = _pieces(model, [text.capitalize() for text in texts])
+    chosen = [b if b and (not a or len(b) < len(a)) else a for a, b in zip(folded, capital, strict=True)]
+    ids = np.fromiter((piece for pieces in chosen for piece in pieces), np.int64)
     sums = np.zeros((len(words), model.table.shape[1]), np.float32)
     if len(ids):
-        known, first = np.unique(of_word, return_index=True)
+        lengths = np.array([len(pieces) for pieces in chosen])
+        known = np.flatnonzero(lengths)
+        first = (np.cumsum(lengths) - lengths)[known]
         rows = np.nan_to_num(model.table[model.rows[ids]].astype(np.float32), posinf=0.0, neginf=0.0)
         sums[known] = np.add.reduceat(rows * model.weights[ids, None], first, axis=0)
-    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    sums /= np.where(lengths > 0, lengths, 1.0)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    sums /= np.where(norms > 0, norms, 1.0)
     return sums
+
+
+def _pieces(model: _Model, texts: list[str]) -> list[list[int]]:
+    """Return the pieces of each text that say something."""
+    encoded = model.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [[piece for piece in found.ids if piece in model.telling] for found in encoded]

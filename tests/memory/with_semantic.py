@@ -53,6 +53,13 @@ def test_words_of_like_meaning_are_near(shipped: StaticVectors) -> None:
     assert dog @ pet > 0.5
 
 
+def test_a_folded_name_is_the_word_that_the_model_knows(shipped: StaticVectors) -> None:
+    london, capital, england = shipped.of(["london", "London", "england"])
+
+    assert np.allclose(london, capital)
+    assert london @ england > 0.3
+
+
 def test_rows_are_of_unit_length_and_zero_where_nothing_is_known(shipped: StaticVectors) -> None:
     words = ["tea", "", " ", "1984", "7", "😀", "\ud800", "x" * 65, "tea"]
 
