@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from aiohttp import web
 
-from memory.config import RecallTable
+from memory.config import MemoryFileSettings, RecallTable, load_settings
 from memory.embedding import EndpointEmbedder, EndpointSettings, embedding_of, text_of
 from memory.errors import BackendUnavailableError, ConfigError
 from tests.memory.embedding_server import EmbeddingServer, good, raw, status, vectors, when
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
 
 SECRET, PRIVATE = "sk-very-secret", "the moon cake is poisoned"
@@ -423,3 +424,20 @@ def test_a_key_that_is_not_set_is_an_error_that_does_not_tell_what_stands_there(
         embedding_of(table, tmp_path)
 
     assert "ABCDEF" not in str(caught.value)
+
+
+def test_what_the_documentation_says_to_copy_is_a_setting(tmp_path: Path) -> None:
+    said = (Path(__file__).resolve().parents[2] / "docs" / "semantic.md").read_text()
+    blocks = re.findall(r"^```toml\n(.*?)^```$", said, re.DOTALL | re.MULTILINE)
+    found = []
+    for block in blocks:
+        (tmp_path / "config.toml").write_text(block)
+        found.append(load_settings(MemoryFileSettings, tmp_path / "config.toml").memory.recall)
+
+    defaults = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", said, re.MULTILINE))
+
+    assert [table.embedder for table in found] == ["static", "static", "endpoint"]
+    assert {name: float(number) for name, number in defaults.items()} == {
+        name: getattr(RecallTable(), name)
+        for name in ("dimensions", "batch", "timeout_s", "retries", "query_timeout_s")
+    }
