@@ -40,7 +40,7 @@ def test_the_published_conversation_and_a_second_run_that_still_remembers(home: 
 
     assert first.returncode == 0, first.stderr
     assert "Got it! I'll remember that favorite_color: blue" in first.stdout
-    assert re.search(r"favorite_color: blue\nyou: %memorystatus", first.stdout)
+    assert re.search(r"favorite_color: blue( ← .*)?\nyou: %memorystatus", first.stdout)
     assert "2/2 healthy stores" in first.stdout
 
     second = sandbox(home, "%memories color\n")
