@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.ticker import tick
 from memory.assemble import shared_memory
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _STORES = {
     "alone": "[memory.backends.sqlite]\npriority = 20\n",
     "hanging": "[memory.backends.mcp]\npriority = 10\n[memory.backends.sqlite]\npriority = 20\n",
 }
-_TICK_S = 0.001
 
 
 async def measure(rounds: int, seconds: float) -> dict[str, float]:
@@ -115,12 +115,6 @@ async def _stall_ms(memory: SharedMemory, work: Awaitable[object]) -> tuple[floa
     """Return how late a ticker woke up at the most while *work* went on: on the caller's loop, and on the memory's."""
     ours: list[float] = []
     theirs: list[float] = []
-
-    async def tick(gaps: list[float]) -> None:
-        while True:
-            began = time.perf_counter()
-            await asyncio.sleep(_TICK_S)
-            gaps.append(1000 * (time.perf_counter() - began - _TICK_S))
 
     async def on_loop(_: MemorySystem) -> None:
         await tick(theirs)

@@ -17,6 +17,7 @@ class Plan:
         cold_users: users whose first search is measured.
         sizes: memories in all, for the growth; search_growth is the last beside 10,000.
         starts: of the bot.
+        peer_memories, peer_users, peer_rounds: of the comparison with others.
     """
 
     rounds: int = 1_000
@@ -29,6 +30,9 @@ class Plan:
     stall_slices: int = 6
     stall_s: float = 2.5
     starts: int = 5
+    peer_memories: int = 5_000
+    peer_users: int = 50
+    peer_rounds: int = 100
 
 
 QUICK = Plan(
@@ -40,4 +44,7 @@ QUICK = Plan(
     stall_slices=2,
     stall_s=2.5,
     starts=2,
+    peer_memories=1_000,
+    peer_users=10,
+    peer_rounds=20,
 )

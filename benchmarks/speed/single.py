@@ -21,7 +21,7 @@ from benchmarks.speed.floor import Floor
 from benchmarks.speed.times import Times
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from benchmarks.speed.plan import Plan
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 USERS = 100
 PAUSE_S = 0.0015
+AT_ONCE = 32
+_EACH = 40
+"""Stores of each of 32 callers in one slice: a tenth of a second or so of work."""
 _READS = 4
 _SEARCHES = 2
 _SEARCHER = "searcher"
@@ -171,7 +174,7 @@ async def _crowds(systems: _Systems, kept: list[made.Memory], slices: int) -> di
     new = itertools.count(2 * len(kept))
     rates = Times()
     for _ in range(slices):
-        batch = [another(chance, kept, new) for _ in range(AT_ONCE * EACH)]
+        batch = [another(chance, kept, new) for _ in range(AT_ONCE * _EACH)]
         rows = [systems.floor.row(memory) for memory in batch]
 
         async def raw(rows: list[tuple[Any, ...]] = rows) -> float:
@@ -182,7 +185,7 @@ async def _crowds(systems: _Systems, kept: list[made.Memory], slices: int) -> di
 
         async def ours(unified: UnifiedMemoryBackend, batch: list[made.Memory] = batch) -> float:
             began = time.perf_counter()
-            await asyncio.gather(*(_one_after_another(unified, batch[place::AT_ONCE]) for place in range(AT_ONCE)))
+            await asyncio.gather(*(one_after_another(unified, batch[place::AT_ONCE]) for place in range(AT_ONCE)))
             seconds = time.perf_counter() - began
             await installation.fed(unified)
             return seconds
@@ -199,12 +202,8 @@ async def _crowds(systems: _Systems, kept: list[made.Memory], slices: int) -> di
     return {"store_32_ratio": round(rates.p50_s("raw") / rates.p50_s("two"), 3), "stores_per_s": per_s}
 
 
-AT_ONCE = 32
-EACH = 40
-"""Stores of each of 32 callers in one slice: a tenth of a second or so of work."""
-
-
-async def _one_after_another(unified: UnifiedMemoryBackend, batch: list[made.Memory]) -> None:
+async def one_after_another(unified: UnifiedMemoryBackend, batch: Sequence[made.Memory]) -> None:
+    """Store *batch*, as one of several callers."""
     for memory in batch:
         await unified.store(*memory)
 
