@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 
 DEFAULT_LANGUAGE = "english"
 
-ASKS, HAS_TIME, HAS_PLACE, HAS_NAME = 1, 2, 4, 8
-"""What a memory is or has: it ends with a question mark, says a time, a place, a name."""
+ASKS, HAS_TIME, HAS_PLACE, HAS_NAME, HAS_NUMBER, HAS_TITLE = 1, 2, 4, 8, 16, 32
+"""What a memory is or has: it ends with a question mark; says a time, a place, a name, a number, a title in quotes."""
 
-WHEN, WHERE = 1, 2
-"""What a question asks for: a time; a place or a name."""
+WHEN, WHERE, WHO, COUNT, TITLE = 1, 2, 4, 8, 16
+"""What a question asks for: a time, a place, somebody or something by name, how many, a title."""
+
+_QUESTIONS = {"when": WHEN, "where": WHERE, "who": WHO, "count": COUNT, "title": TITLE}
 
 _VERSION = 1
 """Raise it whenever an Analysis of the same text comes out different, or is packed differently."""
@@ -77,6 +79,12 @@ _PLAIN_NAMES = frozenset(
     )
 )
 _SPEAKER = re.compile(r"([^\W\d_][^\n:]{0,31}): ")
+_CUED = 4_096
+"""Characters of a memory that are looked through for what is no word."""
+_DIGIT = re.compile(r"\d")
+_QUOTED = re.compile(r'["\u201c\u00ab\u201e\u300c][^"\n]{1,80}["\u201d\u00bb\u201c\u300d]')
+_UPPER, _LOWER = "A-Z\u00c0-\u00de\u0391-\u03a9\u0410-\u042f", "a-z\u00df-\u00ff\u03b1-\u03c9\u0430-\u044f"
+_CAPITAL = re.compile(rf"(?<=[{_LOWER},;] )[{_UPPER}][{_LOWER}]|\b[{_UPPER}]{{2,}}\b")
 _CLOCK = re.compile(r"\b(?:1[89]|20)\d\d\b|\b\d{1,2}(?::\d\d| ?[ap]\.?m\b)", re.IGNORECASE)
 
 
@@ -91,7 +99,7 @@ class Analysis(NamedTuple):
         session: `metadata["session"]` as text; empty if there is none.
         at: when it was said, in seconds since 1970: `metadata["at"]` if that is such a number, else `updated_at`.
         speaker: who said it, folded, if the text is "Name: text"; else empty.
-        cues: ASKS, HAS_TIME, HAS_PLACE, HAS_NAME, added up.
+        cues: ASKS and what it has, added up.
     """
 
     terms: str
@@ -113,7 +121,7 @@ class Term(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What a query asks: different terms, WHEN and WHERE added up, dates, and all its words, folded."""
+    """What a query asks: different terms, what it asks for (WHEN and so on, added up), dates, all words, folded."""
 
     terms: tuple[Term, ...]
     cues: int
@@ -137,13 +145,22 @@ class Language:
         self._stemming = threading.Lock()  # Snowball's objects keep the word that they are at
         self._rewrites = [(re.compile(old), new) for old, new in cues.get("rewrites", ())]
         self._stop = frozenset(self._words_of(stop))
+        self._forms: dict[str, str] = {}
+        for line in _lines(folder / "forms.txt"):
+            first, *rest = self.tokens(line)
+            for word in rest:
+                self._forms.setdefault(word, self._stemmed(first))
         self.root = lru_cache(_CACHED_WORDS)(self._root)
         self._weak = frozenset(self.root(word) for word in self._words_of(weak))
         self.groups = self._groups_of(aliases)
-        self._time, self._place = (frozenset(self._words_of([cues.get(f"{of}_words", "")])) for of in ("time", "place"))
-        self._asks = [(bit, _phrases(cues.get(f"asks_{of}", ()))) for bit, of in ((WHEN, "when"), (WHERE, "where"))]
-        after = "|".join(cues.get("name_after", "").split()) or "(?!)"
-        self._names = re.compile(rf"\b(?:{after})\s+(?:\w+\s+)?[A-Z\u00c0-\u00de]")
+        self._said = [
+            (bit, frozenset(self._words_of([cues.get("words", {}).get(of, "")])))
+            for of, bit in (("time", HAS_TIME), ("place", HAS_PLACE), ("number", HAS_NUMBER))
+        ]
+        self._shown = [(_CLOCK, HAS_TIME), (_DIGIT, HAS_NUMBER), (_QUOTED, HAS_TITLE)]
+        if cues.get("names_are_capitalised"):
+            self._shown.append((_CAPITAL, HAS_NAME))
+        self._asks = [(bit, _phrases(cues.get("asks", {}).get(of, ()))) for of, bit in _QUESTIONS.items()]
         self._dates = DateReader(cues.get("dates", {}))
         self._mark = _fingerprint(name, folder)
         self.fingerprint = self._mark.hex()
@@ -167,7 +184,7 @@ class Language:
         session, at = _circumstances(entry)
         return Analysis(
             " ".join(counts),
-            " ".join("" if form == stem else form for stem, form in forms.items()),
+            " ".join("" if (form := forms.get(stem, stem)) == stem else form for stem in counts),
             tally,
             sum(tally),
             session,
@@ -221,6 +238,9 @@ class Language:
         """Return the stem of a folded *word*; empty for a stop word."""
         if word in self._stop:
             return ""
+        return self._forms.get(word) or self._stemmed(word)
+
+    def _stemmed(self, word: str) -> str:
         if self._stemmer is None or len(word) >= _LONGEST or not word.isalpha():
             return word
         with self._stemming:
@@ -238,18 +258,25 @@ class Language:
         """Return for each stem the others that may stand for it, in the order of the file."""
         groups: dict[str, dict[str, None]] = {}
         for line in lines:
-            stems = dict.fromkeys(stem for word in self.tokens(line) if (stem := self.root(word)))
-            for stem in stems:
-                groups.setdefault(stem, {}).update(stems)
+            asked, one_way, meant = line.partition(":")
+            left, right = (
+                dict.fromkeys(stem for word in self.tokens(part) if (stem := self.root(word)))
+                for part in (asked, meant)
+            )
+            for stem in left:
+                groups.setdefault(stem, {}).update(right if one_way else left)
         return {stem: tuple(other for other in group if other != stem) for stem, group in groups.items()}
 
     def _cues_of(self, value: str, words: list[str]) -> int:
         cues = ASKS if value.rstrip().endswith(("?", "\uff1f", "\u061f")) else 0
-        if not self._time.isdisjoint(words) or _CLOCK.search(value):
-            cues |= HAS_TIME
-        if not self._place.isdisjoint(words):
-            cues |= HAS_PLACE
-        return cues | HAS_NAME if self._names.search(value) else cues
+        text = value[:_CUED]
+        for bit, known in self._said:
+            if not known.isdisjoint(words):
+                cues |= bit
+        for pattern, bit in self._shown:
+            if not cues & bit and pattern.search(text):
+                cues |= bit
+        return cues
 
 
 @lru_cache
