@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from memory.config import MemoryFileSettings, RecallTable, load_settings
-from memory.embedding import EndpointEmbedder, EndpointSettings, embedding_of, text_of
+from memory.embedding import EndpointEmbedder, EndpointSettings, embedding_of, endpoint, text_of
 from memory.errors import BackendUnavailableError, ConfigError
 from tests.memory.embedding_server import EmbeddingServer, good, raw, status, vectors, when
 
@@ -244,6 +244,17 @@ async def test_one_text_that_is_refused_harms_no_other(server: EmbeddingServer, 
     assert all(found[:5] + found[6:])
 
 
+async def test_a_refused_text_does_not_change_what_the_server_is_taken_for(server: EmbeddingServer, make: Made) -> None:
+    server.always = when(lambda body: PRIVATE in body["input"], status(400))
+    embedder = make()
+    await embedder.texts(["tea"])
+
+    found = await embedder.texts([PRIVATE])
+
+    assert found == [b""]
+    assert {body["encoding_format"] for body in server.requests} == {"base64"}
+
+
 async def test_a_text_that_is_too_long_for_the_model_is_embedded_as_far_as_it_goes(
     server: EmbeddingServer, make: Made
 ) -> None:
@@ -340,6 +351,18 @@ async def test_a_question_is_asked_once_with_its_prefix(server: EmbeddingServer,
     assert await embedder.query("  ", 5.0) == b""
 
 
+async def test_the_latest_questions_are_kept_and_no_more(
+    server: EmbeddingServer, make: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "_QUERIES_KEPT", 2)
+    embedder = make()
+
+    for question in ("tea?", "coffee?", "tea?", "cake?", "tea?", "coffee?"):
+        await embedder.query(question, 5.0)
+
+    assert server.texts == ["tea?", "coffee?", "cake?", "coffee?"]
+
+
 async def test_a_slow_question_is_given_up_and_serves_the_next_one(server: EmbeddingServer, make: Made) -> None:
     may_answer = asyncio.Event()
 
@@ -391,12 +414,13 @@ async def test_a_server_that_failed_is_not_waited_for_by_the_next_questions(
 
 async def test_closing_ends_what_is_under_way(server: EmbeddingServer, make: Made) -> None:
     server.always = hang
-    embedder = make()
+    embedder = make(timeout_s=60.0)
     waiting = asyncio.create_task(embedder.query("tea?", 60.0))
     while not server.requests:  # noqa: ASYNC110 - it comes over a socket
         await asyncio.sleep(0)
 
-    await embedder.close()
+    async with asyncio.timeout(10):
+        await embedder.close()
 
     assert await waiting == b""
 
