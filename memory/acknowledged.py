@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from memory.model import MemoryEntry, UserTombstone, slot_of, user_hash_of
+from memory.model import MemoryEntry, UserTombstone, owner_hash, slot_of, user_hash_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from memory.model import Record
 
@@ -38,6 +38,7 @@ class AcknowledgedRevisions:
         """Goes up with everything that is noted: a read must know what was noted before it began, and no more."""
         self._users: OrderedDict[str, dict[str, _Known]] = OrderedDict()
         self._scopes: dict[str, set[str]] = {}
+        self._moments: dict[str, int] = {}
         self._graves: OrderedDict[str, _Known] = OrderedDict()
         self._count = 0
         self._most = most
@@ -46,11 +47,12 @@ class AcknowledgedRevisions:
         """Remember *records*; of too many, those of the users who were not heard of for longest are let go."""
         self.moment += 1
         for record in records:
+            self._moments[owner_hash(record)] = self.moment
             if isinstance(record, UserTombstone):
                 self._note(self._graves, record.user_hash, record.revision)
                 self._graves.move_to_end(record.user_hash)
                 if len(self._graves) > self._most:
-                    self._graves.popitem(last=False)
+                    self._moments.pop(self._graves.popitem(last=False)[0], None)
                 continue
             user_id, slot = record.position
             slots = self._users.setdefault(user_id, {})
@@ -64,6 +66,7 @@ class AcknowledgedRevisions:
         while self._count > self._most and len(self._users) > 1:
             user_id, dropped = self._users.popitem(last=False)
             self._scopes.pop(user_id, None)
+            self._moments.pop(user_hash_of(user_id), None)
             self._count -= len(dropped)
 
     def contradict(self, user_id: str, answer: Sequence[Record], asked: Asked, moment: int) -> bool:
@@ -72,26 +75,34 @@ class AcknowledgedRevisions:
         Args:
             answer: what `model.newest` left of the records found.
         """
-        known = self._users.get(user_id, {})
-        return self._contradict(user_id, answer, moment, known.items(), asked)
+        found, grave = _revisions(answer)
+        return self._contradict(user_id, found, grave, moment, self._users.get(user_id, {}).items(), asked)
 
     def contradict_at(self, user_id: str, answer: Sequence[Record], slots: Collection[str], moment: int) -> bool:
         """Return the same of an answer that had to hold the live entries in *slots*, without looking at all others."""
         known = self._users.get(user_id, {})
-        there = {record.position[1] for record in answer}.union(slots)
-        looked_at = [(slot, known[slot]) for slot in there if slot in known]
-        return self._contradict(user_id, answer, moment, looked_at, lambda slot, _: slot in slots)
+        found, grave = _revisions(answer)
+        looked_at = [(slot, known[slot]) for slot in {*found, *slots} if slot in known]
+        return self._contradict(user_id, found, grave, moment, looked_at, lambda slot, _: slot in slots)
+
+    def contradict_all(self, user_id: str, revisions: Mapping[str, str], grave: str, moment: int) -> bool:
+        """Return the same of all that there is of a user: the revision of each slot, and of the user's tombstone."""
+        known = self._users.get(user_id, {})
+        return self._contradict(user_id, revisions, grave, moment, known.items(), lambda *_: True)
+
+    def latest_moment(self, user_id: str) -> int:
+        """Return at which moment something was last noted of a user; 0: nothing that is known."""
+        return self._moments.get(user_hash_of(user_id), 0)
 
     def _contradict(
         self,
         user_id: str,
-        answer: Sequence[Record],
+        found: Mapping[str, str],
+        shown: str,
         moment: int,
         looked_at: Iterable[tuple[str, _Known]],
         asked: Asked,
     ) -> bool:
-        found = {record.position[1]: record.revision for record in answer if not isinstance(record, UserTombstone)}
-        shown = max((r.revision for r in answer if isinstance(r, UserTombstone)), default="")
         latest = self._graves.get(user_hash_of(user_id))
         buried = _as_of(latest, moment)
         if buried is not None and any(revision <= buried.revision for revision in found.values()):
@@ -138,6 +149,12 @@ class AcknowledgedRevisions:
             # One step back is enough for a read that a write overtook; one that two overtook knows less, no more.
             before = old and old._replace(before=None)
             known[name] = _Known(revision, key, scope, self.moment, before)
+
+
+def _revisions(records: Iterable[Record]) -> tuple[dict[str, str], str]:
+    """Return the revision of each slot in *records*, and of the user's tombstone; empty if there is none."""
+    found = {record.position[1]: record.revision for record in records if not isinstance(record, UserTombstone)}
+    return found, max([r.revision for r in records if isinstance(r, UserTombstone)], default="")
 
 
 def _as_of(known: _Known | None, moment: int) -> _Known | None:

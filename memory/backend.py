@@ -14,9 +14,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
-from memory import ranking
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import (
     EVERYWHERE,
@@ -44,6 +43,7 @@ from memory.model import (
 )
 from memory.report import HealthReport, StoreHealth, StoreState
 from memory.revision import HybridLogicalClock, one_above
+from memory.working_sets import Asked, WorkingSets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -75,6 +75,14 @@ class MemoryBackend(ABC):
         self.name = name
         self.clock = clock or HybridLogicalClock()
         self.deadline_s = deadline_s
+        self._sets: WorkingSets | None = None
+
+    @property
+    def sets(self) -> WorkingSets:
+        """What the last searches were ranked in."""
+        if self._sets is None:  # most stores are never searched: their composite is
+            self._sets = WorkingSets()
+        return self._sets
 
     # Standard operations: the published API.
 
@@ -135,10 +143,9 @@ class MemoryBackend(ABC):
         check_name(name)
         check_query(query or "")
         check_limit(limit)
+        asked = Asked(query or "", limit, audience, name, from_ms(self.clock.now_ms()))
         async with self._bounded("search"):
-            page = await self._all_of(user_id)
-        hits, cut = ranking.rank(visible(page.records, audience), query or "", limit)
-        return SearchResult(hits, cut, page.answered, page.missing, page.starting)
+            return await self._search(user_id, asked)
 
     async def get_all(self, user_id: str, *, audience: Audience = None) -> dict[str, str]:
         """Return every visible key with its value. Where several visible scopes hold a key, the newest.
@@ -309,6 +316,14 @@ class MemoryBackend(ABC):
         self._observe(page)
         return next(iter(visible(page.records, frozenset({scope}))), None)
 
+    async def _search(self, user_id: str, asked: Asked) -> SearchResult:
+        page = await self._all_of(user_id)
+        hits, cut = await self.sets.rank(user_id, visible(page.records, None), asked)
+        store = page.answered[0] if len(page.answered) == 1 else ""
+        return SearchResult(
+            tuple([replace(hit, store=store) for hit in hits]), cut, page.answered, page.missing, page.starting
+        )
+
     async def _all_of(self, user_id: str) -> Page:
         records: list[Record] = []
         answered: dict[str, None] = {}
@@ -364,6 +379,70 @@ class LocalWriter(Protocol):
 
     def close(self) -> None:
         """Let go of the file, while no `apply` is under way. Safe to repeat."""
+
+
+class Shelved(NamedTuple):
+    """A live entry as a store keeps it for searching.
+
+    Attributes:
+        content: its content_hash.
+        analysis: what Language.pack made of it; None if nothing was made of it yet.
+        vector: of a text embedder, with the mark of the model before it; empty if there is none.
+        entry: makes the entry itself; None if its row turns out to be damaged.
+    """
+
+    slot: str
+    scope: str
+    revision: str
+    content: str
+    analysis: bytes | None
+    vector: bytes
+    entry: Callable[[], MemoryEntry | None]
+
+
+class Shelf(NamedTuple):
+    """All that a store has of one user, at the moment of *digest*; `deleted` has the revision of each tombstone."""
+
+    digest: UserDigest
+    entries: list[Shelved]
+    deleted: dict[str, str]
+
+
+class Derived(NamedTuple):
+    """What was made of one entry, for that revision of it and no other."""
+
+    user_id: str
+    slot: str
+    revision: str
+    blob: bytes
+
+
+class SearchIndex(Protocol):
+    """What a store on this machine keeps beside its entries, so that one user's are soon ready to be searched.
+
+    It is made of them, so it is not replicated, and it goes with them. Every method but `peek` may raise
+    BackendUnavailableError.
+    """
+
+    name: str
+
+    def peek(self, user_id: str) -> UserDigest | None:
+        """Return the user's digest, if that takes no waiting at all; None: ask `digest`."""
+
+    async def digest(self, user_id: str) -> UserDigest:
+        """Return the user's digest."""
+
+    async def load(self, user_id: str) -> Shelf:
+        """Return all that there is of one user."""
+
+    async def keep(self, kind: str, made: Sequence[Derived]) -> int:
+        """Keep what was made of entries, of the *kind* "analysis" or "vector"; return of how many that are so still."""
+
+    async def unfinished(self, kind: str, mark: str, limit: int) -> list[str]:
+        """Return up to *limit* users of whom something was not made yet by what has this *mark*."""
+
+    async def finish(self, kind: str, mark: str, digest: UserDigest) -> None:
+        """Note that everything was made of what a user had as of *digest*."""
 
 
 class StoreBackend(MemoryBackend):
@@ -430,6 +509,10 @@ class StoreBackend(MemoryBackend):
 
     def writer(self) -> LocalWriter | None:
         """Return a way to write from another thread, if the store has one; call after `open`."""
+        return None
+
+    def index(self) -> SearchIndex | None:
+        """Return what the store keeps for searching, if it does."""
         return None
 
 

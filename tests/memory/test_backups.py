@@ -584,7 +584,7 @@ OUTBOX = "CREATE TABLE log (seq); CREATE TABLE stores (name); CREATE TABLE parke
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        (NEWER, "has schema 9, this program knows 2: update the program"),
+        (NEWER, "has schema 9, this program knows 3: update the program"),
         (PREDECESSOR, "is the predecessor's; take it over with: python -m memory migrate"),
         (OUTBOX, "is an outbox"),
         ("CREATE TABLE songs (name);", "is another program's database"),

@@ -146,7 +146,7 @@ async def test_a_file_from_a_newer_program_is_refused_and_untouched(tmp_path: Pa
         db.execute("PRAGMA user_version = 99")
     db.close()
 
-    with pytest.raises(BackendUnavailableError, match="schema 99, this program knows 2"):
+    with pytest.raises(BackendUnavailableError, match="schema 99, this program knows 3"):
         await SQLiteMemoryBackend(path).open()
 
 
@@ -289,7 +289,7 @@ async def test_a_file_of_version_1_is_upgraded_with_all_that_is_in_it(tmp_path: 
     async with SQLiteMemoryBackend(path) as backend:
         assert await backend.identify() == identity
     with raw(path) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
         assert db.execute("SELECT value FROM history").fetchall() == [("tea",)]
 
 

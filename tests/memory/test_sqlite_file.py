@@ -200,7 +200,7 @@ async def test_a_store_whose_file_is_newer_is_down_and_says_so_while_the_others_
 
     assert not report
     assert report["newer"].state is StoreState.DOWN
-    assert "the file has schema 99, this program knows 2: update the program" in report["newer"].detail
+    assert "the file has schema 99, this program knows 3: update the program" in report["newer"].detail
     assert newer.read_bytes() == before
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from memory.backend import PAGE, StoreBackend
 from memory.backends.sqlite import tables
+from memory.backends.sqlite.index import Index
 from memory.backends.sqlite.writer import Writer
 from memory.errors import BackendUnavailableError
 from memory.model import (
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from memory.backend import LocalWriter
+    from memory.backend import LocalWriter, SearchIndex
     from memory.revision import HybridLogicalClock
 
 _CANARY_MAX_AGE_MS = 3_600_000
@@ -152,6 +153,9 @@ class SQLiteMemoryBackend(StoreBackend):
 
     def writer(self) -> LocalWriter:
         return Writer(self._file, self.name)
+
+    def index(self) -> SearchIndex:
+        return Index(self._file, self.name)
 
     def _probe(self, db: sqlite3.Connection) -> int:
         """Do it in one go, so that a caller who stops waiting leaves no canary behind."""

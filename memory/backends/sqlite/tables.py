@@ -80,6 +80,19 @@ CREATE TABLE history (
 ALTER TABLE memories ADD COLUMN changes INTEGER NOT NULL DEFAULT 0;
 DROP TABLE users"""
 
+# What is made of an entry for searching stands in its row: see index.py. `indexed` says of whom all of it was made, as
+# of which digest, and by what.
+_VERSION_3 = """ALTER TABLE memories ADD COLUMN analysis BLOB;
+ALTER TABLE memories ADD COLUMN vector BLOB;
+CREATE TABLE indexed (
+    user_hash TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    mark TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    xor INTEGER NOT NULL,
+    PRIMARY KEY (user_hash, kind)
+) WITHOUT ROWID"""
+
 HISTORY = 10
 """Earlier values kept of each entry."""
 
@@ -97,7 +110,8 @@ SELECT revision, hash, key IS NOT NULL, scope IS ? AND key IS ? FROM memories WH
 
 _CHANGE = """
 UPDATE memories
-SET changes = changes + 1, revision = ?, hash = ?, value = ?, metadata = ?, created_ms = ?, updated_ms = ?
+SET changes = changes + 1, revision = ?, hash = ?, value = ?, metadata = ?, created_ms = ?, updated_ms = ?,
+    analysis = NULL, vector = NULL
 WHERE user_id = ? AND slot = ?
 """
 
@@ -273,7 +287,7 @@ def _put_digest(db: sqlite3.Connection, user: _User) -> None:
         tombstone = "SELECT slot, revision, hash FROM memories WHERE user_id = ? AND slot = ''"
         rows += db.execute(tombstone, [user.user_hash]).fetchall()
         user.count, user.xor = len(rows), reduce(xor, (record_hash(*row) for row in rows), 0)
-    db.execute(_PUT_DIGEST, [user.user_hash, user.user_id, user.count, _signed(user.xor)])
+    db.execute(_PUT_DIGEST, [user.user_hash, user.user_id, user.count, signed(user.xor)])
 
 
 def _to_version_2(db: sqlite3.Connection) -> None:
@@ -285,7 +299,7 @@ def _to_version_2(db: sqlite3.Connection) -> None:
         grave = graves.get(user_hash_of(user_id))
         if grave is not None:
             _forget_buried(db, user_id, grave)
-    rows = [(u.user_hash, u.user_id or None, u.count, _signed(u.xor)) for u in recomputed(db)]
+    rows = [(u.user_hash, u.user_id or None, u.count, signed(u.xor)) for u in recomputed(db)]
     db.executemany(_PUT_DIGEST, rows)
     db.execute(PUT_META, ["store_id", secrets.token_hex(16)])
 
@@ -417,7 +431,7 @@ def sound(revision: object) -> str:
     return revision if isinstance(revision, str) and not is_damaged(revision) else ""
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
     """Return 64 bits as SQLite keeps them."""
     return number - (1 << 64) if number >= 1 << 63 else number
 
@@ -426,4 +440,4 @@ def unsigned(number: int) -> int:
     return number & ((1 << 64) - 1)
 
 
-SCHEMA = versioned(VERSION_1, _to_version_2)
+SCHEMA = versioned(VERSION_1, _to_version_2, _VERSION_3)

@@ -1,0 +1,113 @@
+"""What the SQLite store keeps beside its entries so that they are soon ready to be searched; see SearchIndex.
+
+An entry's analysis and vector stand in its own row, and so go when it is replaced or deleted.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from memory.backend import Shelf, Shelved
+from memory.backends.sqlite import tables
+from memory.model import MemoryEntry, UserDigest, user_hash_of
+from memory.sqlite_file import fetch, in_transaction
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+
+    from memory.backend import Derived
+    from memory.sqlite_file import SQLiteFile
+
+_DIGEST = """
+SELECT d.count, d.xor, m.revision FROM digests AS d
+LEFT JOIN memories AS m ON m.user_id = d.user_hash AND m.slot = '' WHERE d.user_hash = ?
+"""
+
+_ALL = f"SELECT {tables.COLUMNS}, hash, analysis, vector FROM memories WHERE user_id = ?"
+
+_UNFINISHED = """
+SELECT d.user_id FROM digests AS d LEFT JOIN indexed AS i ON i.user_hash = d.user_hash AND i.kind = ?1
+WHERE d.user_id IS NOT NULL AND (i.mark IS NOT ?2 OR i.xor IS NOT d.xor OR i.count IS NOT d.count) LIMIT ?3
+"""
+
+_FINISH = "INSERT OR REPLACE INTO indexed (user_hash, kind, mark, count, xor) VALUES (?, ?, ?, ?, ?)"
+
+
+class Index:
+    """The index in an open file of the store *name*."""
+
+    def __init__(self, file: SQLiteFile, name: str) -> None:
+        self._file = file
+        self.name = name
+
+    def peek(self, user_id: str) -> UserDigest | None:
+        return self._file.peek(lambda db: _digest(db, user_id))
+
+    async def digest(self, user_id: str) -> UserDigest:
+        found = self.peek(user_id)
+        return found if found is not None else await self._file.run("search", lambda db: _digest(db, user_id))
+
+    async def load(self, user_id: str) -> Shelf:
+        return await self._file.run("search", lambda db: _shelf(db, user_id))
+
+    async def keep(self, kind: str, made: Sequence[Derived]) -> int:
+        column = {"analysis": "analysis", "vector": "vector"}[kind]
+        sql = f"UPDATE memories SET {column} = ? WHERE user_id = ? AND slot = ? AND revision = ?"
+
+        def job(db: sqlite3.Connection) -> int:
+            return sum([db.execute(sql, [d.blob, d.user_id, d.slot, d.revision]).rowcount for d in made])
+
+        return await self._lazily(job)
+
+    async def unfinished(self, kind: str, mark: str, limit: int) -> list[str]:
+        rows = await self._file.run("index", lambda db: db.execute(_UNFINISHED, [kind, mark, limit]).fetchall())
+        return [user_id for (user_id,) in rows]
+
+    async def finish(self, kind: str, mark: str, digest: UserDigest) -> None:
+        row = [digest.user_hash, kind, mark, digest.count, tables.signed(digest.xor)]
+        await self._lazily(lambda db: db.execute(_FINISH, row).rowcount)
+
+    async def _lazily(self, job: Callable[[sqlite3.Connection], int]) -> int:
+        """Commit without waiting for the disk: what is lost with the power is only made again."""
+
+        def work(db: sqlite3.Connection) -> int:
+            db.execute("PRAGMA synchronous = NORMAL")
+            try:
+                return in_transaction(db, job)
+            finally:
+                db.execute("PRAGMA synchronous = FULL")
+
+        return await self._file.run("index", work, writes=True)
+
+
+def _digest(db: sqlite3.Connection, user_id: str) -> UserDigest:
+    user_hash = user_hash_of(user_id)
+    found = db.execute(_DIGEST, [user_hash]).fetchone()
+    if found is None:
+        return UserDigest(user_hash, user_id, 0, 0, "")
+    return UserDigest(user_hash, user_id, found[0], tables.unsigned(found[1]), tables.sound(found[2]))
+
+
+def _shelf(db: sqlite3.Connection, user_id: str) -> Shelf:
+    db.execute("BEGIN")  # so that both are of one moment
+    try:
+        digest, rows = _digest(db, user_id), fetch(db, _ALL, [user_id])
+    finally:
+        db.execute("COMMIT")
+    shelf = Shelf(digest, [], {})
+    for row in rows:
+        _, slot, revision, scope, key, value, metadata, _, _, content, analysis, vector = row
+        if not tables.sound(revision):
+            continue
+        if key is None:
+            shelf.deleted[slot] = revision
+        elif type(scope) is type(key) is type(value) is type(metadata) is type(content) is str:
+            shelf.entries.append(Shelved(slot, scope, revision, content, analysis, vector or b"", partial(_entry, row)))
+    return shelf
+
+
+def _entry(row: tuple[object, ...]) -> MemoryEntry | None:
+    found = tables.records_in([row[:9]])
+    return found[0] if found and isinstance(found[0], MemoryEntry) else None
