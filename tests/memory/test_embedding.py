@@ -95,6 +95,19 @@ async def test_a_server_that_knows_numbers_only_is_asked_for_numbers(server: Emb
     assert [body["encoding_format"] for body in server.requests] == ["base64", "float", "float"]
 
 
+async def test_numbers_come_in_small_batches_because_reading_them_holds_up_everybody(
+    server: EmbeddingServer, make: Made
+) -> None:
+    server.dimension = 4_000
+    server.always = when(lambda body: body["encoding_format"] == "base64", status(400))
+    embedder = make()
+    await embedder.texts(["tea"])
+
+    await embedder.texts([f"tea {number}" for number in range(7)])
+
+    assert [len(body["input"]) for body in server.requests] == [1, 1, 3, 3, 1]
+
+
 @pytest.mark.parametrize("number", [429, 500, 503])
 async def test_a_busy_server_is_asked_again(server: EmbeddingServer, make: Made, number: int) -> None:
     server.script.extend([status(number, **SOON), status(number, **SOON)])
