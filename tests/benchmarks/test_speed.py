@@ -108,18 +108,21 @@ def test_questions_have_two_to_five_words_and_mostly_such_as_occur() -> None:
     assert len({" ".join(one) for one in words}) > 250
 
 
-async def test_what_was_filled_in_is_in_both_stores_and_what_was_stored_is_when_it_was_fed(tmp_path: Path) -> None:
-    memories = list(made.memories("u1", 30))
+async def test_when_it_was_filled_and_fed_both_stores_have_all_of_it(tmp_path: Path) -> None:
+    memories = list(made.memories("u1", 2_000))
+    expected = {memory.key: memory.value for memory in memories}
+
+    def held(name: str) -> dict[str, str]:
+        with closing(sqlite3.connect(tmp_path / "two" / "data" / name)) as db:
+            return dict(db.execute("SELECT key, value FROM memories WHERE user_id = 'u1'"))
+
     async with opened(make_installation(tmp_path / "two", TWO)) as unified:
         await fill(unified, memories)
+        assert held("memory.db") == held("mcp_memory.db") == expected
 
         await unified.store("u1", "drink", "tea")
         await fed(unified)
-
-    for name in ("memory.db", "mcp_memory.db"):
-        with closing(sqlite3.connect(tmp_path / "two" / "data" / name)) as db:
-            held = dict(db.execute("SELECT key, value FROM memories WHERE user_id = 'u1'"))
-        assert held == {memory.key: memory.value for memory in memories} | {"drink": "tea"}
+        assert held("memory.db") == held("mcp_memory.db") == expected | {"drink": "tea"}
 
 
 def test_a_ratio_is_that_of_the_medians() -> None:
