@@ -43,7 +43,9 @@ _VERSION = 1
 
 _FOLDER = Path(__file__).resolve().parent / "languages"
 _MARK = 8
-_HEAD = struct.Struct("<dIHB")
+_HEAD = struct.Struct("<8sIdIIB")
+"""Fingerprint, checksum of what follows it, at, number of terms, length, cues."""
+_CHECKED = 12
 _MOST = 255
 """Occurrences of one word that are counted, so that a count is a byte."""
 _LONGEST = 64
@@ -219,20 +221,20 @@ class Language:
     def pack(self, analysis: Analysis) -> bytes:
         """Return *analysis* as bytes, which begin with the fingerprint."""
         text = "\n".join((analysis.terms, analysis.forms, analysis.speaker, analysis.session)).encode()
-        head = _HEAD.pack(analysis.at, len(analysis.counts), analysis.length & 0xFFFF, analysis.cues)
-        body = head + analysis.counts + text
+        known = (analysis.at, len(analysis.counts), analysis.length, analysis.cues)
+        body = _HEAD.pack(self._mark, 0, *known)[_CHECKED:] + analysis.counts + text
         return self._mark + zlib.crc32(body).to_bytes(4, "little") + body
 
     def unpack(self, blob: bytes) -> Analysis | None:
         """Return what was packed; None if another version or language packed it, or if it is damaged."""
-        body = blob[_MARK + 4 :]
-        if blob[:_MARK] != self._mark or zlib.crc32(body).to_bytes(4, "little") != blob[_MARK : _MARK + 4]:
+        if len(blob) < _HEAD.size or not blob.startswith(self._mark):
             return None
-        at, size, _, cues = _HEAD.unpack_from(body)
+        _, checksum, at, size, length, cues = _HEAD.unpack_from(blob)
+        if zlib.crc32(blob[_CHECKED:]) != checksum:
+            return None
         end = _HEAD.size + size
-        counts = body[_HEAD.size : end]
-        terms, forms, speaker, session = body[end:].decode().split("\n", 3)
-        return Analysis(terms, forms, counts, sum(counts), session, at, speaker, cues)
+        terms, forms, speaker, session = blob[end:].decode().split("\n", 3)
+        return Analysis(terms, forms, blob[_HEAD.size : end], length, session, at, speaker, cues)
 
     def _root(self, word: str) -> str:
         """Return the stem of a folded *word*; empty for a stop word."""

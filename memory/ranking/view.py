@@ -7,6 +7,7 @@ search: arrays of a few numbers a memory. memory/ranking/scoring.py says what th
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from memory.language import Analysis
     from memory.model import MemoryEntry
+    from memory.ranking.scoring import Ground
     from memory.ranking.vocabulary import WordVectors
 
 NOBODY = 0
@@ -74,9 +76,10 @@ class View:
         self.vocabulary = Vocabulary(words)
         self._rows: dict[str, int] = {}
         self._free: list[int] = []
-        self._sessions: dict[str, list[tuple[float, str, str, int]]] = {}
+        self._sessions: defaultdict[str, list[tuple[float, str, str, int]]] = defaultdict(list)
         self._columns: Columns | None = None
         self._vectors: tuple[int, NDArray[np.float32]] | None = None
+        self.ground: Ground | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -86,10 +89,14 @@ class View:
 
     def fill(self, docs: Iterable[Doc]) -> None:
         """Add many memories, none of which is here yet."""
-        for doc in docs:
-            row = self._add(doc)
-            if doc.analysis.session:
-                self._sessions.setdefault(doc.analysis.session, []).append(_place(doc, row))
+        self._columns = self._vectors = self.ground = None
+        added = list(docs)
+        for row, (slot, _, revision, said, _, _) in enumerate(added, len(self.docs)):
+            self._rows[slot] = row
+            self.vocabulary.add(said, row)
+            if said.session:
+                self._sessions[said.session].append((said.at, revision, slot, row))
+        self.docs += added
         for members in self._sessions.values():
             members.sort()
 
@@ -98,14 +105,14 @@ class View:
         self.remove(doc.slot)
         row = self._add(doc)
         if doc.analysis.session:
-            insort(self._sessions.setdefault(doc.analysis.session, []), _place(doc, row))
+            insort(self._sessions[doc.analysis.session], _place(doc, row))
 
     def remove(self, slot: str) -> None:
         row = self._rows.pop(slot, NOBODY)
         doc = self.docs[row]
         if doc is None:
             return
-        self._columns = self._vectors = None
+        self._columns = self._vectors = self.ground = None
         self.docs[row] = None
         self._free.append(row)
         self.vocabulary.remove(doc.analysis, row)
@@ -131,7 +138,7 @@ class View:
         return self._vectors[1]
 
     def _add(self, doc: Doc) -> int:
-        self._columns = self._vectors = None
+        self._columns = self._vectors = self.ground = None
         if self._free:
             row = self._free.pop()
             self.docs[row] = doc

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -9,22 +11,21 @@ import numpy as np
 from memory.ranking.meanings import Meanings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from memory.language import Analysis
 
-COUNT_BITS = 8
-"""Of a posting, which is a row and how often the word occurs there in one number, are for the latter."""
-
-_COUNT = (1 << COUNT_BITS) - 1
 _ALIKE_MOST = 8
 _ALIKE_LEAST = 0.45
-_ALIKE_WORTH = 0.6
+_ALIKE_WORTH, _ALIKE_FLOOR = 0.6, 0.6
 _PREFIX_LEAST = 4
 _FUZZY_LEAST, _FUZZY_MOST = 3, 24
 """Letters of a word that may be misspelt."""
+
+_BUCKETS = 65_521
+_EDGE = ord("\n")
 
 
 class WordVectors(Protocol):
@@ -38,93 +39,116 @@ class WordVectors(Protocol):
 
 
 class Vocabulary:
-    """Postings of stems; with word vectors, also a vector for each stem and for each row."""
+    """Where each stem occurs; with word vectors, also a vector for each word and for each row.
+
+    Attributes:
+        rows: of each stem. Absent or empty: no memory has it.
+    """
 
     def __init__(self, words: WordVectors | None = None) -> None:
-        self.postings: dict[str, list[int]] = {}
+        self.rows: defaultdict[str, list[int]] = defaultdict(list)
+        self._often: dict[str, dict[int, int]] = {}
         self._letters: _Letters | None = None
         self.meanings = Meanings(words) if words else None
 
     def add(self, analysis: Analysis, row: int) -> None:
         """Note the words of *row*, which had none."""
         self._letters = None
-        postings = self.postings
-        base = row << COUNT_BITS
-        once = base | 1  # one object for most postings of the row
-        for stem, count in zip(analysis.terms.split(" ") if analysis.terms else (), analysis.counts, strict=True):
-            packed = once if count == 1 else base | count
-            if stem in postings:
-                postings[stem].append(packed)
-            else:
-                postings[stem] = [packed]
+        if not analysis.terms:
+            return
+        rows, counts = self.rows, analysis.counts
+        stems = analysis.terms.split(" ")
+        for stem in stems:  # what loading a memory costs, nearly
+            rows[stem].append(row)
+        if counts.count(1) < len(counts):
+            for stem, count in zip(stems, counts, strict=True):
+                if count > 1:
+                    self._often.setdefault(stem, {})[row] = count
         if self.meanings:
             self.meanings.add(analysis, row)
 
     def remove(self, analysis: Analysis, row: int) -> None:
         """Forget the words of *row*, which are those of *analysis*."""
         self._letters = None
-        for stem in analysis.terms.split(" ") if analysis.terms else ():
-            posting = self.postings[stem]
-            at = next(at for at, packed in enumerate(posting) if packed >> COUNT_BITS == row)
-            posting[at] = posting[-1]
-            posting.pop()
-            if not posting:
-                del self.postings[stem]
+        if not analysis.terms:
+            return
+        for stem, count in zip(analysis.terms.split(" "), analysis.counts, strict=True):
+            rows = self.rows[stem]
+            rows[rows.index(row)] = rows[-1]
+            rows.pop()
+            if not rows:
+                del self.rows[stem]
+            if count > 1:
+                del self._often[stem][row]
         if self.meanings:
             self.meanings.remove(analysis, row)
 
-    def occurrences(self, stem: str) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """Return the rows that have *stem*, and how often."""
-        packed = np.array(self.postings.get(stem, ()), np.intp)
-        return packed >> COUNT_BITS, (packed & _COUNT).astype(np.float64)
-
-    def rows_of(self, stems: Iterable[tuple[str, float]]) -> dict[int, float]:
-        """Return the rows that have any of *stems*, each with the worth of the last of them that it has."""
-        rows: dict[int, float] = {}
-        for stem, worth in stems:
-            rows.update(dict.fromkeys([packed >> COUNT_BITS for packed in self.postings[stem]], worth))
-        return rows
+    def occurrences(self, stem: str, others: Mapping[str, float]) -> dict[int, float]:
+        """Return the rows that have *stem*, with how often, or one of *others*, with the greatest worth of these."""
+        found: dict[int, float] = {}
+        for other, worth in sorted(others.items(), key=itemgetter(1)):
+            found.update(dict.fromkeys(self.rows[other], worth))
+        found.update(dict.fromkeys(self.rows.get(stem, ()), 1.0))
+        found.update(self._often.get(stem, ()))
+        return found
 
     def spelt_like(self, stem: str) -> dict[str, float]:
         """Return stems that *stem* may be a slip of, or a longer or shorter form of, each with its worth below 1."""
         if not _FUZZY_LEAST <= len(stem) <= _FUZZY_MOST or not stem.isalpha():
             return {}
         if self._letters is None:
-            self._letters = _Letters(list(self.postings))
+            self._letters = _Letters(list(self.rows))
         return self._letters.like(stem)
 
 
 class _Letters:
-    """All runs of three letters of all stems in one array, so that a search looks at each once.
+    """All runs of three letters of all stems in one array, in the order of their hash.
 
-    Source of the method: similarity of trigram sets (Jaccard), as in approximate string matching since Ukkonen 1992.
+    Source of the method: similarity of sets of trigrams (Jaccard), as PostgreSQL's pg_trgm has it.
     """
 
     def __init__(self, stems: list[str]) -> None:
         self._stems = stems
-        text = np.frombuffer(("\n" + "\n".join(stems) + "\n").encode("utf-32-le"), np.uint32).astype(np.int64)
-        self._runs = text[:-2] << 42 | text[1:-1] << 21 | text[2:]
-        ends = text == 10
-        self._of = np.cumsum(ends)[:-2] - 1
-        across = ends[1:-1]
-        self._runs[across] = -1
-        self._sizes = np.bincount(self._of[~across], minlength=len(stems) + 1)
+        text = _codes("\n" + "\n".join(stems) + "\n")
+        self._runs = _runs(text)
+        within = text[1:-1] != _EDGE
+        self._of = np.cumsum(text == _EDGE)[:-2] - 1
+        self._sizes = np.bincount(self._of[within], minlength=len(stems))
+        self._runs[~within] = 0
+        keys = (self._runs % _BUCKETS).astype(np.uint16)
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
 
     def like(self, stem: str) -> dict[str, float]:
-        if not self._stems:
+        asked = np.array(list(set(_runs(_codes(f"\n{stem}\n")).tolist())))
+        keys = (asked % _BUCKETS).astype(np.uint16)
+        edges = zip(*(np.searchsorted(self._keys, keys, side).tolist() for side in ("left", "right")), strict=True)
+        hits = [
+            places[self._runs[places] == run]
+            for run, (begin, end) in zip(asked, edges, strict=True)
+            if len(places := self._order[begin:end])
+        ]
+        if not hits:
             return {}
-        asked = np.frombuffer(f"\n{stem}\n".encode("utf-32-le"), np.uint32).astype(np.int64)
-        runs = np.unique(asked[:-2] << 42 | asked[1:-1] << 21 | asked[2:])
-        shared = np.zeros(len(self._sizes))
-        for run in runs:
-            np.add.at(shared, self._of[self._runs == run], 1)
-        alike = shared / np.maximum(len(runs) + self._sizes - shared, 1)
-        near = np.flatnonzero(alike >= _ALIKE_LEAST)
-        found = {self._stems[at]: _ALIKE_WORTH * max(float(alike[at]), 0.6) for at in near}
-        for at in np.flatnonzero(shared >= min(len(stem), _PREFIX_LEAST) - 1):
+        shared = np.bincount(self._of[np.concatenate(hits)], minlength=len(self._stems))
+        alike = shared / (len(asked) + self._sizes - shared)
+        found = {
+            self._stems[at]: _ALIKE_WORTH * max(float(alike[at]), _ALIKE_FLOOR)
+            for at in np.flatnonzero(alike >= _ALIKE_LEAST).tolist()
+        }
+        for at in np.flatnonzero(shared >= _PREFIX_LEAST - 1).tolist():
             other = self._stems[at]
             short, long = sorted((stem, other), key=len)
             if len(short) >= _PREFIX_LEAST and long.startswith(short):
-                found.setdefault(other, _ALIKE_WORTH * 0.6)
+                found.setdefault(other, _ALIKE_WORTH * _ALIKE_FLOOR)
         best = sorted(found.items(), key=lambda one: (-one[1], one[0]))[:_ALIKE_MOST]
         return dict(best)
+
+
+def _codes(text: str) -> NDArray[np.int64]:
+    return np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int64)
+
+
+def _runs(text: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a number for each three letters of *text*; a letter has 21 bits."""
+    return np.asarray(text[:-2] << 42 | text[1:-1] << 21 | text[2:])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from memory.language import DEFAULT_LANGUAGE, load_language
 from memory.model import Hit
-from memory.ranking.scoring import Found, Scoring
+from memory.ranking.reasons import Found
+from memory.ranking.scoring import Scoring
 from memory.ranking.view import Doc, View
 
 if TYPE_CHECKING:

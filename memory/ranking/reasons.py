@@ -1,0 +1,116 @@
+"""What was found, and why: in a few words, and each piece of evidence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from memory.language import (
+    COUNT,
+    HAS_NAME,
+    HAS_NUMBER,
+    HAS_PLACE,
+    HAS_TIME,
+    HAS_TITLE,
+    TITLE,
+    WHEN,
+    WHERE,
+    WHO,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from memory.language import Language, Question
+    from memory.ranking.view import Doc
+
+ANSWERS = (
+    (WHEN, HAS_TIME, 2.0, "asks when, has a time"),
+    (WHERE, HAS_PLACE, 2.0, "asks where, has a place"),
+    (WHERE, HAS_NAME, 1.5, "asks where, has a name"),
+    (WHO, HAS_NAME, 0.6, "asks for a name, has one"),
+    (COUNT, HAS_NUMBER, 1.0, "asks how many, has a number"),
+    (TITLE, HAS_TITLE, 1.5, "asks for a title, has one"),
+)
+"""What a question asks for, what a memory must have for it, what that is worth, and how it is said."""
+
+MEANS = 0.3
+"""The least cosine that is evidence by itself."""
+
+
+class Found(NamedTuple):
+    """A memory that was found."""
+
+    score: float
+    doc: Doc
+    why: str
+    details: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> tuple[float, float, str, str]:
+        """Greater is better: the score, then the newer."""
+        return self.score, self.doc.analysis.at, self.doc.revision, self.doc.slot
+
+
+class Reasons:
+    """Why memories answer one question.
+
+    Args:
+        others: for each term of the question, what may stand for it, with its worth.
+        counts: for each term and row, how often it occurs there or nearby.
+        inside: for each row, whether it is of a date in the question; empty if there is none.
+        cosines: for each row, how alike it means; empty without a model.
+    """
+
+    def __init__(
+        self,
+        asked: Question,
+        language: Language,
+        others: Sequence[Mapping[str, float]],
+        counts: NDArray[np.float64],
+        inside: NDArray[np.bool_],
+        cosines: NDArray[np.float64],
+    ) -> None:
+        self._terms = asked.terms
+        self._language = language
+        self._others = others
+        self._counts = counts
+        self._inside = inside
+        self._cosines = cosines
+        self._kinds = [(has, said) for kind, has, _, said in ANSWERS if asked.cues & kind]
+
+    def of(self, row: int, doc: Doc) -> tuple[str, tuple[str, ...]]:
+        """Return why *row* was found: shortly, and in full."""
+        has = set(doc.analysis.terms.split(" "))
+        own: list[str] = []
+        near: list[str] = []
+        details: list[str] = []
+        counts = self._counts[:, row].tolist()
+        for term, others, count in zip(self._terms, self._others, counts, strict=True):
+            if not count:
+                continue
+            if term.stem in has:
+                own.append(term.form)
+                details.append(f"has the word {term.form}")
+            elif alike := others.keys() & has:
+                best = max((others[other], other) for other in alike)[1]
+                own.append(f"{term.form} ~ {best}")
+                details.append(self._kinship(term.stem, term.form, best, others[best]))
+            else:
+                near.append(f"near {term.form}")
+                details.append(f"stands near {term.form} in the same session")
+        if len(self._inside) and self._inside[row]:
+            own.append("of that date")
+            details.append("is of a date in the question")
+        if len(self._cosines) and self._cosines[row] >= MEANS:
+            near.append("means alike")
+            details.append(f"means alike ({self._cosines[row]:.2f})")
+        details += [said for cue, said in self._kinds if doc.analysis.cues & cue]
+        return ", ".join(own or near), tuple(details)
+
+    def _kinship(self, stem: str, form: str, other: str, worth: float) -> str:
+        if other in self._language.groups.get(stem, ()):
+            return f"{other} may stand for {form}"
+        return f"{other} is like {form} ({worth:.2f})"
