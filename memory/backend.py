@@ -69,13 +69,21 @@ class MemoryBackend(ABC):
         name: what status, logs and search results call this backend.
         clock: stamps what this backend writes; share one among all backends of a process.
         deadline_s: the longest that one operation may take, in seconds.
+        sets: where searches are ranked; None: in English, by words alone.
     """
 
-    def __init__(self, name: str, *, clock: HybridLogicalClock | None = None, deadline_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        clock: HybridLogicalClock | None = None,
+        deadline_s: float = 2.0,
+        sets: WorkingSets | None = None,
+    ) -> None:
         self.name = name
         self.clock = clock or HybridLogicalClock()
         self.deadline_s = deadline_s
-        self._sets: WorkingSets | None = None
+        self._sets = sets
 
     @property
     def sets(self) -> WorkingSets:
@@ -145,7 +153,7 @@ class MemoryBackend(ABC):
         check_limit(limit)
         asked = Asked(query or "", limit, audience, name, from_ms(self.clock.now_ms()))
         async with self._bounded("search"):
-            return await self._search(user_id, asked)
+            return await self.find(user_id, asked)
 
     async def get_all(self, user_id: str, *, audience: Audience = None) -> dict[str, str]:
         """Return every visible key with its value. Where several visible scopes hold a key, the newest.
@@ -263,6 +271,15 @@ class MemoryBackend(ABC):
         """Stamp *drafts*, which have no revision yet, and keep them as `put` does."""
         return await self.put([replace(draft, revision=self.clock.stamp()) for draft in drafts])
 
+    async def find(self, user_id: str, asked: Asked) -> SearchResult:
+        """Do what `search` does, which checked what was asked and watches the time."""
+        page = await self._all_of(user_id)
+        hits, cut = await self.sets.rank(user_id, visible(page.records, None), asked)
+        store = page.answered[0] if len(page.answered) == 1 else ""
+        return SearchResult(
+            tuple([replace(hit, store=store) for hit in hits]), cut, page.answered, page.missing, page.starting
+        )
+
     async def pages(self, user_id: str | None = None) -> AsyncIterator[Page]:
         """Scan to the end, page by page."""
         after = None
@@ -315,14 +332,6 @@ class MemoryBackend(ABC):
         page = await self.get(user_id, key, frozenset({scope}))
         self._observe(page)
         return next(iter(visible(page.records, frozenset({scope}))), None)
-
-    async def _search(self, user_id: str, asked: Asked) -> SearchResult:
-        page = await self._all_of(user_id)
-        hits, cut = await self.sets.rank(user_id, visible(page.records, None), asked)
-        store = page.answered[0] if len(page.answered) == 1 else ""
-        return SearchResult(
-            tuple([replace(hit, store=store) for hit in hits]), cut, page.answered, page.missing, page.starting
-        )
 
     async def _all_of(self, user_id: str) -> Page:
         records: list[Record] = []

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memory.flag import MigrationFlag
-    from memory.model import Audience, Position, Record
+    from memory.model import Audience, Position, Record, SearchResult
     from memory.replica import Replica
     from memory.report import StoreHealth
     from memory.unified import UnifiedMemoryBackend
+    from memory.working_sets import Asked
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,10 @@ class FlaggedMemory(MemoryBackend):
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         await self._arrange()
         return await self._unified.scan(user_id, after, limit)
+
+    async def find(self, user_id: str, asked: Asked) -> SearchResult:
+        await self._arrange()
+        return await self._unified.find(user_id, asked)
 
     async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
         await self._arrange()

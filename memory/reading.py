@@ -106,7 +106,7 @@ class Reader:
 
         By the same rules as the long way, which it leaves to answer whatever is less simple.
         """
-        replica = self._speaker(near=near)
+        replica = self.speaker(near=near)
         if replica is None:
             return None
         named = self._acknowledged.scopes(user_id, key) if scopes is None else scopes
@@ -123,15 +123,19 @@ class Reader:
         self._note_graves(records.values())
         if self._acknowledged.contradict_at(user_id, tuple(records.values()), slots, moment):
             return None
-        silent = [other for other in self._replicas if not other.usable]
-        in_step = tuple([other.name for other in self._replicas if other.in_step])
-        missing, starting = self._names(silent) if silent else ((), ())
-        return Page(tuple(records.values()), None, in_step, tuple(missing), tuple(starting))
+        return Page(tuple(records.values()), None, *self.standing())
 
-    def _speaker(self, *, near: bool) -> Replica | None:
+    def standing(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """Return for whom the word of one store in step is spoken, who is silent, and who of those is coming up."""
+        silent = [replica for replica in self._replicas if not replica.usable]
+        in_step = tuple([replica.name for replica in self._replicas if replica.in_step])
+        missing, starting = self._names(silent) if silent else ((), ())
+        return in_step, tuple(missing), tuple(starting)
+
+    def speaker(self, *, near: bool) -> Replica | None:
         """Return the store that is asked first, if its word, with the outbox over it, is enough."""
         usable = [replica for replica in self._replicas if replica.usable]
-        if not usable or not all([replica.trusted for replica in usable]):
+        if not usable or not all(replica.trusted for replica in usable):
             return None
         return usable[0] if len(usable) == 1 else self._in_order(usable, near=near)[0]
 

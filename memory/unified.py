@@ -22,15 +22,17 @@ from memory.errors import BackendUnavailableError, ConfigError, WriteConcernErro
 from memory.member import stop
 from memory.model import MemoryEntry, Page, check_draft, check_record, newest
 from memory.reading import Reader, ask, nobody
+from memory.recall import Recall
 from memory.report import HealthReport, StoreState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Sequence
 
     from memory.folder import Folder
-    from memory.model import Audience, Position, Record
+    from memory.model import Audience, Position, Record, SearchResult
     from memory.outbox import Kept, Outbox, Parked
     from memory.replica import Replica
+    from memory.working_sets import Asked, WorkingSets
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,6 +64,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         compare_s: how often the stores are compared when nothing happens.
         folder: tells whether another process uses the same outbox.
         strikes_off: whether stores that are no longer configured stop counting, if no other process is there.
+        sets: where searches are ranked; None: in English, by words alone.
         dice: returns what `random.random` returns.
     """
 
@@ -76,10 +79,11 @@ class UnifiedMemoryBackend(MemoryBackend):
         deadline_s: float = 2.0,
         folder: Folder | None = None,
         strikes_off: bool = False,
+        sets: WorkingSets | None = None,
         dice: Callable[[], float] = random.random,
         name: str = "unified",
     ) -> None:
-        super().__init__(name, clock=outbox.clock, deadline_s=deadline_s)
+        super().__init__(name, clock=outbox.clock, deadline_s=deadline_s, sets=sets)
         self.members = sorted(replicas, key=lambda replica: replica.priority)
         """All that are fed, compared and read: the stores, and legacy while it takes part."""
         self.outbox = outbox
@@ -91,6 +95,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         self._reader = Reader(
             name, self.members, outbox, self._acknowledged, hedge_s=hedge_s, shared=self._is_shared, dice=dice
         )
+        self._recall = Recall(self.sets, self._reader, outbox, self._acknowledged)
         self._opened = False
         self._registered = False
         self._compared = asyncio.Event()
@@ -194,7 +199,7 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def log(self, records: Sequence[Record]) -> Kept:
         """Put *records* into the outbox, which feeds every store; they are acknowledged with that."""
         kept = await self.outbox.append(records)
-        self._acknowledged.note(kept.records)
+        self._note(kept.records)
         return kept
 
     async def put_into(self, replica: Replica, records: Sequence[Record]) -> int:
@@ -205,10 +210,15 @@ class UnifiedMemoryBackend(MemoryBackend):
         """
         stamped = self._stamped(records)
         changed = await replica.call("store", partial(replica.store.put, stamped))
-        self._acknowledged.note(stamped)
+        self._note(stamped)
         for other in self.members:
             other.distrust(rewind=False)
         return changed
+
+    def _note(self, records: Sequence[Record]) -> None:
+        """These were acknowledged: from now on no read may know less."""
+        self._acknowledged.note(records)
+        self._recall.note(records)
 
     def _stamped(self, records: Sequence[Record]) -> list[Record]:
         return [record if record.revision else replace(record, revision=self.clock.stamp()) for record in records]
@@ -230,7 +240,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         for replica, outcome in outcomes.items():
             if not isinstance(outcome, int):
                 replica.distrust(rewind=False)
-        self._acknowledged.note(stamped)
+        self._note(stamped)
         return max((outcome for outcome in changed if isinstance(outcome, int)), default=0)
 
     async def meet_concern(self, kept: Kept) -> None:
@@ -307,6 +317,10 @@ class UnifiedMemoryBackend(MemoryBackend):
         if user_id is None:
             return await self._reader.scan_all(after, limit)
         return await self._reader.scan(user_id, after, limit)
+
+    async def find(self, user_id: str, asked: Asked) -> SearchResult:
+        found = await self._recall.search(user_id, asked)
+        return found if found is not None else await super().find(user_id, asked)
 
     async def nearest(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
         """Return the entry under *key* in *scope*, from a store of this machine if one is in step."""

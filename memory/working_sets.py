@@ -11,7 +11,7 @@ from memory.language import load_language
 from memory.ranking import Doc, WorkingSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from datetime import datetime
 
     from memory.language import Analysis, Language
@@ -103,8 +103,11 @@ class HeldSet:
         )
         if len(self._made) > (_MANY if self._ranked else _AT_ONCE):  # the first time, there is more to be done
             self._ranked = True
-            return await asyncio.to_thread(work)
-        return work()
+            hits, cut = await asyncio.to_thread(work)
+        else:
+            hits, cut = work()
+        # What an audience may not see was not even looked at; this is the second lock on that door.
+        return tuple([hit for hit in hits if asked.audience is None or hit.entry.scope in asked.audience]), cut
 
     def _take(self, sources: list[Source]) -> None:
         docs = []
@@ -135,6 +138,10 @@ class WorkingSets:
         self._words = words
         self._room = room
         self._held: OrderedDict[str, HeldSet] = OrderedDict()
+
+    def __iter__(self) -> Iterator[str]:
+        """The users of whom there is one."""
+        return iter(self._held)
 
     def of(self, user_id: str) -> HeldSet:
         """Return the set of *user_id*; a new one is empty."""
@@ -167,13 +174,13 @@ class WorkingSets:
             self.tidy()
             return await held.rank(asked)
 
-    def source(self, entry: MemoryEntry) -> Source:
-        """Return *entry* as a source."""
+    def source(self, entry: MemoryEntry, said: str = "") -> Source:
+        """Return *entry* as a source; *said* by default its value."""
         return Source(
             entry.position[1],
             entry.scope,
             entry.revision,
-            entry.value,
+            said or entry.value,
             partial(self.language.analyse, entry),
             lambda: entry,
         )

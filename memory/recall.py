@@ -1,0 +1,225 @@
+"""Searches over several stores as one: in a working set that is what one store holds, with the outbox over it.
+
+The user's digest in the store is the validator: while the working set, to which own writes are applied in place, has
+the same, it is the same, whoever else writes. Where it has not, the user is read again, at one moment.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from memory.errors import BackendUnavailableError
+from memory.model import (
+    MemoryEntry,
+    SearchResult,
+    Tombstone,
+    UserTombstone,
+    content_hash,
+    record_hash,
+    user_hash_of,
+)
+from memory.working_sets import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from memory.acknowledged import AcknowledgedRevisions
+    from memory.backend import SearchIndex, Shelved
+    from memory.language import Analysis
+    from memory.model import Record, UserDigest
+    from memory.outbox import Outbox
+    from memory.reading import Reader
+    from memory.replica import Replica
+    from memory.working_sets import Asked, HeldSet, WorkingSets
+
+log = logging.getLogger(__name__)
+
+_NEWS_MAX = 50
+"""Records that are applied in place; more of them are read with everything else."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What a held set holds.
+
+    Attributes:
+        store: count and XOR of the store's digest of the user, when it was last compared with that.
+        held: the same of what the set holds.
+        grave: the revision of the user's tombstone; empty if there is none.
+        revisions, contents: of each slot, deletions too; contents as in content_hash.
+        ahead: the revision of each slot for which the set has what the store did not have then.
+        checked: the moment as of which nothing that was acknowledged contradicted it.
+    """
+
+    store: tuple[int, int]
+    held: tuple[int, int]
+    grave: str
+    revisions: dict[str, str]
+    contents: dict[str, str]
+    ahead: dict[str, str] = field(default_factory=dict)
+    checked: int = -1
+
+
+class Recall:
+    """Searches in the working sets of a unified memory.
+
+    Args:
+        sets: where they are kept.
+        reader: knows which store may be believed.
+    """
+
+    def __init__(self, sets: WorkingSets, reader: Reader, outbox: Outbox, acknowledged: AcknowledgedRevisions) -> None:
+        self._sets = sets
+        self._reader = reader
+        self._outbox = outbox
+        self._acknowledged = acknowledged
+        self._states: WeakKeyDictionary[HeldSet, _State] = WeakKeyDictionary()
+        self._news: dict[str, list[Record]] = {}
+
+    def note(self, records: Iterable[Record]) -> None:
+        """These were acknowledged: the next search knows them; what was forgotten is not kept until then."""
+        for record in records:
+            if isinstance(record, UserTombstone):
+                for user_id in [u for u in self._sets if user_hash_of(u) == record.user_hash]:
+                    self._drop(user_id)
+            elif (held := self._sets.known(record.user_id)) is not None:
+                news = self._news.setdefault(record.user_id, [])
+                news.append(record)
+                if isinstance(record, Tombstone) and held.lock.locked():
+                    self._drop(record.user_id)
+                elif isinstance(record, Tombstone):
+                    held.remove(record.slot)
+                elif len(news) > _NEWS_MAX:
+                    self._drop(record.user_id)
+
+    async def search(self, user_id: str, asked: Asked) -> SearchResult | None:
+        """Return what is found in what one store holds; None where that is not enough: then all must be read."""
+        replica = self._reader.speaker(near=True)
+        index = replica.store.index() if replica is not None else None
+        if replica is None or index is None:
+            return None
+        held = self._sets.of(user_id)
+        try:
+            async with held.lock:
+                state = await self._current(user_id, held, replica, index)
+                if state is None:
+                    self._drop(user_id)
+                    return None
+                hits, cut = await held.rank(asked)
+        except (BackendUnavailableError, _DamagedEntryError) as exc:
+            log.debug("a search takes the long way: %s", type(exc).__name__)
+            self._drop(user_id)
+            return None
+        told = [replace(hit, store="outbox" if hit.entry.position[1] in state.ahead else replica.name) for hit in hits]
+        return SearchResult(tuple(told), cut, *self._reader.standing())
+
+    async def _current(self, user_id: str, held: HeldSet, replica: Replica, index: SearchIndex) -> _State | None:
+        """Bring *held* up to date; return what it holds, or None if that cannot be told so."""
+        moment = self._acknowledged.moment
+        over = await self._outbox.overlay_of_user(
+            user_id, None, _NEWS_MAX
+        )  # before the store: what leaves it, is there
+        if over.next is not None:
+            return None
+        digest = index.peek(user_id)
+        if digest is None:
+            digest = await replica.call("search", partial(index.digest, user_id))
+        state = self._states.get(held)
+        news = [*self._news.pop(user_id, ()), *over.records]
+        if state is None or not (self._apply(held, state, news) and _is_so(state, digest, over.records)):
+            state = await self._load(user_id, held, replica, index)
+            if not self._apply(held, state, over.records):
+                return None
+        if state.checked < self._acknowledged.latest_moment(user_id) or state.checked < 0:
+            if self._acknowledged.contradict_all(user_id, state.revisions, state.grave, moment):
+                return None
+            state.checked = moment
+        return state
+
+    async def _load(self, user_id: str, held: HeldSet, replica: Replica, index: SearchIndex) -> _State:
+        self._states.pop(held, None)
+        shelf = await replica.call("search", partial(index.load, user_id))
+        await held.fill([self._source(one) for one in shelf.entries])
+        self._sets.tidy()
+        digest = shelf.digest
+        same = (digest.count, digest.xor)
+        revisions = {one.slot: one.revision for one in shelf.entries} | shelf.deleted
+        contents = {one.slot: one.content for one in shelf.entries} | dict.fromkeys(shelf.deleted, "")
+        state = self._states[held] = _State(same, same, digest.grave, revisions, contents)
+        if digest.grave:  # what was shown once is not to be seen again
+            self._acknowledged.note([UserTombstone(digest.user_hash, digest.grave)])
+        return state
+
+    def _apply(self, held: HeldSet, state: _State, records: Sequence[Record]) -> bool:
+        """Apply what is newer among *records* in place; return False if that is too much, or a user's deletion."""
+        if len(records) > _NEWS_MAX:
+            return False
+        for record in records:
+            if isinstance(record, UserTombstone):
+                if record.revision > state.grave:
+                    return False
+                continue
+            slot = record.position[1]
+            old = state.revisions.get(slot)
+            if record.revision <= max(old or "", state.grave):
+                continue
+            content = content_hash(record)
+            if isinstance(record, MemoryEntry):
+                held.put(self._sets.source(record, content))
+            else:
+                held.remove(slot)
+            count, xor = state.held
+            if old is not None:
+                count, xor = count - 1, xor ^ record_hash(slot, old, state.contents[slot])
+            state.held = count + 1, xor ^ record_hash(slot, record.revision, content)
+            state.revisions[slot] = state.ahead[slot] = record.revision
+            state.contents[slot] = content
+        return True
+
+    def _source(self, one: Shelved) -> Source:
+        return Source(
+            one.slot,
+            one.scope,
+            one.revision,
+            one.content,
+            partial(self._analysis, one),
+            partial(_entry, one),
+            one.vector,
+        )
+
+    def _analysis(self, one: Shelved) -> Analysis | None:
+        """Return what was made of an entry, or make it now; None if its row is damaged. In any thread."""
+        made = self._sets.language.unpack(one.analysis) if one.analysis is not None else None
+        if made is None and (entry := one.entry()) is not None:
+            made = self._sets.language.analyse(entry)
+        return made
+
+    def _drop(self, user_id: str) -> None:
+        self._sets.drop(user_id)
+        self._news.pop(user_id, None)
+
+
+class _DamagedEntryError(Exception):
+    """A row that was sound when it was analysed is so no longer."""
+
+
+def _is_so(state: _State, digest: UserDigest, over: Sequence[Record]) -> bool:
+    """Return whether the set holds what the store, of which *digest* is, and the outbox over it say together."""
+    store = (digest.count, digest.xor)
+    if state.held == store:
+        state.store = store
+        state.ahead.clear()
+        return True
+    logged = {record.position[1]: record.revision for record in over}
+    return state.store == store and all(logged.get(slot) == revision for slot, revision in state.ahead.items())
+
+
+def _entry(one: Shelved) -> MemoryEntry:
+    entry = one.entry()
+    if entry is None:
+        raise _DamagedEntryError
+    return entry
