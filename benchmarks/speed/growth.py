@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import sqlite3
 import statistics
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed import installation, made
@@ -29,6 +30,7 @@ _REFERENCE = 10_000
 _OF_OTHERS = 100
 _USER = "somebody"
 _QUERIES = 300
+_GROWS_S = 0.5
 
 
 async def measure(folder: Path, plan: Plan) -> dict[str, Any]:
@@ -55,31 +57,52 @@ async def measure(folder: Path, plan: Plan) -> dict[str, Any]:
 
 
 async def measure_cold(folder: Path, plan: Plan) -> dict[str, Any]:
-    """Return what the first search of a user takes in a memory that was just opened, from a file that was read before.
+    """Return what the first search of a user takes.
 
-    The very first of all is left out of the median: it also loads what is loaded once a process.
+    search_cold_ms is that in a memory that was just opened, when what a search needs of each entry has been made before
+    and is in the file; search_new_ms is that of memories that just came in. The very first search of all is in no
+    median: it also loads what is loaded once a process. The file is in the system's cache.
     """
     config = installation.make_installation(folder / "cold", installation.ALONE)
-    users = {
-        f"cold{number}": list(made.memories(f"cold{number}", plan.of_user)) for number in range(plan.cold_users + 1)
-    }
+    users = {f"u{number}": list(made.memories(f"u{number}", plan.of_user)) for number in range(plan.cold_users + 1)}
     async with installation.opened(config) as unified:
         await installation.fill(unified, itertools.chain.from_iterable(users.values()))
+        new = await _first_searches(unified, users)
+        share = await _analysed(config.parent / "data" / "memory.db")
+    async with installation.opened(config) as unified:
+        cold = await _first_searches(unified, users)
+    return {
+        "search_cold_ms": round(1000 * statistics.median(cold[1:]), 3),
+        "search_cold_p99_ms": round(1000 * percentile(cold[1:], 0.99), 3),
+        "search_cold_analysed": share,
+        "search_new_ms": round(1000 * statistics.median(new[1:]), 3),
+        "search_first_of_all_ms": round(1000 * new[0], 3),
+    }
+
+
+async def _first_searches(unified: UnifiedMemoryBackend, users: dict[str, list[made.Memory]]) -> list[float]:
+    """Search once in each user's memories; return the seconds that each took."""
     taken: list[float] = []
     found = 0
-    async with installation.opened(config) as unified:
-        for seed, (user_id, memories) in enumerate(users.items()):
-            (query,) = made.queries(memories, 1, seed)
-            await asyncio.sleep(PAUSE_S)
-            began = time.perf_counter()
-            found += len((await unified.search(user_id, query)).hits)
-            taken.append(time.perf_counter() - began)
+    for seed, (user_id, memories) in enumerate(users.items()):
+        (query,) = made.queries(memories, 1, seed)
+        await asyncio.sleep(PAUSE_S)
+        began = time.perf_counter()
+        found += len((await unified.search(user_id, query)).hits)
+        taken.append(time.perf_counter() - began)
     check(found > 0, "no search found anything")
-    return {
-        "search_cold_ms": round(1000 * statistics.median(taken[1:]), 3),
-        "search_cold_p99_ms": round(1000 * percentile(taken[1:], 0.99), 3),
-        "search_first_of_all_ms": round(1000 * taken[0], 3),
-    }
+    return taken
+
+
+async def _analysed(file: Path) -> float:
+    """Return which part of the entries in *file* has its analysis there, once it grows no more."""
+    before, now = -1.0, 0.0
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+        while before < now < 1.0:
+            await asyncio.sleep(_GROWS_S)
+            sql = "SELECT avg(analysis IS NOT NULL) FROM memories WHERE key IS NOT NULL"
+            before, now = now, float(db.execute(sql).fetchone()[0])
+    return round(now, 3)
 
 
 async def _rounds(memories: dict[int, UnifiedMemoryBackend], asked: list[made.Memory], rounds: int) -> Times:
