@@ -30,7 +30,9 @@ _REFERENCE = 10_000
 _OF_OTHERS = 100
 _USER = "somebody"
 _QUERIES = 300
-_GROWS_S = 0.5
+_GROWS_S = 3.0
+_LOOK_S = 0.05
+_ANALYSED = "SELECT avg(analysis IS NOT NULL) FROM memories WHERE key IS NOT NULL"
 
 
 async def measure(folder: Path, plan: Plan) -> dict[str, Any]:
@@ -96,12 +98,14 @@ async def _first_searches(unified: UnifiedMemoryBackend, users: dict[str, list[m
 
 async def _analysed(file: Path) -> float:
     """Return which part of the entries in *file* has its analysis there, once it grows no more."""
-    before, now = -1.0, 0.0
+    now, grew_at = 0.0, time.monotonic()
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
-        while before < now < 1.0:
-            await asyncio.sleep(_GROWS_S)
-            sql = "SELECT avg(analysis IS NOT NULL) FROM memories WHERE key IS NOT NULL"
-            before, now = now, float(db.execute(sql).fetchone()[0])
+        while now < 1.0 and time.monotonic() - grew_at < _GROWS_S:
+            before = now
+            now = float(db.execute(_ANALYSED).fetchone()[0])
+            if now > before:
+                grew_at = time.monotonic()
+            await asyncio.sleep(_LOOK_S)
     return round(now, 3)
 
 
