@@ -6,13 +6,14 @@ The store that hangs is our MCP server, stopped by SIGSTOP, and so is each that 
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import random
 import signal
 import statistics
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.speed import installation, made
@@ -20,7 +21,7 @@ from benchmarks.ticker import ticking
 from memory.assemble import shared_memory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from benchmarks.speed.plan import Plan
@@ -35,11 +36,12 @@ _LOOK_S = 0.02
 
 
 async def measure(folder: Path, plan: Plan) -> dict[str, Any]:
-    """Return the longest gap of a slice: the median of the slices, and of all."""
+    """Return the longest gap of a slice: the median of the slices, and of all; and the collector's longest pause."""
     kept = {f"u{number}": list(made.memories(f"u{number}", _OF_USER)) for number in range(_AT_ONCE)}
     control: list[float] = []
     bot: list[float] = []
     direct: list[float] = []
+    collector: list[float] = []
     done = 0
     shared = shared_memory(installation.make_installation(folder / "shared", installation.TWO))
     unified = installation.opened(installation.make_installation(folder / "direct", installation.TWO))
@@ -56,7 +58,8 @@ async def measure(folder: Path, plan: Plan) -> dict[str, Any]:
             control.append(max(gaps))
             for memory, stores, longest in ((shared, there, bot), (here, here, direct)):
                 async with _hanging(stores), ticking() as gaps:
-                    done += await _crowd(memory, kept, plan.stall_s)
+                    with _collecting(collector):
+                        done += await _crowd(memory, kept, plan.stall_s)
                 longest.append(max(gaps))
                 await installation.in_step(stores)
     return {
@@ -64,6 +67,7 @@ async def measure(folder: Path, plan: Plan) -> dict[str, Any]:
         "stall_control_ms": _median(control),
         "stall_direct_ms": _median(direct),
         "stall_worst_ms": {"through SharedMemory": _worst(bot), "direct": _worst(direct), "control": _worst(control)},
+        "stall_collector_ms": _worst([*collector, 0.0]),
         "stall_operations": done,
     }
 
@@ -100,6 +104,25 @@ async def _hanging(unified: UnifiedMemoryBackend) -> AsyncIterator[None]:
         for pid in stopped:
             with suppress(ProcessLookupError):  # it was given up, and killed
                 os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def _collecting(pauses_ms: list[float]) -> Iterator[None]:
+    """Note how long Python's collector holds up every thread: no small part of a stall may be that."""
+    began = 0.0
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        nonlocal began
+        if phase == "start":
+            began = time.perf_counter()
+        else:
+            pauses_ms.append(1000 * (time.perf_counter() - began))
+
+    gc.callbacks.append(note)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(note)
 
 
 async def _crowd(memory: MemoryBackend | SharedMemory, kept: dict[str, list[made.Memory]], seconds: float) -> int:
