@@ -50,6 +50,8 @@ _MOST = 255
 """Occurrences of one word that are counted, so that a count is a byte."""
 _LONGEST = 64
 """Characters of a word that are looked at; also of a word to be stemmed, which takes longer the longer it is."""
+_LIGHT = 0.5
+"""The weight of a word that says little, or that a phrase says already."""
 _LATEST = 253_402_300_799.0
 _CACHED_WORDS = 65_536
 
@@ -154,7 +156,8 @@ class Language:
                 self._forms.setdefault(word, self._stemmed(first))
         self.root = lru_cache(_CACHED_WORDS)(self._root)
         self._weak = frozenset(self.root(word) for word in self._words_of(weak))
-        self.groups = self._groups_of(aliases)
+        self.groups = {**self._groups_of(aliases), **self._idioms_of(_lines(folder / "phrases.txt"))}
+        self._idioms = _phrases(sorted(filter(_has_space, self.groups), key=len, reverse=True))
         self._said = [
             (bit, frozenset(self._words_of([cues.get("words", {}).get(of, "")])))
             for of, bit in (("time", HAS_TIME), ("place", HAS_PLACE), ("number", HAS_NUMBER))
@@ -200,11 +203,14 @@ class Language:
         words = self.tokens(query)
         own = frozenset(self.tokens(name))
         telling = [word for word in words if word not in own] or words
-        stems = {self.root(word): word for word in telling if self.root(word)} or {word: word for word in telling}
-        terms = tuple(Term(stem, form, 0.5 if stem in self._weak else 1.0) for stem, form in stems.items())
+        stems = {stem: word for word in telling if (stem := self.root(word))} or {word: word for word in telling}
         line = f" {' '.join(words)} "
+        idioms = dict.fromkeys(self._idioms.findall(line))
+        light = self._weak.union(self.root(word) for idiom in idioms for word in idiom.split(" "))
+        terms = [Term(stem, form, _LIGHT if stem in light else 1.0) for stem, form in stems.items()]
+        terms += [Term(idiom, idiom, 1.0) for idiom in idioms]
         cues = sum(bit for bit, phrases in self._asks if phrases.search(line))
-        return Question(terms, cues, self._dates.read(words, query), frozenset(words))
+        return Question(tuple(terms), cues, self._dates.read(words, query), frozenset(words))
 
     def tokens(self, text: str) -> list[str]:
         """Return the words and emoji of *text*, folded so that case, width and accents do not matter.
@@ -224,6 +230,10 @@ class Language:
         known = (analysis.at, len(analysis.counts), analysis.length, analysis.cues)
         body = _HEAD.pack(self._mark, 0, *known)[_CHECKED:] + analysis.counts + text
         return self._mark + zlib.crc32(body).to_bytes(4, "little") + body
+
+    def made(self, blob: bytes) -> bool:
+        """Return whether *blob* says that this language packed it; it may be damaged."""
+        return blob[:_MARK] == self._mark
 
     def unpack(self, blob: bytes) -> Analysis | None:
         """Return what was packed; None if another version or language packed it, or if it is damaged."""
@@ -268,6 +278,16 @@ class Language:
             for stem in left:
                 groups.setdefault(stem, {}).update(right if one_way else left)
         return {stem: tuple(other for other in group if other != stem) for stem, group in groups.items()}
+
+    def _idioms_of(self, lines: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return for each phrase the stems that may stand for it."""
+        said = (line.partition(":") for line in lines)
+        return {
+            " ".join(self.tokens(phrase)): tuple(
+                dict.fromkeys(stem for word in self.tokens(meant) if (stem := self.root(word)))
+            )
+            for phrase, _, meant in said
+        }
 
     def _cues_of(self, value: str, words: list[str]) -> int:
         cues = ASKS if value.rstrip().endswith(("?", "\uff1f", "\u061f")) else 0
@@ -332,13 +352,17 @@ def _cut(tokens: list[str]) -> list[str]:
     return [token[:_LONGEST] for token in tokens] if any(len(token) > _LONGEST for token in tokens) else tokens
 
 
+def _has_space(text: str) -> bool:
+    return " " in text
+
+
 def _bare(letter: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFD", letter) if not unicodedata.combining(c))
 
 
 def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:
     alternatives = "|".join(re.escape(phrase) for phrase in phrases) or "(?!)"
-    return re.compile(f" (?:{alternatives})(?= )")
+    return re.compile(f" ({alternatives})(?= )")
 
 
 def _stemmer(name: str) -> Any:

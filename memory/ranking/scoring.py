@@ -27,7 +27,7 @@ _AROUND = (0.5, 0.2, 0.25, 0.1)
 """What a word in the memory before, after, two before and two after is worth: the answer follows the question."""
 
 _LEX, _SES, _LENGTH, _ASKS = 14.0, 3.0, 0.5, -0.9
-_IN_DATE, _NEAR_DATE, _NEAR_DAYS = 2.5, 3.0, 10.0
+_IN_DATE, _NEAR_DATE, _NEAR_DAYS = 2.0, 3.0, 10.0
 _SPEAKER, _OTHER_SPEAKER = 1.35, -1.4
 _MEANING = 7.0
 _ALIAS = 0.3

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ALIKE_MOST = 8
 _ALIKE_LEAST = 0.45
-_ALIKE_WORTH, _ALIKE_FLOOR = 0.6, 0.6
+_ALIKE_WORTH, _ALIKE_FLOOR = 0.45, 0.6
 _PREFIX_LEAST = 4
 _FUZZY_LEAST, _FUZZY_MOST = 3, 24
 """Letters of a word that may be misspelt."""
