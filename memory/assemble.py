@@ -14,6 +14,7 @@ from memory.backends.legacy import LegacyMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.backups import BackupKeeper, DiskWatch
 from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
+from memory.embedding import embedding_of
 from memory.errors import ConfigError
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
@@ -24,6 +25,7 @@ from memory.replica import Replica
 from memory.revision import HybridLogicalClock
 from memory.shared import MemorySystem, Places, SharedMemory
 from memory.unified import UnifiedMemoryBackend
+from memory.working_sets import WorkingSets
 
 if TYPE_CHECKING:
     from memory.backend import StoreBackend
@@ -86,6 +88,9 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
         deadline_s=settings.deadline_s,
         folder=Folder(root / settings.outbox),
         strikes_off=is_bot,
+        sets=WorkingSets(settings.recall.language, room=round(settings.recall.cache_mb * 2**20)),
+        embedder=embedding_of(settings.recall, root),
+        query_timeout_s=settings.recall.query_timeout_s,
     )
     flag = MigrationFlag(root / settings.flag_file)
     legacy_path = root / settings.legacy.path

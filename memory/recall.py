@@ -181,6 +181,7 @@ class Recall:
         return True
 
     def _source(self, one: Shelved) -> Source:
+        mark = self._sets.mark
         return Source(
             one.slot,
             one.scope,
@@ -188,7 +189,7 @@ class Recall:
             one.content,
             partial(self._analysis, one),
             partial(_entry, one),
-            one.vector,
+            one.vector[len(mark) :] if mark and one.vector.startswith(mark) else b"",
         )
 
     def _analysis(self, one: Shelved) -> Analysis | None:

@@ -19,6 +19,7 @@ from memory.acknowledged import AcknowledgedRevisions
 from memory.antientropy import compare
 from memory.backend import PAGE, MemoryBackend, remaining_s
 from memory.errors import BackendUnavailableError, ConfigError, WriteConcernError
+from memory.indexing import Indexing
 from memory.member import stop
 from memory.model import MemoryEntry, Page, check_draft, check_record, newest
 from memory.reading import Reader, ask, nobody
@@ -28,6 +29,8 @@ from memory.report import HealthReport, StoreState
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Sequence
 
+    from memory.backend import SearchIndex
+    from memory.embedding import EndpointEmbedder, StaticVectors
     from memory.folder import Folder
     from memory.model import Audience, Position, Record, SearchResult
     from memory.outbox import Kept, Outbox, Parked
@@ -65,6 +68,8 @@ class UnifiedMemoryBackend(MemoryBackend):
         folder: tells whether another process uses the same outbox.
         strikes_off: whether stores that are no longer configured stop counting, if no other process is there.
         sets: where searches are ranked; None: in English, by words alone.
+        embedder: finds by meaning, beside the words.
+        query_timeout_s: how long a search waits for the vector of its query.
         dice: returns what `random.random` returns.
     """
 
@@ -80,6 +85,8 @@ class UnifiedMemoryBackend(MemoryBackend):
         folder: Folder | None = None,
         strikes_off: bool = False,
         sets: WorkingSets | None = None,
+        embedder: StaticVectors | EndpointEmbedder | None = None,
+        query_timeout_s: float = 0.3,
         dice: Callable[[], float] = random.random,
         name: str = "unified",
     ) -> None:
@@ -96,10 +103,12 @@ class UnifiedMemoryBackend(MemoryBackend):
             name, self.members, outbox, self._acknowledged, hedge_s=hedge_s, shared=self._is_shared, dice=dice
         )
         self._recall = Recall(self.sets, self._reader, outbox, self._acknowledged)
+        self._indexing = Indexing(self.sets, self._indexes, embedder, query_timeout_s)
         self._opened = False
         self._registered = False
         self._compared = asyncio.Event()
         self._attention = asyncio.Event()
+        self._written = outbox.listen()
         self._comparing = asyncio.Lock()
         self._tidier: asyncio.Task[None] | None = None
         founders = [r for r in self.members if r.store.is_local] or self.members
@@ -131,6 +140,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         await asyncio.gather(*(replica.open() for replica in self.members))
         self._attention.set()
         self._tidier = asyncio.create_task(self._tidy(), name="compare stores", context=Context())
+        self._indexing.open(self._written)
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_COMPARISON_S):
                 await self._compared.wait()
@@ -139,6 +149,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         if self._opened:
             self._opened = False
             await stop(self._tidier)
+            await self._indexing.close()
             await asyncio.gather(*(replica.close() for replica in self.members))
             await self.outbox.close()
             if self._folder is not None:
@@ -290,6 +301,7 @@ class UnifiedMemoryBackend(MemoryBackend):
                         await target.call("load", partial(target.store.keep_past, batch.past))
                     self._observe(Page(tuple(batch.records)))
             finally:
+                self._written.set()
                 for replica in self.members:
                     replica.distrust(rewind=False)
         return news
@@ -319,7 +331,8 @@ class UnifiedMemoryBackend(MemoryBackend):
         return await self._reader.scan(user_id, after, limit)
 
     async def find(self, user_id: str, asked: Asked) -> SearchResult:
-        found = await self._recall.search(user_id, asked)
+        vector = await self._indexing.vector_of(asked.query)
+        found = await self._recall.search(user_id, asked._replace(query_vector=vector) if vector else asked)
         return found if found is not None else await super().find(user_id, asked)
 
     async def nearest(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
@@ -405,6 +418,11 @@ class UnifiedMemoryBackend(MemoryBackend):
         # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
         while asyncio.get_running_loop().time() < end and condition():  # noqa: ASYNC110
             await asyncio.sleep(_SETTLE_STEP_S)
+
+    def _indexes(self) -> list[SearchIndex]:
+        """Return the indexes of the stores that may be written."""
+        found = [replica.store.index() for replica in self.members if replica.writable]
+        return [index for index in found if index is not None]
 
     def _is_shared(self) -> bool:
         return self._folder is not None and self._folder.has_others()

@@ -137,6 +137,7 @@ class WorkingSets:
         self.language = load_language(language)
         self._words = words
         self._room = room
+        self.mark = b""
         self._held: OrderedDict[str, HeldSet] = OrderedDict()
 
     def __iter__(self) -> Iterator[str]:
@@ -158,6 +159,17 @@ class WorkingSets:
     def drop(self, user_id: str) -> None:
         """Let go of one user's set."""
         self._held.pop(user_id, None)
+
+    def use_words(self, words: WordVectors) -> None:
+        """Rank by *words*, too, from now on."""
+        self._words = words
+        self._held.clear()
+
+    def use_mark(self, mark: bytes) -> None:
+        """Take the vectors of stores' entries that begin with *mark* for those of the present model."""
+        if mark != self.mark:
+            self.mark = mark
+            self._held.clear()
 
     def tidy(self) -> None:
         """Let go of the sets for which there is no room; call after one was filled."""

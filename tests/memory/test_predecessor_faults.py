@@ -503,6 +503,8 @@ async def test_fault_10_is_noticed_where_one_store_is_written_and_another_read(t
         async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
             return await self._unified.replicas[0].store.scan(user_id, after, limit)
 
+        find = MemoryBackend.find
+
     async with pair(tmp_path, FaultyBackend("mcp")) as unified, flagged(unified, tmp_path, ReadsOnlyMCP) as memory:
         with pytest.raises(AssertionError, match="without the flag"):
             await check_either_path_reads_what_either_wrote(memory, user)

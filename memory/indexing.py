@@ -1,0 +1,221 @@
+"""Gives every entry, in the background, what it is found by: its analysis, so that no search need make it.
+
+What is written is soon followed by more, and whoever writes is not to wait for this: it begins when nothing was written
+for a while. What a store has of a user is finished when it was made of all that the user's digest stands for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from contextlib import suppress
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from memory.backend import Derived
+from memory.embedding import EndpointEmbedder, Indexer, Lacking, StaticVectors, text_of
+from memory.errors import BackendUnavailableError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+    from memory.backend import SearchIndex, Shelved
+    from memory.embedding import Embedded
+    from memory.language import Language
+    from memory.working_sets import WorkingSets
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 20
+"""Entries that are analysed between two looks at the clock: a millisecond or two, in which no other thread runs."""
+
+_PAUSE_S = 0.005
+_QUIET_S = 1.0
+_IDLE_S = 60.0
+_PATIENCE = 30
+_USERS = 50
+
+
+class Analyser:
+    """The background task of one memory.
+
+    Args:
+        indexes: returns what may be written at present.
+        written: set whenever something was written here.
+    """
+
+    def __init__(
+        self, language: Language, indexes: Callable[[], Iterable[SearchIndex]], written: asyncio.Event
+    ) -> None:
+        self._language = language
+        self._indexes = indexes
+        self._written = written
+
+    async def run(self) -> None:
+        """Analyse what was not analysed, for ever; whatever fails is tried again later."""
+        while True:
+            try:
+                for index in list(self._indexes()):
+                    await analyse(index, self._language)
+            except BackendUnavailableError as exc:
+                log.debug("entries were not analysed: %s", exc)
+            except Exception as exc:  # noqa: BLE001 - the loop must outlive whatever nobody thought of
+                # Not its text: that may quote a memory.
+                log.error("Entries could not be analysed (%s)", type(exc).__name__, extra={"event": "analysis_failed"})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE_S):
+                    await self._written.wait()
+            await self._wait_for_quiet()
+
+    async def _wait_for_quiet(self) -> None:
+        for _ in range(_PATIENCE):
+            self._written.clear()
+            await asyncio.sleep(_QUIET_S)
+            if not self._written.is_set():
+                return
+
+
+async def analyse(index: SearchIndex, language: Language) -> int:
+    """Let all entries in *index* have their analysis by *language*; return how many were made."""
+    made = 0
+    while users := await index.unfinished("analysis", language.fingerprint, _USERS):
+        for user_id in users:
+            shelf = await index.load(user_id)
+            lacking = [one for one in shelf.entries if one.analysis is None or not language.made(one.analysis)]
+            for at in range(0, len(lacking), _CHUNK):
+                chunk = await asyncio.to_thread(_analyses, user_id, lacking[at : at + _CHUNK], language)
+                made += await index.keep("analysis", chunk)
+                await asyncio.sleep(_PAUSE_S)
+            await index.finish("analysis", language.fingerprint, shelf.digest)
+    return made
+
+
+def _analyses(user_id: str, lacking: Sequence[Shelved], language: Language) -> list[Derived]:
+    entries = [(one, one.entry()) for one in lacking]
+    return [
+        Derived(user_id, one.slot, one.revision, language.pack(language.analyse(entry)))
+        for one, entry in entries
+        if entry is not None
+    ]
+
+
+class Vectors:
+    """The vectors in an index, as the embedding's Indexer asks for them. A vector stands behind its model's mark.
+
+    Args:
+        kept: called with each user of whom vectors were kept.
+    """
+
+    def __init__(self, index: SearchIndex, kept: Callable[[str], None]) -> None:
+        self._index = index
+        self._kept = kept
+
+    async def without_vector(self, model_id: str, limit: int) -> list[Lacking]:
+        mark = mark_of(model_id)
+        while users := await self._index.unfinished("vector", mark.hex(), 1):
+            shelf = await self._index.load(users[0])
+            lacking = [one for one in shelf.entries if not one.vector.startswith(mark)]
+            found = [
+                Lacking(users[0], one.slot, one.revision, text_of(entry.key, entry.value))
+                for one in lacking[:limit]
+                if (entry := one.entry()) is not None
+            ]
+            if found:
+                return found
+            await self._index.finish("vector", mark.hex(), shelf.digest)
+        return []
+
+    async def keep_vectors(self, model_id: str, vectors: Sequence[Embedded]) -> int:
+        mark = mark_of(model_id)
+        kept = await self._index.keep("vector", [Derived(*one[:3], mark + one.vector) for one in vectors])
+        for user_id in {one.user_id for one in vectors}:
+            self._kept(user_id)
+        return kept
+
+
+class Indexing:
+    """All that goes on in the background so that entries are found: analyses, and vectors where there is a model.
+
+    Args:
+        sets: where searches are ranked.
+        indexes: returns the indexes of the stores that may be written at present.
+        embedder: the model, if there is one.
+        patience_s: how long a search waits for the vector of its query.
+    """
+
+    def __init__(
+        self,
+        sets: WorkingSets,
+        indexes: Callable[[], Sequence[SearchIndex]],
+        embedder: StaticVectors | EndpointEmbedder | None = None,
+        patience_s: float = 0.3,
+    ) -> None:
+        self._sets = sets
+        self._indexes = indexes
+        self._embedder = embedder
+        self._patience_s = patience_s
+        self._trouble = ""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def trouble(self) -> str:
+        """Why searches go by words alone though there is a model; empty if they do not."""
+        return self._embedder.trouble if isinstance(self._embedder, EndpointEmbedder) else self._trouble
+
+    def open(self, written: asyncio.Event) -> None:
+        """Begin; *written* is set whenever something was written here."""
+        if not self._tasks:
+            analyser = Analyser(self._sets.language, self._indexes, written)
+            self._tasks.append(_task(analyser.run(), "analyse"))
+            if isinstance(self._embedder, StaticVectors):
+                self._tasks.append(_task(self._load(self._embedder), "load word vectors"))
+            elif self._embedder is not None:
+                self._tasks.append(_task(self._embed(self._embedder), "embed"))
+
+    async def close(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if isinstance(self._embedder, EndpointEmbedder):
+            await self._embedder.close()
+
+    async def vector_of(self, query: str) -> bytes:
+        """Return the vector of *query*; empty if there is no endpoint, or none within the time: `trouble` says why."""
+        if not isinstance(self._embedder, EndpointEmbedder) or not query.strip():
+            return b""
+        vector = await self._embedder.query(query, self._patience_s)
+        if vector:
+            self._sets.use_mark(mark_of(self._embedder.model_id))
+        return vector
+
+    async def _load(self, words: StaticVectors) -> None:
+        try:
+            await asyncio.to_thread(words.load)
+        except ConfigError as exc:
+            self._trouble = str(exc)
+            log.error("Memories are found by their words alone: %s", exc, extra={"event": "word_vectors_missing"})
+        else:
+            self._sets.use_words(words)
+
+    async def _embed(self, embedder: EndpointEmbedder) -> None:
+        """Give the entries of the first store that keeps any their vectors; looked at again when that changes."""
+        while True:
+            for index in self._indexes():
+                indexer = Indexer(Vectors(index, self._sets.drop), embedder, batch=embedder.settings.batch)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_IDLE_S):
+                        await indexer.run()
+            await asyncio.sleep(_QUIET_S)
+
+
+def mark_of(model_id: str) -> bytes:
+    """Return what stands before every vector of a model: eight bytes."""
+    return hashlib.blake2b(model_id.encode(), digest_size=8).digest()
+
+
+def _task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    # A context of its own: the deadline of whatever operation opened us must not follow it.
+    return asyncio.create_task(work, name=name, context=Context())
