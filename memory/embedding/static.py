@@ -39,6 +39,7 @@ _SHIPPED = "wordllama"
 _SHIPPED_FILES = (Path("weights/l2_supercat_256.safetensors"), Path("tokenizers/l2_supercat_tokenizer_config.json"))
 _TABLES = ("embeddings", "embedding.weight")
 _DIMENSION_MAX = 4_096
+_FEW = 64
 _NO_MEANING = re.compile(r"<.*>|\[.*\]|(##)?[▁Ġ]*\d*")
 """Pieces that say nothing: special ones, single bytes, the mark of a word's beginning, and digits, all of which a
 model takes for one another."""
@@ -189,5 +190,8 @@ def _vectors(model: _Model, words: Sequence[str]) -> NDArray[np.float32]:
 
 def _pieces(model: _Model, texts: list[str]) -> list[list[int]]:
     """Return the pieces of each text that say something."""
-    encoded = model.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    if len(texts) > _FEW:
+        encoded = model.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    else:  # a batch is handed to other threads, for which a query would wait on a busy machine
+        encoded = [model.tokenizer.encode(text, add_special_tokens=False) for text in texts]
     return [[piece for piece in found.ids if piece in model.telling] for found in encoded]

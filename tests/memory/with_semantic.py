@@ -85,6 +85,15 @@ def test_more_words_than_are_kept_are_looked_up_all_the_same(
     assert np.allclose(one_by_one[5:], expected, atol=1e-3)
 
 
+def test_many_words_at_once_have_the_vectors_that_few_have() -> None:
+    words = [f"moon{letter}{other}" for letter in "abcdefghij" for other in "klmnopqrst"]
+
+    at_once = StaticVectors().of(words)
+
+    few = StaticVectors()
+    assert np.array_equal(at_once, np.concatenate([few.of([word]) for word in words]))
+
+
 def test_many_threads_may_ask_at_once(shipped: StaticVectors) -> None:
     words = [["tea", f"cake{number}", "moon"] for number in range(200)]
     fresh = StaticVectors()
