@@ -214,8 +214,7 @@ class Outbox:
         """
 
         def job(db: sqlite3.Connection) -> list[Kept]:
-            wanted = ([] if future.cancelled() else records for records, future in group)
-            return [tables.append(db, self.clock, records) for records in wanted]
+            return tables.append(db, self.clock, [[] if f.cancelled() else records for records, f in group])
 
         kept = in_transaction(db, job)
         records = [record for one in kept for record in one.records]
@@ -486,8 +485,8 @@ class Outbox:
 
 
 def _tell(writers: Sequence[_Writer], kept: Sequence[Kept]) -> None:
-    rows = [one for one in kept if one.records]
+    rows = sum([len(one.records) for one in kept])
     if rows:
-        before = rows[0].last_seq - len(rows[0].records)
+        last_seq = kept[0].last_seq
         for writer in writers:
-            writer.applied(before, rows[-1].last_seq)
+            writer.applied(last_seq - rows, last_seq)

@@ -23,6 +23,8 @@ LAG_MAX = 100_000
 
 _BATCH_BYTES = 256 * 1024
 
+_as_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each
+
 # `log` holds the newest record of each slot that some store lacks; `stores` those that count, each with the seq up
 # to which it has everything durably, and as what it was last trusted; `parked` what a store refused; `meta` the clock
 # and the ids.
@@ -82,7 +84,7 @@ class Kept:
 
     Attributes:
         records: what was asked for, with the revisions it got; without what the log already had newer.
-        last_seq: the last row; a store that was fed up to it has all of it.
+        last_seq: the last row of all that was put in together; a store that was fed up to it has all of it.
         changed: how many records changed anything, as far as this machine knows.
     """
 
@@ -91,18 +93,25 @@ class Kept:
     changed: int
 
 
-def append(db: sqlite3.Connection, clock: HybridLogicalClock, records: Sequence[Record]) -> Kept:
-    """Stamp those of *records* that have no revision, above all that was ever stamped here, and put them at the end."""
-    clock.observe(meta(db, "clock"))
-    kept: list[Record] = []
+def append(db: sqlite3.Connection, clock: HybridLogicalClock, calls: Sequence[Sequence[Record]]) -> list[Kept]:
+    """Put the records of *calls* at the end; those without a revision are stamped, above all that ever stood here."""
+    known = highest = meta(db, "clock")
+    clock.observe(known)
     at_ms = clock.now_ms()
-    for draft in records:
-        record = draft if draft.revision else replace(draft, revision=clock.stamp())
-        if _insert(db, record, at_ms):
-            kept.append(record)
-    if kept:
-        set_meta(db, "clock", max(meta(db, "clock"), *(record.revision for record in kept)))
-    return Kept(tuple(kept), head(db), len(kept))
+    kept: list[list[Record]] = []
+    for drafts in calls:
+        kept.append([])
+        for draft in drafts:
+            record = draft if draft.revision else replace(draft, revision=clock.stamp())
+            is_new = record.revision > highest  # then it need not be compared with what is there
+            if is_new or _is_news(db, record):
+                _insert(db, record, at_ms)
+                kept[-1].append(record)
+                highest = max(highest, record.revision)
+    if highest != known:
+        set_meta(db, "clock", highest)
+    last_seq = head(db)
+    return [Kept(tuple(records), last_seq, len(records)) for records in kept]
 
 
 def overlay_of_key(db: sqlite3.Connection, user_id: str, key: str, slots: Collection[str] | None) -> tuple[Record, ...]:
@@ -189,16 +198,17 @@ def start(db: sqlite3.Connection) -> int:
     return int(db.execute(f"SELECT {START}").fetchone()[0])
 
 
-def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> bool:
-    """Put *record* at the end of the log in place of an older one; False if the log has a newer one."""
-    owner = owner_hash(record)
+def _is_news(db: sqlite3.Connection, record: Record) -> bool:
+    """Return whether the log has neither what replaces *record*, nor its user's tombstone above it."""
     of_slot = "SELECT record FROM log WHERE (user_id, slot) = (?, ?)"
-    for known in _sound(db.execute(of_slot, record.position).fetchall()):
-        if not supersedes(record, known):
-            return False
-    for grave in _sound(db.execute(of_slot, [owner, ""]).fetchall()):
-        if record.revision <= grave.revision:
-            return False
+    known = _sound(db.execute(of_slot, record.position).fetchall())
+    graves = _sound(db.execute(of_slot, [owner_hash(record), ""]).fetchall())
+    return all(supersedes(record, old) for old in known) and all(record.revision > grave.revision for grave in graves)
+
+
+def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> None:
+    """Put *record* at the end of the log, in place of an older one and of what it buries."""
+    owner = owner_hash(record)
     if isinstance(record, UserTombstone):
         buried = [
             [seq]
@@ -209,7 +219,6 @@ def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> bool:
         _unpark_buried(db, record)
     sql = "INSERT OR REPLACE INTO log (user_hash, user_id, slot, record, at_ms) VALUES (?, ?, ?, ?, ?)"
     db.execute(sql, [owner, *record.position, text_of(record), at_ms])
-    return True
 
 
 def _unpark_buried(db: sqlite3.Connection, grave: UserTombstone) -> None:
@@ -280,7 +289,7 @@ def parse(text: str) -> Record | None:
 
 
 def _text(what: object) -> str:
-    return json.dumps(what, ensure_ascii=False)
+    return _as_json(what)
 
 
 def _sound(rows: Iterable[Sequence[str]]) -> tuple[Record, ...]:
