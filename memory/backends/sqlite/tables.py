@@ -104,6 +104,11 @@ INSERT OR REPLACE INTO memories
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
+_FIND_USER = """
+SELECT d.user_id, d.count, d.xor, m.revision FROM (SELECT ?1 AS user_hash) AS u
+LEFT JOIN digests AS d ON d.user_hash = u.user_hash LEFT JOIN memories AS m ON m.user_id = u.user_hash AND m.slot = ''
+"""
+
 _FIND_OLD = """
 SELECT revision, hash, key IS NOT NULL, scope IS ? AND key IS ? FROM memories WHERE user_id = ? AND slot = ?
 """
@@ -168,10 +173,10 @@ class _User:
 def put_all(db: sqlite3.Connection, records: Sequence[Record]) -> int:
     users: dict[str, _User] = {}
     changed = sum([_put_one(db, record, users) for record in records])
-    for user in users.values():
-        if user.changed:
-            _put_unheard(db, user)
-            _put_digest(db, user)
+    changed_users = [user for user in users.values() if user.changed]
+    for user in changed_users:
+        _put_unheard(db, user)
+    db.executemany(_PUT_DIGEST, [_digest(db, user) for user in changed_users])
     if records:
         db.execute(_RAISE_CLOCK, [max([record.revision for record in records])])
     return changed
@@ -268,17 +273,16 @@ def _forget_buried(db: sqlite3.Connection, user_id: str | None, grave: str) -> N
 
 
 def _user(db: sqlite3.Connection, user_hash: str) -> _User:
-    found = db.execute("SELECT user_id, count, xor FROM digests WHERE user_hash = ?", [user_hash]).fetchone()
-    user_id, count, signed = found or (None, 0, 0)
-    grave = db.execute("SELECT revision FROM memories WHERE user_id = ? AND slot = ''", [user_hash]).fetchone()
-    return _User(user_hash, user_id, count, unsigned(signed), sound(grave and grave[0]))
+    user_id, count, signed_xor, grave = db.execute(_FIND_USER, [user_hash]).fetchone()
+    return _User(user_hash, user_id, count or 0, unsigned(signed_xor or 0), sound(grave))
 
 
 def _has_rows(db: sqlite3.Connection, user_id: str) -> bool:
     return db.execute("SELECT 1 FROM memories WHERE user_id = ? LIMIT 1", [user_id]).fetchone() is not None
 
 
-def _put_digest(db: sqlite3.Connection, user: _User) -> None:
+def _digest(db: sqlite3.Connection, user: _User) -> Row:
+    """Return the row of the user's digest, once all else is in place."""
     if user.doubtful:
         own = "SELECT slot, revision, hash FROM memories WHERE user_id = ? AND slot <> ''"
         rows = db.execute(own, [user.user_id]).fetchall()
@@ -287,7 +291,7 @@ def _put_digest(db: sqlite3.Connection, user: _User) -> None:
         tombstone = "SELECT slot, revision, hash FROM memories WHERE user_id = ? AND slot = ''"
         rows += db.execute(tombstone, [user.user_hash]).fetchall()
         user.count, user.xor = len(rows), reduce(xor, (record_hash(*row) for row in rows), 0)
-    db.execute(_PUT_DIGEST, [user.user_hash, user.user_id, user.count, signed(user.xor)])
+    return user.user_hash, user.user_id, user.count, signed(user.xor)
 
 
 def _to_version_2(db: sqlite3.Connection) -> None:
