@@ -131,8 +131,10 @@ class MemoryBackend(ABC):
         """Return the entry under *key*, or None. Where several visible scopes hold the key, the newest."""
         check_user_id(user_id)
         check_key(key)
-        async with self._bounded("retrieve"):
-            page = await self.get(user_id, key, audience)
+        page = self.peek(user_id, key, audience)
+        if page is None:
+            async with self._bounded("retrieve"):
+                page = await self.get(user_id, key, audience)
         self._observe(page)
         found = [entry for entry in visible(page.records, audience) if entry.key == key]
         if not found:
@@ -242,6 +244,10 @@ class MemoryBackend(ABC):
 
         With None: the live entries of *key* in every scope, and the user's tombstone.
         """
+
+    def peek(self, user_id: str, key: str, scopes: Audience) -> Page | None:  # noqa: ARG002
+        """Return what `get` would, but for the user's tombstone, if that takes no waiting at all; None: ask `get`."""
+        return None
 
     @abstractmethod
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
@@ -471,10 +477,6 @@ class StoreBackend(MemoryBackend):
     def comparable(self) -> bool:
         """Whether its digests speak for all that it holds; until then it is read, but not compared."""
         return True
-
-    def peek(self, user_id: str, key: str, scopes: Audience) -> Page | None:  # noqa: ARG002
-        """Return what `get` would, if that takes no waiting at all; None: ask `get`."""
-        return None
 
     @abstractmethod
     async def identify(self) -> StoreIdentity:

@@ -62,7 +62,7 @@ class Reader:
 
     async def get(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page:
         """Return what stands under *key*; *near*: a store on this machine goes first, because time is short."""
-        found = self._at_once(user_id, key, scopes, near=near)
+        found = self.peek(user_id, key, scopes, near=near)
         if found is not None:
             return found
         # A store cannot tell of a deletion in every scope, only in those that it is asked for.
@@ -101,29 +101,28 @@ class Reader:
 
         return await self._believe(user_id, "retrieve", look_up, read, merge, lambda _: asked)
 
-    def _at_once(self, user_id: str, key: str, scopes: Audience, *, near: bool) -> Page | None:
-        """Return what `get` would where that takes no waiting: nothing is in the outbox, and one store speaks for all.
+    def peek(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page | None:
+        """Return what `get` would, where that takes no waiting: one store speaks for all, and has all of the outbox.
 
-        By the same rules as the long way, which it leaves to answer whatever is less simple.
+        By the same rules as the long way, which it leaves to answer whatever is less simple. Without the user's
+        tombstone: what that buries is not in the store that has it.
         """
         replica = self.speaker(near=near)
         if replica is None:
             return None
-        named = self._acknowledged.scopes(user_id, key) if scopes is None else scopes
-        slots = [slot_of(user_id, scope, key) for scope in named]
         moment = self._acknowledged.moment
-        if self._outbox.peek_of_key(user_id, key, None if scopes is None else slots) != ():
+        if not self._outbox.holds_nothing_after(replica.fed):
             return None
         page = replica.store.peek(user_id, key, scopes)
         if page is None:
             return None
-        if scopes is None and not named <= {r.scope for r in page.records if isinstance(r, MemoryEntry)}:
+        named = self._acknowledged.scopes(user_id, key) if scopes is None else scopes
+        if scopes is None and not named <= {record.scope for record in page.records if isinstance(record, MemoryEntry)}:
             return None  # there may be a deletion, which is only found where one knows to look
-        records = newest(page.records)
-        self._note_graves(records.values())
-        if self._acknowledged.contradict_at(user_id, tuple(records.values()), slots, moment):
+        slots = [slot_of(user_id, scope, key) for scope in named]
+        if self._acknowledged.contradict_at(user_id, page.records, slots, moment):
             return None
-        return Page(tuple(records.values()), None, *self.standing())
+        return Page(page.records, None, *self.standing())
 
     def standing(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """Return for whom the word of one store in step is spoken, who is silent, and who of those is coming up."""

@@ -325,6 +325,9 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         return await self._reader.get(user_id, key, scopes)
 
+    def peek(self, user_id: str, key: str, scopes: Audience) -> Page | None:
+        return self._reader.peek(user_id, key, scopes)
+
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
         if user_id is None:
             return await self._reader.scan_all(after, limit)

@@ -75,6 +75,7 @@ class Outbox:
         self._unreadable: BackendUnavailableError | None = None
         self._unreadable_until = 0.0
         self._empty: tuple[sqlite3.Connection, int] | None = None
+        self._quiet: tuple[sqlite3.Connection, int, int] | None = None
         self._closed = True
         self._openings = 0
         self._reopening = asyncio.Lock()
@@ -237,15 +238,24 @@ class Outbox:
 
         With None: what they may lack under *key* anywhere, and each deletion, since none says of which key it is.
         """
-        found = self.peek_of_key(user_id, key, slots)
+        nothing: tuple[Record, ...] = ()
+        found = self._peek(lambda db: tables.overlay_of_key(db, user_id, key, slots), nothing)
         if found is None:
             found = await self._read("read", lambda db: tables.overlay_of_key(db, user_id, key, slots))
         return found
 
-    def peek_of_key(self, user_id: str, key: str, slots: Collection[str] | None) -> tuple[Record, ...] | None:
-        """Return the same, if that takes no waiting at all; None: ask for it."""
-        nothing: tuple[Record, ...] = ()
-        return self._peek(lambda db: tables.overlay_of_key(db, user_id, key, slots), nothing)
+    def holds_nothing_after(self, seq: int) -> bool:
+        """Return whether a store that was fed up to row *seq* lacks nothing; False also if to find out takes waiting."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            version = tables.data_version(db)
+            if self._quiet is None or self._quiet[:2] != (db, version) or self._quiet[2] > seq:
+                if not tables.is_quiet(db, seq):
+                    return False
+                self._quiet = (db, version, seq)  # as of this version or a later one
+            return True
+
+        return self._unreadable is None and bool(self._reading.peek(work))
 
     async def overlay_of_user(self, user_id: str, after: Position | None, limit: int) -> Page:
         """Return a page of what the stores may lack about one user, with the user's tombstone on every one."""

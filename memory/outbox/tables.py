@@ -261,6 +261,12 @@ def is_empty(db: sqlite3.Connection) -> bool:
     return not db.execute("SELECT EXISTS (SELECT 1 FROM log) OR EXISTS (SELECT 1 FROM parked)").fetchone()[0]
 
 
+def is_quiet(db: sqlite3.Connection, seq: int) -> bool:
+    """Return whether no row follows row *seq*, and nothing was refused."""
+    sql = "SELECT EXISTS (SELECT 1 FROM log WHERE seq > ?) OR EXISTS (SELECT 1 FROM parked)"
+    return not db.execute(sql, [seq]).fetchone()[0]
+
+
 def data_version(db: sqlite3.Connection) -> int:
     """Return a number that is another one after anybody else has written."""
     return int(db.execute("PRAGMA data_version").fetchone()[0])

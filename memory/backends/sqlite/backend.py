@@ -90,12 +90,13 @@ class SQLiteMemoryBackend(StoreBackend):
         return await self._file.write("store", lambda db: tables.put_all(db, records))
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
-        found = self.peek(user_id, key, scopes)
-        if found is None:
-            sql, parameters = _find(user_id, key, scopes)
+        found, parameters = _find(user_id, key, scopes)
+        sql = f"{found} UNION ALL SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND slot = ''"
+        parameters.append(user_hash_of(user_id))
+        rows = self._file.peek(lambda db: db.execute(sql, parameters).fetchall())
+        if rows is None:
             rows = await self._file.run("retrieve", lambda db: fetch(db, sql, parameters))
-            found = Page(tables.records_in(rows), None, (self.name,))
-        return found
+        return Page(tables.records_in(rows), None, (self.name,))
 
     def peek(self, user_id: str, key: str, scopes: Audience) -> Page | None:
         sql, parameters = _find(user_id, key, scopes)
@@ -192,14 +193,10 @@ class SQLiteMemoryBackend(StoreBackend):
 
 
 def _find(user_id: str, key: str, scopes: Audience) -> tuple[str, list[str]]:
-    """Return the query for `get`, and what it is given."""
+    """Return the query for what stands under *key*, and what it is given."""
     if scopes is None:
         which, values = "key = ?", [key]
     else:
         values = [slot_of(user_id, scope, key) for scope in sorted(scopes)]
         which = f"slot IN ({', '.join('?' * len(values))})"
-    sql = (
-        f"SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND {which} "
-        f"UNION ALL SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND slot = ''"
-    )
-    return sql, [user_id, *values, user_hash_of(user_id)]
+    return f"SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND {which}", [user_id, *values]
