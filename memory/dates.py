@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 _ISO = re.compile(r"(?<!\d)((?:19|20)\d\d)[-/.](\d{1,2})(?:[-/.](\d{1,2}))?(?!\d)")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _DAY_S = 86_400.0
+_DIGITS = 4
+_YEARS = 50
+"""Years back that a date without a year may mean."""
 
 
 class DateSpan(NamedTuple):
@@ -30,7 +33,7 @@ class DateSpan(NamedTuple):
         if self.unit or self.weekday >= 0:
             yield self._relative(now.astimezone(UTC).date())
             return
-        for year in [self.year] if self.year else range(first_year, last_year + 1):
+        for year in [self.year] if self.year else range(max(first_year, last_year - _YEARS), last_year + 1):
             month, day = self.month, self.day
             if day and day > calendar.monthrange(year, month)[1]:
                 continue
@@ -58,8 +61,8 @@ class DateSpan(NamedTuple):
             months = today.year * 12 + today.month - 1 + self.shift
             begin = date(max(1, months // 12), months % 12 + 1, 1)
             return _seconds(begin), _seconds(begin) + calendar.monthrange(begin.year, begin.month)[1] * _DAY_S
-        begin = date(max(1, today.year + self.shift), 1, 1)
-        return _seconds(begin), _seconds(begin) + 366 * _DAY_S
+        year = max(1, today.year + self.shift)
+        return _seconds(date(year, 1, 1)), _seconds(date(year, 12, 31)) + _DAY_S
 
 
 class DateReader:
@@ -72,7 +75,9 @@ class DateReader:
         self._before = frozenset(data.get("before", "").split())
         self._days: Mapping[str, int] = data.get("days", {})
         self._units = {word: unit for unit, words in data.get("units", {}).items() for word in words.split()}
-        self._last, self._this, self._ago = (frozenset(data.get(of, "").split()) for of in ("last", "this", "ago"))
+        self._last, self._last_after, self._this, self._ago, self._ago_before = (
+            frozenset(data.get(of, "").split()) for of in ("last", "last_after", "this", "ago", "ago_before")
+        )
         self._day = re.compile(rf"(\d{{1,2}}){data.get('ordinal', '')}")
 
     def read(self, words: list[str], text: str) -> tuple[DateSpan, ...]:
@@ -110,13 +115,17 @@ class DateReader:
         return int(match[1]) if match and 1 <= int(match[1]) <= 31 else 0
 
     def _relative_at(self, words: list[str], at: int) -> DateSpan | None:
-        word, before = words[at], words[at - 1] if at else ""
+        word = words[at]
+        before, after = words[at - 1] if at else "", words[at + 1] if at + 1 < len(words) else ""
         if word in self._days:
             return DateSpan(shift=self._days[word], unit="day")
         if word in self._units:
-            if before in self._last or before in self._this:
-                return DateSpan(shift=-(before in self._last), unit=self._units[word])
-            if before.isdecimal() and len(before) < 4 and at + 1 < len(words) and words[at + 1] in self._ago:
+            if before in self._last or after in self._last_after:
+                return DateSpan(shift=-1, unit=self._units[word])
+            if before in self._this:
+                return DateSpan(unit=self._units[word])
+            is_past = after in self._ago or (at > 1 and words[at - 2] in self._ago_before)
+            if is_past and before.isdecimal() and len(before) < _DIGITS:
                 return DateSpan(shift=-int(before), unit=self._units[word])
         if word in self._weekdays and (before in self._before or word not in self._unsure):
             return DateSpan(weekday=self._weekdays[word])

@@ -11,10 +11,8 @@ import re
 import struct
 import threading
 import tomllib
-import unicodedata
 import zlib
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,9 +20,10 @@ import snowballstemmer
 
 from memory.dates import DateReader, DateSpan
 from memory.errors import ConfigError
+from memory.words import LONGEST, words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from memory.model import MemoryEntry
 
@@ -48,21 +47,16 @@ _HEAD = struct.Struct("<8sIdIIB")
 _CHECKED = 12
 _MOST = 255
 """Occurrences of one word that are counted, so that a count is a byte."""
-_LONGEST = 64
-"""Characters of a word that are looked at; also of a word to be stemmed, which takes longer the longer it is."""
 _LIGHT = 0.5
 """The weight of a word that says little, or that a phrase says already."""
-_LATEST = 253_402_300_799.0
+_LATEST = 221_000_000_000.0
+"""Some 7,000 years on, in seconds since 1970: nothing is said later."""
+_TERMS = 128
+"""Different words of a question that are looked at."""
 _CACHED_WORDS = 65_536
 
-_CJK = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-_EMOJI = "\u2190-\u21ff\u2300-\u23ff\u2460-\u24ff\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff\U0001f000-\U0001faff"
-_TOKEN = re.compile(rf"[^\W_]+|[{_EMOJI}]")
-_RUN = re.compile(rf"[{_CJK}]+|[^{_CJK}]+")
-_IDEOGRAPH = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_ACCENTED = re.compile(r"[\u00c0-\u024f\u1e00-\u1eff]")
-_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u201c": '"', "\u201d": '"'})
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SYNTHETIC = re.compile(r"[a-z]{0,3}\d+|[0-9a-f]{6,}|\d+[a-z]{0,2}")
 _PLAIN_NAMES = frozenset(
     (
@@ -210,19 +204,11 @@ class Language:
         terms = [Term(stem, form, _LIGHT if stem in light else 1.0) for stem, form in stems.items()]
         terms += [Term(idiom, idiom, 1.0) for idiom in idioms]
         cues = sum(bit for bit, phrases in self._asks if phrases.search(line))
-        return Question(tuple(terms), cues, self._dates.read(words, query), frozenset(words))
+        return Question(tuple(terms[:_TERMS]), cues, self._dates.read(words, query), frozenset(words))
 
     def tokens(self, text: str) -> list[str]:
-        """Return the words and emoji of *text*, folded so that case, width and accents do not matter.
-
-        Runs of Chinese, Japanese and Korean letters become pairs of letters, and single ideographs.
-        """
-        folded = text.lower()
-        if folded.isascii():
-            return _cut(_TOKEN.findall(self._rewritten(folded)))
-        folded = unicodedata.normalize("NFKC", text).casefold().translate(_QUOTES)
-        folded = _ACCENTED.sub(lambda letter: _bare(letter[0]), unicodedata.normalize("NFC", folded))
-        return _cut([token for run in _TOKEN.findall(self._rewritten(folded)) for token in _apart(run)])
+        """Return the words and emoji of *text*, folded; see words_of."""
+        return words_of(text, self._rewrites)
 
     def pack(self, analysis: Analysis) -> bytes:
         """Return *analysis* as bytes, which begin with the fingerprint."""
@@ -253,15 +239,10 @@ class Language:
         return self._forms.get(word) or self._stemmed(word)
 
     def _stemmed(self, word: str) -> str:
-        if self._stemmer is None or len(word) >= _LONGEST or not word.isalpha():
+        if self._stemmer is None or len(word) >= LONGEST or not word.isalpha():
             return word
         with self._stemming:
             return str(self._stemmer.stemWord(word))
-
-    def _rewritten(self, folded: str) -> str:
-        for old, new in self._rewrites:
-            folded = old.sub(new, folded)
-        return folded
 
     def _words_of(self, lines: Iterable[str]) -> list[str]:
         return [word for line in lines for word in self.tokens(line)]
@@ -320,44 +301,22 @@ def _circumstances(entry: MemoryEntry) -> tuple[str, float]:
     """Return the session of *entry*, and when it was said."""
     session, at = entry.metadata.get("session"), entry.metadata.get("at")
     if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at) or not 0 < at < _LATEST:
-        at = entry.updated_at.timestamp()
+        at = min(entry.updated_at.timestamp(), _LATEST)
     return str(session) if isinstance(session, str | int) else "", float(at)
 
 
 def _is_synthetic(key: str) -> bool:
     """Return whether *key* was made up by a program: m0001, a UUID, memory_17."""
+    if _UUID.fullmatch(key.lower()):
+        return True
     parts = [part for part in re.split(r"[\s_.\-:#]+", key.lower()) if part]
     made_up = [_SYNTHETIC.fullmatch(part) is not None and any(c.isdigit() for c in part) for part in parts]
     plain = [part in _PLAIN_NAMES for part in parts]
     return all(a or b for a, b in zip(made_up, plain, strict=True))
 
 
-def _apart(run: str) -> Iterator[str]:
-    """Give the tokens of a *run* of letters, which may hold such as are written without spaces."""
-    if run.isascii():
-        yield run
-        return
-    for part in _RUN.findall(run):
-        if not re.match(f"[{_CJK}]", part):
-            yield part
-            continue
-        yield from _IDEOGRAPH.findall(part)
-        if len(part) > 1:
-            yield from (a + b for a, b in pairwise(part))
-        elif not _IDEOGRAPH.match(part):
-            yield part
-
-
-def _cut(tokens: list[str]) -> list[str]:
-    return [token[:_LONGEST] for token in tokens] if any(len(token) > _LONGEST for token in tokens) else tokens
-
-
 def _has_space(text: str) -> bool:
     return " " in text
-
-
-def _bare(letter: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFD", letter) if not unicodedata.combining(c))
 
 
 def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:

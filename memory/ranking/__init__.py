@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from memory.ranking.view import Doc
 from memory.ranking.vocabulary import WordVectors
-from memory.ranking.working_set import WorkingSet, rank, tokens
+from memory.ranking.working_set import WorkingSet
 
-__all__ = ["Doc", "WordVectors", "WorkingSet", "rank", "tokens"]
+__all__ = ["Doc", "WordVectors", "WorkingSet"]

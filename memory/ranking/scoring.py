@@ -13,9 +13,11 @@ from memory.ranking.reasons import ANSWERS, MEANS, Found, Reasons
 from memory.ranking.view import NOBODY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from memory.language import Language, Question
+    from memory.language import Language, Question, Term
     from memory.ranking.view import Columns, View
 
     Floats = NDArray[np.float64]
@@ -33,6 +35,9 @@ _MEANING = 7.0
 _ALIAS = 0.3
 _RARE = 1.5
 """Added to how many memories have a word, so that the rarest words do not decide alone."""
+
+_TERMS = 32
+"""Terms of a question that are scored; a table of so many numbers a memory is made."""
 
 _DAY_S = 86_400.0
 
@@ -54,7 +59,7 @@ class Scoring:
     def __init__(self, view: View, asked: Question, language: Language, now: datetime, vector: bytes = b"") -> None:
         self._view = view
         self._columns = view.columns()
-        self._asked = asked
+        self._asked = asked if len(asked.terms) <= _TERMS else asked._replace(terms=_telling(asked.terms, view))
         self._language = language
         self._now = now
         self._vector = vector
@@ -199,6 +204,14 @@ def _ground(view: View, columns: Columns) -> Ground:
 def _k(length: Floats, mean: float) -> Floats:
     """Return how many occurrences of a word are half the worth of very many, in a text of *length*."""
     return _K1 * (1 - _B + _B * length / (mean or 1.0))
+
+
+def _telling(terms: Sequence[Term], view: View) -> tuple[Term, ...]:
+    """Return the terms of a long question that tell most: those that the fewest memories have, but some."""
+    rows = view.vocabulary.rows
+    known = [(len(having), at) for at, term in enumerate(terms) if (having := rows.get(term.stem))]
+    kept = sorted(at for _, at in sorted(known)[:_TERMS])
+    return tuple(terms[at] for at in kept) or tuple(terms[:_TERMS])
 
 
 def _rarity(size: int, having: float) -> float:

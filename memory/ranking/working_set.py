@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from datetime import UTC, datetime
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from memory.language import DEFAULT_LANGUAGE, load_language
 from memory.model import Hit
 from memory.ranking.reasons import Found
 from memory.ranking.scoring import Scoring
 from memory.ranking.view import Doc, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
     from memory.language import Language
-    from memory.model import Audience, MemoryEntry
+    from memory.model import Audience
     from memory.ranking.vocabulary import WordVectors
 
 _VIEWS = 8
@@ -140,23 +138,3 @@ def _literal(view: View, text: str) -> list[Found]:
     said = f"contains {text[:_SHOWN]}"
     entries = ((doc, doc.entry()) for doc in view)
     return [Found(1.0, doc, said, (said,)) for doc, entry in entries if text in entry.key or text in entry.value]
-
-
-def rank(entries: Sequence[MemoryEntry], query: str, limit: int) -> tuple[tuple[Hit, ...], int]:
-    """Return the *limit* best hits among *entries* and how many more matched."""
-    language = load_language(DEFAULT_LANGUAGE)
-    working = WorkingSet(language)
-    working.replace(
-        Doc(entry.position[1], entry.scope, entry.revision, language.analyse(entry), partial(_same, entry))
-        for entry in entries
-    )
-    return working.rank(query, limit, now=datetime.now(UTC))
-
-
-def tokens(text: str) -> list[str]:
-    """Return the words and emoji of *text*, folded so that case, width and accents do not matter."""
-    return load_language(DEFAULT_LANGUAGE).tokens(text)
-
-
-def _same(entry: MemoryEntry) -> MemoryEntry:
-    return entry

@@ -1,4 +1,4 @@
-"""The parts without a store: revisions, ranking, records as JSON, breakers, backlogs."""
+"""The parts without a store: revisions, records as JSON, breakers, backlogs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from memory.model import (
     slot_of,
     user_hash_of,
 )
-from memory.ranking import rank, tokens
 from memory.revision import HybridLogicalClock, check_revision, is_damaged, one_above
 from memory.wire import page_from_json, page_to_json, record_from_json, record_to_json
 from tests.contract import HOSTILE, NOW_MS, make_entry, revision
@@ -190,56 +189,6 @@ def test_metadata_are_measured_as_json_whatever_is_in_them(character: str) -> No
 
     with pytest.raises(MemoryRejectedError, match="metadata"):
         check_metadata(of_size(METADATA_MAX_BYTES + 8))
-
-
-# Ranking
-
-
-@pytest.mark.parametrize(
-    ("query", "first"),
-    [
-        ("color", "favorite_color"),
-        ("colors", "favorite_color"),
-        ("what is my favorite color?", "favorite_color"),
-        ("FAVORITE", "favorite_color"),
-        ("mode", "preference"),
-        ("jalapeno", "snack"),
-        ("Ｏｓｌｏ", "city"),
-        ("🐕", "pet"),
-        ("東京", "trip"),
-        ("->", "arrow"),
-    ],
-)
-def test_the_memory_that_is_meant_comes_first(query: str, first: str) -> None:
-    entries = [
-        make_entry("u", "favorite_color", "blue"),
-        make_entry("u", "preference", "dark_mode"),
-        make_entry("u", "snack", "jalapeño poppers"),
-        make_entry("u", "city", "Oslo"),
-        make_entry("u", "pet", "a 🐕 named Rex"),
-        make_entry("u", "trip", "東京"),
-        make_entry("u", "arrow", "->"),
-    ]
-
-    hits, _ = rank(entries, query, 10)
-
-    assert hits[0].entry.key == first
-    assert hits[0].why
-
-
-def test_more_of_the_words_and_words_of_the_key_count_more() -> None:
-    entries = [make_entry("u", "a", "blue car"), make_entry("u", "car", "x"), make_entry("u", "b", "car")]
-
-    assert [hit.entry.key for hit in rank(entries, "blue car", 10)[0]] == ["a", "car", "b"]
-
-
-@pytest.mark.parametrize(("query", "value"), [("weather", "dog"), ("team", "tea"), ("a", "apple"), ("carpet", "car")])
-def test_what_does_not_match_is_not_found(query: str, value: str) -> None:
-    assert rank([make_entry("u", "key", value)], query, 10) == ((), 0)
-
-
-def test_tokens_fold_case_width_and_accents() -> None:
-    assert tokens("Ｆｕｌｌ-Width Étude, snake_case x") == ["full", "width", "etude", "snake", "case", "x"]
 
 
 # Breakers
