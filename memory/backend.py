@@ -120,7 +120,7 @@ class MemoryBackend(ABC):
                 key=key,
                 value=value,
                 scope=scope,
-                metadata=json.loads(json.dumps(metadata or {})),  # as every store will give it back
+                metadata=json.loads(json.dumps(metadata)) if metadata else {},  # as every store will give it back
                 created_at=await self._creation_of(user_id, key, scope) or now,
                 updated_at=now,
             )

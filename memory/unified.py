@@ -28,6 +28,7 @@ from memory.report import HealthReport, StoreState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Sequence
+    from datetime import datetime
 
     from memory.backend import SearchIndex
     from memory.embedding import EndpointEmbedder, StaticVectors
@@ -346,6 +347,13 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
         return await self.nearest(user_id, key, scope)
+
+    async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
+        page = self._reader.peek(user_id, key, frozenset({scope}), near=True)
+        if page is None:
+            return await super()._creation_of(user_id, key, scope)
+        self._observe(page)
+        return next((record.created_at for record in page.records if isinstance(record, MemoryEntry)), None)
 
     # Health, recovery
 

@@ -245,7 +245,7 @@ class Outbox:
         return found
 
     def holds_nothing_after(self, seq: int) -> bool:
-        """Return whether a store that was fed up to row *seq* lacks nothing; False also if to find out takes waiting."""
+        """Return whether a store that was fed up to row *seq* lacks nothing; False also if to find out takes time."""
 
         def work(db: sqlite3.Connection) -> bool:
             version = tables.data_version(db)
