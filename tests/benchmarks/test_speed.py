@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from benchmarks.servers import MissingServerError
 from benchmarks.speed import made, plot, report
 from benchmarks.speed.floor import Floor
 from benchmarks.speed.installation import ALONE, TWO, fed, fill, make_installation, opened
+from benchmarks.speed.peers import compare, kinds
+from benchmarks.speed.plan import Plan
 from benchmarks.speed.report import GOALS, Goal
 from benchmarks.speed.times import Times
 from tests.talk import ROOT
@@ -37,6 +40,7 @@ TABLE = {
     "child_rss_mb",
 }
 TINY = ["--rounds", "2", "--memories", "200", "--of-user", "50", "--sizes", "100,300"]
+TINY_PLAN = Plan(peer_memories=40, peer_users=2, peer_rounds=2)
 
 
 @pytest.fixture
@@ -170,6 +174,41 @@ def test_a_plot_without_matplotlib_says_what_to_do(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(plot.NoMatplotlibError, match="uv run --with matplotlib"):
         plot.draw(figures(), tmp_path / "plot.svg")
+
+
+async def test_peers_that_are_not_installed_are_left_out_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("PATH", "JAKEY_TEST_SERVER_MEMORY", "JAKEY_TEST_MEMORY_SERVICE"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    monkeypatch.setattr(kinds, "MEM0_FOLDER", tmp_path / "nothing" / "mem0")
+
+    found = await compare.measure(tmp_path, TINY_PLAN)
+
+    assert list(found["peers"]) == ["ours"]
+    assert all(found["peers"]["ours"][f"{what}_p50_ms"] > 0 for what in ("store", "retrieve", "search"))
+    said = capsys.readouterr().err
+    assert all(f"left out: {name}" in said for name in ("@modelcontextprotocol/server-memory", "mcp-memory-service"))
+    assert "left out: mem0" in said
+
+
+@pytest.mark.real
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", kinds.KINDS, ids=lambda kind: kind.name)
+async def test_a_peer_keeps_what_it_is_given(kind: type[kinds.Peer], tmp_path: Path) -> None:
+    memories = list(made.memories("u1", 40))
+    try:
+        async with kind(tmp_path / "peer") as peer:
+            await peer.fill(memories[:20])
+            assert await peer.store(memories[20]) > 0
+            assert await peer.store_all(memories[21:]) > 0
+
+            assert [await peer.retrieve(memory) > 0 for memory in memories] == [True] * 40
+            assert await peer.search("u1", "what is my guitar") > 0
+            with pytest.raises(RuntimeError, match="is not there"):
+                await peer.retrieve(made.Memory("u1", "nobody", "said this", {}))
+    except MissingServerError as exc:
+        pytest.skip(str(exc))
 
 
 @pytest.mark.real
