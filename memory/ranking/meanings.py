@@ -72,6 +72,8 @@ class Meanings:
     def close_to(self, terms: Sequence[Term]) -> list[dict[str, float]]:
         """Return for each of *terms* the stems of the words that mean nearly the same, each with its worth below 1."""
         self._catch_up()
+        if not self._table.size:
+            return [{} for _ in terms]
         cosines = self._table @ self._source.of([term.form for term in terms]).T
         found: list[dict[str, float]] = []
         for term, column in zip(terms, cosines.T, strict=True):
@@ -91,7 +93,7 @@ class Meanings:
         asked = np.asarray(weights, np.float32) @ self._source.of([term.form for term in terms])
         length = float(np.linalg.norm(asked))
         cosines = np.zeros(size)
-        if length:
+        if length and self._rows.size:
             known = self._rows[:size]
             cosines[: len(known)] = known @ (asked / length)
         return cosines

@@ -95,9 +95,13 @@ class Reasons:
                 own.append(term.form)
                 details.append(f"has the word {term.form}")
             elif alike := others.keys() & has:
-                best = max((others[other], other) for other in alike)[1]
-                own.append(f"{term.form} ~ {best}")
-                details.append(self._kinship(term.stem, term.form, best, others[best]))
+                worth, best = max((others[other], other) for other in alike)
+                word = _written(doc, best)
+                own.append(f"{term.form} ~ {word}")
+                is_alias = best in self._language.groups.get(term.stem, ())
+                details.append(
+                    f"{word} may stand for {term.form}" if is_alias else f"{word} is like {term.form} ({worth:.2f})"
+                )
             else:
                 near.append(f"near {term.form}")
                 details.append(f"stands near {term.form} in the same session")
@@ -110,7 +114,8 @@ class Reasons:
         details += [said for cue, said in self._kinds if doc.analysis.cues & cue]
         return ", ".join(own or near), tuple(details)
 
-    def _kinship(self, stem: str, form: str, other: str, worth: float) -> str:
-        if other in self._language.groups.get(stem, ()):
-            return f"{other} may stand for {form}"
-        return f"{other} is like {form} ({worth:.2f})"
+
+def _written(doc: Doc, stem: str) -> str:
+    """Return the word of *doc* that has *stem*, as it stands there."""
+    at = doc.analysis.terms.split(" ").index(stem)
+    return doc.analysis.forms.split(" ")[at] or stem

@@ -32,7 +32,9 @@ _LEX, _SES, _LENGTH, _ASKS = 14.0, 3.0, 0.5, -0.9
 _IN_DATE, _NEAR_DATE, _NEAR_DAYS = 2.0, 3.0, 10.0
 _SPEAKER, _OTHER_SPEAKER = 1.35, -1.4
 _MEANING = 7.0
-_ALIAS = 0.3
+_ALIAS, _ALIAS_ALONE = 0.3, 0.5
+"""What a word is worth that may stand for one asked for: beside memories that have that one, and where none has."""
+
 _RARE = 1.5
 """Added to how many memories have a word, so that the rarest words do not decide alone."""
 
@@ -126,9 +128,10 @@ class Scoring:
         sizes, weights = [], []
         for term, others in zip(terms, close, strict=True):
             known = len(vocabulary.rows.get(term.stem, ()))
+            alias = _ALIAS if known else _ALIAS_ALONE
             for other in self._language.groups.get(term.stem, ()):
-                if other in vocabulary.rows and others.get(other, 0.0) < _ALIAS:
-                    others[other] = _ALIAS
+                if other in vocabulary.rows and others.get(other, 0.0) < alias:
+                    others[other] = alias
             if not known:
                 for other, alike in vocabulary.spelt_like(term.stem).items():
                     others[other] = max(others.get(other, 0.0), alike)

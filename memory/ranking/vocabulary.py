@@ -21,6 +21,7 @@ _ALIKE_MOST = 8
 _ALIKE_LEAST = 0.45
 _ALIKE_WORTH, _ALIKE_FLOOR = 0.45, 0.6
 _PREFIX_LEAST = 4
+_SHARED_LEAST = 2
 _FUZZY_LEAST, _FUZZY_MOST = 3, 24
 """Letters of a word that may be misspelt."""
 
@@ -136,13 +137,32 @@ class _Letters:
             self._stems[at]: _ALIKE_WORTH * max(float(alike[at]), _ALIKE_FLOOR)
             for at in np.flatnonzero(alike >= _ALIKE_LEAST).tolist()
         }
-        for at in np.flatnonzero(shared >= _PREFIX_LEAST - 1).tolist():
+        for at in np.flatnonzero(shared >= _SHARED_LEAST).tolist():
             other = self._stems[at]
-            short, long = sorted((stem, other), key=len)
-            if len(short) >= _PREFIX_LEAST and long.startswith(short):
+            if _is_longer(stem, other) or _is_slip(stem, other):
                 found.setdefault(other, _ALIKE_WORTH * _ALIKE_FLOOR)
         best = sorted(found.items(), key=lambda one: (-one[1], one[0]))[:_ALIKE_MOST]
         return dict(best)
+
+
+def _is_longer(one: str, other: str) -> bool:
+    """Return whether one of the two begins with the other."""
+    short, long = sorted((one, other), key=len)
+    return len(short) >= _PREFIX_LEAST and long.startswith(short)
+
+
+def _is_slip(one: str, other: str) -> bool:
+    """Return whether one letter too many, or two in the wrong order, make one of the two the other.
+
+    A wrong letter is none: too many short words differ in one, and long ones share most of their runs anyway.
+    """
+    short, long = sorted((one, other), key=len)
+    if len(short) < _PREFIX_LEAST or len(long) - len(short) > 1:
+        return False
+    at = next((at for at, letter in enumerate(short) if letter != long[at]), len(short))
+    if len(long) > len(short):
+        return short[at:] == long[at + 1 :]
+    return short[at : at + 2] == long[at : at + 2][::-1] and short[at + 2 :] == long[at + 2 :]
 
 
 def _codes(text: str) -> NDArray[np.int64]:
