@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _MANY = 1_000
 _COUNT_EVERY_S = 5.0
+_GATHER_S = 0.1  # what comes in so soon after the last was handed over is handed over together
 _POLL_S = 0.5  # how soon what another process appended is noticed, for feeding; reads see it at once
 _SYNC_EVERY_S = 1.0
 _LATE_S = 1.0  # what waits no longer than this is on its way, not behind
@@ -95,6 +96,8 @@ class Replica(Member):
         self._feeding = asyncio.Lock()
         self._feeder: asyncio.Task[None] | None = None
         self._news: asyncio.Event | None = None
+        self._hurry = asyncio.Event()
+        self._fed_at = -_GATHER_S
         self._confirmed = asyncio.Condition()
 
     async def open(self) -> None:
@@ -149,6 +152,7 @@ class Replica(Member):
                 async with self._confirmed:
                     self.fed = max(self.fed, rows[-1].seq)
                     self._confirmed.notify_all()
+            self._behind = (0, None)
 
     async def whose(self) -> StoreIdentity:
         """Return which store this is, also if it is refused."""
@@ -185,6 +189,8 @@ class Replica(Member):
     async def confirm(self, seq: int) -> None:
         """Return when the store has everything up to row *seq*."""
         async with self._confirmed:
+            if self.fed < seq:
+                self._hurry.set()
             await self._confirmed.wait_for(lambda: self.fed >= seq)
 
     async def retry_parked(self) -> int:
@@ -339,18 +345,22 @@ class Replica(Member):
     async def _feed(self) -> None:
         assert self._news is not None  # noqa: S101 - made before this task
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_S):
-                    await self._news.wait()
+            is_told = await _set_within(_POLL_S, self._news)
+            if is_told:
+                await _set_within(self._fed_at + _GATHER_S - self._now(), self._hurry)
+            self._hurry.clear()
             self._news.clear()
             try:
                 if self.writable:
-                    await self.catch_up()
+                    # What other processes append is looked for now and then, and wherever it left a gap.
+                    if not is_told or self._must_rewind or self.fed < self._outbox.newest:
+                        await self.catch_up()
                     await self._settle()
                 if self.trusted and self._seen is not None and self._seen != self._noted:
                     await self._outbox.saw(self.name, *self._seen)
                     self._noted = self._seen
-                await self._count_now_and_then()
+                if not self.writable:
+                    await self._count_now_and_then()
             except BackendUnavailableError as exc:
                 # Whoever failed says so in the status, and is tried again at the next news or the next look.
                 log.debug("%s was not fed: %s", self.name, exc)
@@ -359,6 +369,7 @@ class Replica(Member):
             except Exception as exc:  # the loop must outlive whatever nobody thought of, and not in silence
                 log.exception("%s could not be fed", self.name, extra={"event": "feeding_failed"})
                 self.give_up(f"it could not be fed: {type(exc).__name__}")
+            self._fed_at = self._now()
             async with self._confirmed:
                 self._confirmed.notify_all()
 
@@ -397,3 +408,12 @@ class Replica(Member):
         if await self.call("sync", self.store.sync):
             await self._outbox.advance(self.name, fed)
             self._settled = fed
+
+
+async def _set_within(seconds: float, event: asyncio.Event) -> bool:
+    """Wait up to *seconds* for *event*; return whether it is set."""
+    if seconds > 0:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+    return event.is_set()

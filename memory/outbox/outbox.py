@@ -68,6 +68,8 @@ class Outbox:
         """Why the last append failed; empty if it did not."""
         self.home = ""
         """The installation's id, as far as it is known: also while the file cannot be read."""
+        self.newest = 0
+        """The last row that was appended by this process."""
         self.on_replaced: Callable[[], None] = lambda: None
         self._now = now
         self._writing = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S)
@@ -186,6 +188,7 @@ class Outbox:
             outcome = [BackendUnavailableError("outbox", "store", type(exc).__name__)] * len(group)
         else:
             self._succeed()
+            self.newest = kept[-1].last_seq
             for name, reason in failed.items():
                 if self._writers.get(name) is writers[name]:
                     del self._writers[name]
