@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
 import tempfile
 import time
@@ -35,8 +36,8 @@ async def measure(sets: Mapping[str, Sequence[Person]], embedder: str, model: st
     Raises:
         ConfigError: the embedder needs what is not installed.
     """
-    # A TOML string without escapes cannot hold a quote, which no path here has.
-    table = f"[memory.recall]\nembedder = '{embedder}'\nmodel = '{model}'\n"
+    # What JSON makes of a text is a string in TOML, too.
+    table = f"[memory.recall]\nembedder = {json.dumps(embedder)}\nmodel = {json.dumps(model)}\n"
     with tempfile.TemporaryDirectory(prefix="recall-") as folder:
         config = make_installation(Path(folder) / "installation", ALONE + table)
         async with opened(config) as memory:
