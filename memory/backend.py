@@ -403,7 +403,7 @@ class Shelved(NamedTuple):
         content: its content_hash.
         analysis: what Language.pack made of it; None if nothing was made of it yet.
         vector: of a text embedder, with the mark of the model before it; empty if there is none.
-        entry: makes the entry itself; None if its row turns out to be damaged.
+        row: what the store makes the entry itself of.
     """
 
     slot: str
@@ -412,15 +412,21 @@ class Shelved(NamedTuple):
     content: str
     analysis: bytes | None
     vector: bytes
-    entry: Callable[[], MemoryEntry | None]
+    row: tuple[Any, ...]
 
 
 class Shelf(NamedTuple):
-    """All that a store has of one user, at the moment of *digest*; `deleted` has the revision of each tombstone."""
+    """All that a store has of one user, at the moment of *digest*.
+
+    Attributes:
+        entry: makes the entry of a row, in any thread; None if the row turns out to be damaged.
+        deleted: the revision of each tombstone.
+    """
 
     digest: UserDigest
     entries: list[Shelved]
     deleted: dict[str, str]
+    entry: Callable[[tuple[Any, ...]], MemoryEntry | None]
 
 
 class Derived(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,12 @@ from memory.embedding import EndpointEmbedder, Indexer, Lacking, StaticVectors, 
 from memory.errors import BackendUnavailableError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
-    from memory.backend import SearchIndex, Shelved
+    from memory.backend import SearchIndex, Shelf, Shelved
     from memory.embedding import Embedded
     from memory.language import Language
+    from memory.replica import Replica
     from memory.working_sets import WorkingSets
 
 log = logging.getLogger(__name__)
@@ -41,25 +42,22 @@ class Analyser:
     """The background task of one memory.
 
     Args:
-        indexes: returns what may be written at present.
+        stores: those that there are.
         written: set whenever something was written here.
     """
 
-    def __init__(
-        self, language: Language, indexes: Callable[[], Iterable[SearchIndex]], written: asyncio.Event
-    ) -> None:
+    def __init__(self, language: Language, stores: Sequence[Replica], written: asyncio.Event) -> None:
         self._language = language
-        self._indexes = indexes
+        self._stores = stores
         self._written = written
 
     async def run(self) -> None:
         """Analyse what was not analysed, for ever; whatever fails is tried again later."""
         while True:
             try:
-                for index in list(self._indexes()):
-                    await analyse(index, self._language)
-            except BackendUnavailableError as exc:
-                log.debug("entries were not analysed: %s", exc)
+                for store, index in _writable(self._stores):
+                    with _noted(store):
+                        await analyse(index, self._language)
             except Exception as exc:  # noqa: BLE001 - the loop must outlive whatever nobody thought of
                 # Not its text: that may quote a memory.
                 log.error("Entries could not be analysed (%s)", type(exc).__name__, extra={"event": "analysis_failed"})
@@ -76,6 +74,22 @@ class Analyser:
                 return
 
 
+def _writable(stores: Sequence[Replica]) -> list[tuple[Replica, SearchIndex]]:
+    """Return the stores that may be written and keep an index, with that."""
+    found = [(store, store.store.index()) for store in stores if store.writable]
+    return [(store, index) for store, index in found if index is not None]
+
+
+@contextmanager
+def _noted(store: Replica) -> Iterator[None]:
+    """Let a failure inside be the store's, and go on."""
+    try:
+        yield
+    except BackendUnavailableError as exc:
+        log.debug("what %s has was not indexed: %s", store.name, exc)
+        store.note_failure(exc)
+
+
 async def analyse(index: SearchIndex, language: Language) -> int:
     """Let all entries in *index* have their analysis by *language*; return how many were made."""
     made = 0
@@ -84,15 +98,15 @@ async def analyse(index: SearchIndex, language: Language) -> int:
             shelf = await index.load(user_id)
             lacking = [one for one in shelf.entries if one.analysis is None or not language.made(one.analysis)]
             for at in range(0, len(lacking), _CHUNK):
-                chunk = await asyncio.to_thread(_analyses, user_id, lacking[at : at + _CHUNK], language)
+                chunk = await asyncio.to_thread(_analyses, user_id, shelf, lacking[at : at + _CHUNK], language)
                 made += await index.keep("analysis", chunk)
                 await asyncio.sleep(_PAUSE_S)
             await index.finish("analysis", language.fingerprint, shelf.digest)
     return made
 
 
-def _analyses(user_id: str, lacking: Sequence[Shelved], language: Language) -> list[Derived]:
-    entries = [(one, one.entry()) for one in lacking]
+def _analyses(user_id: str, shelf: Shelf, lacking: Sequence[Shelved], language: Language) -> list[Derived]:
+    entries = [(one, shelf.entry(one.row)) for one in lacking]
     return [
         Derived(user_id, one.slot, one.revision, language.pack(language.analyse(entry)))
         for one, entry in entries
@@ -119,7 +133,7 @@ class Vectors:
             found = [
                 Lacking(users[0], one.slot, one.revision, text_of(entry.key, entry.value))
                 for one in lacking[:limit]
-                if (entry := one.entry()) is not None
+                if (entry := shelf.entry(one.row)) is not None
             ]
             if found:
                 return found
@@ -139,7 +153,7 @@ class Indexing:
 
     Args:
         sets: where searches are ranked.
-        indexes: returns the indexes of the stores that may be written at present.
+        stores: those that there are; their owner may add some, and take some out.
         embedder: the model, if there is one.
         patience_s: how long a search waits for the vector of its query.
     """
@@ -147,12 +161,12 @@ class Indexing:
     def __init__(
         self,
         sets: WorkingSets,
-        indexes: Callable[[], Sequence[SearchIndex]],
+        stores: Sequence[Replica],
         embedder: StaticVectors | EndpointEmbedder | None = None,
         patience_s: float = 0.3,
     ) -> None:
         self._sets = sets
-        self._indexes = indexes
+        self._stores = stores
         self._embedder = embedder
         self._patience_s = patience_s
         self._trouble = ""
@@ -166,7 +180,7 @@ class Indexing:
     def open(self, written: asyncio.Event) -> None:
         """Begin; *written* is set whenever something was written here."""
         if not self._tasks:
-            analyser = Analyser(self._sets.language, self._indexes, written)
+            analyser = Analyser(self._sets.language, self._stores, written)
             self._tasks.append(_task(analyser.run(), "analyse"))
             if isinstance(self._embedder, StaticVectors):
                 self._tasks.append(_task(self._load(self._embedder), "load word vectors"))
@@ -203,7 +217,7 @@ class Indexing:
     async def _embed(self, embedder: EndpointEmbedder) -> None:
         """Give the entries of the first store that keeps any their vectors; looked at again when that changes."""
         while True:
-            for index in self._indexes():
+            for _, index in _writable(self._stores):
                 indexer = Indexer(Vectors(index, self._sets.drop), embedder, batch=embedder.settings.batch)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_IDLE_S):

@@ -129,6 +129,11 @@ class Member:
         """Count the store as down until a canary passes."""
         self._fail(BackendUnavailableError(self.name, "answer", reason))
 
+    def note_failure(self, error: BackendUnavailableError) -> None:
+        """The store failed at something that did not go through `call`: see there."""
+        self._fail(error)
+        self._look_now.set()
+
     def look(self) -> None:
         """Send the next canary now."""
         self._look_now.set()

@@ -6,12 +6,14 @@ the same, it is the same, whoever else writes. Where it has not, the user is rea
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from memory.backend import remaining_s
 from memory.errors import BackendUnavailableError
 from memory.model import (
     MemoryEntry,
@@ -22,14 +24,14 @@ from memory.model import (
     record_hash,
     user_hash_of,
 )
-from memory.working_sets import Source
+from memory.ranking import Doc
+from memory.working_sets import Plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from memory.acknowledged import AcknowledgedRevisions
-    from memory.backend import SearchIndex, Shelved
-    from memory.language import Analysis
+    from memory.backend import SearchIndex, Shelf, Shelved
     from memory.model import Record, UserDigest
     from memory.outbox import Outbox
     from memory.reading import Reader
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from memory.working_sets import Asked, HeldSet, WorkingSets
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _NEWS_MAX = 50
 """Records that are applied in place; more of them are read with everything else."""
@@ -50,7 +53,7 @@ class _State:
         store: count and XOR of the store's digest of the user, when it was last compared with that.
         held: the same of what the set holds.
         grave: the revision of the user's tombstone; empty if there is none.
-        revisions, contents: of each slot, deletions too; contents as in content_hash.
+        deleted: the revision of each slot that was deleted; what lives, the set knows.
         ahead: the revision of each slot for which the set has what the store did not have then.
         checked: the moment as of which nothing that was acknowledged contradicted it.
     """
@@ -58,8 +61,7 @@ class _State:
     store: tuple[int, int]
     held: tuple[int, int]
     grave: str
-    revisions: dict[str, str]
-    contents: dict[str, str]
+    deleted: dict[str, str]
     ahead: dict[str, str] = field(default_factory=dict)
     checked: int = -1
 
@@ -87,14 +89,15 @@ class Recall:
                 for user_id in [u for u in self._sets if user_hash_of(u) == record.user_hash]:
                     self._drop(user_id)
             elif (held := self._sets.known(record.user_id)) is not None:
+                state = self._states.get(held)
                 news = self._news.setdefault(record.user_id, [])
-                news.append(record)
-                if isinstance(record, Tombstone) and held.lock.locked():
+                if len(news) >= _NEWS_MAX or (isinstance(record, Tombstone) and (state is None or held.lock.locked())):
                     self._drop(record.user_id)
-                elif isinstance(record, Tombstone):
-                    held.remove(record.slot)
-                elif len(news) > _NEWS_MAX:
-                    self._drop(record.user_id)
+                elif isinstance(record, Tombstone) and state is not None:
+                    self._apply(held, state, [*news, record])
+                    news.clear()
+                else:
+                    news.append(record)
 
     async def search(self, user_id: str, asked: Asked) -> SearchResult | None:
         """Return what is found in what one store holds; None where that is not enough: then all must be read."""
@@ -127,7 +130,7 @@ class Recall:
             return None
         digest = index.peek(user_id)
         if digest is None:
-            digest = await replica.call("search", partial(index.digest, user_id))
+            digest = await _told(replica, index.digest(user_id))
         state = self._states.get(held)
         news = [*self._news.pop(user_id, ()), *over.records]
         if state is None or not (self._apply(held, state, news) and _is_so(state, digest, over.records)):
@@ -135,21 +138,20 @@ class Recall:
             if not self._apply(held, state, over.records):
                 return None
         if state.checked < self._acknowledged.latest_moment(user_id) or state.checked < 0:
-            if self._acknowledged.contradict_all(user_id, state.revisions, state.grave, moment):
+            revisions = {slot: revision for slot, (revision, _) in held.made.items()} | state.deleted
+            if self._acknowledged.contradict_all(user_id, revisions, state.grave, moment):
                 return None
             state.checked = moment
         return state
 
     async def _load(self, user_id: str, held: HeldSet, replica: Replica, index: SearchIndex) -> _State:
         self._states.pop(held, None)
-        shelf = await replica.call("search", partial(index.load, user_id))
-        await held.fill([self._source(one) for one in shelf.entries])
+        shelf = await _told(replica, index.load(user_id))
+        await held.fill(shelf.entries, partial(self._doc, shelf))
         self._sets.tidy()
         digest = shelf.digest
         same = (digest.count, digest.xor)
-        revisions = {one.slot: one.revision for one in shelf.entries} | shelf.deleted
-        contents = {one.slot: one.content for one in shelf.entries} | dict.fromkeys(shelf.deleted, "")
-        state = self._states[held] = _State(same, same, digest.grave, revisions, contents)
+        state = self._states[held] = _State(same, same, digest.grave, shelf.deleted)
         if digest.grave:  # what was shown once is not to be seen again
             self._acknowledged.note([UserTombstone(digest.user_hash, digest.grave)])
         return state
@@ -164,44 +166,55 @@ class Recall:
                     return False
                 continue
             slot = record.position[1]
-            old = state.revisions.get(slot)
-            if record.revision <= max(old or "", state.grave):
+            old, before = held.made.get(slot) or (state.deleted.get(slot, ""), "")
+            if record.revision <= max(old, state.grave):
                 continue
             content = content_hash(record)
             if isinstance(record, MemoryEntry):
-                held.put(self._sets.source(record, content))
+                held.put([Plain(slot, record.revision, content, record)], self._sets.doc_of)
+                state.deleted.pop(slot, None)
             else:
                 held.remove(slot)
+                state.deleted[slot] = record.revision
             count, xor = state.held
-            if old is not None:
-                count, xor = count - 1, xor ^ record_hash(slot, old, state.contents[slot])
+            if old:
+                count, xor = count - 1, xor ^ record_hash(slot, old, before)
             state.held = count + 1, xor ^ record_hash(slot, record.revision, content)
-            state.revisions[slot] = state.ahead[slot] = record.revision
-            state.contents[slot] = content
+            state.ahead[slot] = record.revision
         return True
 
-    def _source(self, one: Shelved) -> Source:
-        mark = self._sets.mark
-        return Source(
-            one.slot,
-            one.scope,
-            one.revision,
-            one.content,
-            partial(self._analysis, one),
-            partial(_entry, one),
-            one.vector[len(mark) :] if mark and one.vector.startswith(mark) else b"",
-        )
-
-    def _analysis(self, one: Shelved) -> Analysis | None:
-        """Return what was made of an entry, or make it now; None if its row is damaged. In any thread."""
-        made = self._sets.language.unpack(one.analysis) if one.analysis is not None else None
-        if made is None and (entry := one.entry()) is not None:
-            made = self._sets.language.analyse(entry)
-        return made
+    def _doc(self, shelf: Shelf, one: Shelved) -> Doc | None:
+        """Return an entry as it is ranked, by what was made of it, or else made now; None if its row is damaged."""
+        language, mark = self._sets.language, self._sets.mark
+        analysis = language.unpack(one.analysis) if one.analysis is not None else None
+        if analysis is None:
+            entry = shelf.entry(one.row)
+            if entry is None:
+                return None
+            analysis = language.analyse(entry)
+        vector = one.vector[len(mark) :] if mark and one.vector.startswith(mark) else b""
+        return Doc(one.slot, one.scope, one.revision, analysis, partial(_entry, shelf, one.row), vector)
 
     def _drop(self, user_id: str) -> None:
         self._sets.drop(user_id)
         self._news.pop(user_id, None)
+
+
+async def _told(replica: Replica, answer: Awaitable[T]) -> T:
+    """Wait for a store that may have much to read, for half of the time that there is.
+
+    Raises:
+        BackendUnavailableError: it failed, or is late, which is not held against it.
+    """
+    left_s = remaining_s()
+    try:
+        async with asyncio.timeout(None if left_s is None else left_s / 2):
+            return await answer
+    except TimeoutError:
+        raise BackendUnavailableError(replica.name, "search", "it takes too long") from None
+    except BackendUnavailableError as exc:
+        replica.note_failure(exc)
+        raise
 
 
 class _DamagedEntryError(Exception):
@@ -219,8 +232,8 @@ def _is_so(state: _State, digest: UserDigest, over: Sequence[Record]) -> bool:
     return state.store == store and all(logged.get(slot) == revision for slot, revision in state.ahead.items())
 
 
-def _entry(one: Shelved) -> MemoryEntry:
-    entry = one.entry()
+def _entry(shelf: Shelf, row: tuple[Any, ...]) -> MemoryEntry:
+    entry = shelf.entry(row)
     if entry is None:
         raise _DamagedEntryError
     return entry

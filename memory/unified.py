@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Sequence
     from datetime import datetime
 
-    from memory.backend import SearchIndex
     from memory.embedding import EndpointEmbedder, StaticVectors
     from memory.folder import Folder
     from memory.model import Audience, Position, Record, SearchResult
@@ -104,7 +103,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             name, self.members, outbox, self._acknowledged, hedge_s=hedge_s, shared=self._is_shared, dice=dice
         )
         self._recall = Recall(self.sets, self._reader, outbox, self._acknowledged)
-        self._indexing = Indexing(self.sets, self._indexes, embedder, query_timeout_s)
+        self._indexing = Indexing(self.sets, self.members, embedder, query_timeout_s)
         self._opened = False
         self._registered = False
         self._compared = asyncio.Event()
@@ -429,11 +428,6 @@ class UnifiedMemoryBackend(MemoryBackend):
         # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
         while asyncio.get_running_loop().time() < end and condition():  # noqa: ASYNC110
             await asyncio.sleep(_SETTLE_STEP_S)
-
-    def _indexes(self) -> list[SearchIndex]:
-        """Return the indexes of the stores that may be written."""
-        found = [replica.store.index() for replica in self.members if replica.writable]
-        return [index for index in found if index is not None]
 
     def _is_shared(self) -> bool:
         return self._folder is not None and self._folder.has_others()

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from memory.language import load_language
 from memory.ranking import Doc, WorkingSet
+from memory.uncollected import uncollected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from memory.language import Analysis, Language
+    from memory.language import Language
     from memory.model import Audience, Hit, MemoryEntry
     from memory.ranking import WordVectors
 
 _ROOM = 64 * 2**20
-_PER_MEMORY = 700
-"""Bytes, about, of one more memory; a whole set is measured when it is filled."""
+_PER_MEMORY = 2_000
+_PER_WORD = 60
+"""Bytes that a memory takes, with its own text and all that is made of it, about."""
 
 _AT_ONCE = 50
 """Memories that are taken in on the loop's own thread: some milliseconds."""
@@ -29,23 +31,28 @@ _MANY = 10_000
 """Memories from which on even to rank them would hold up the loop."""
 
 
-class Source(NamedTuple):
-    """What one live entry's place in a working set is made of.
+class Item(Protocol):
+    """A live entry in the form in which it came; *content* tells apart what one revision may say."""
 
-    Attributes:
-        said: tells apart what a revision may say; anything, if it is the same for the same.
-        analysis: makes its analysis, which may take a while; None if the entry is damaged.
-        entry: makes the entry itself.
-        vector: see Doc.
-    """
+    @property
+    def slot(self) -> str: ...
+    @property
+    def revision(self) -> str: ...
+    @property
+    def content(self) -> str: ...
+
+
+AnyItem = TypeVar("AnyItem", bound=Item)
+T = TypeVar("T")
+
+
+class Plain(NamedTuple):
+    """An entry as an item."""
 
     slot: str
-    scope: str
     revision: str
-    said: str
-    analysis: Callable[[], Analysis | None]
-    entry: Callable[[], MemoryEntry]
-    vector: bytes = b""
+    content: str
+    entry: MemoryEntry
 
 
 class Asked(NamedTuple):
@@ -66,27 +73,43 @@ class HeldSet:
         self.lock = asyncio.Lock()
         self.size = _PER_MEMORY
         self._set = WorkingSet(language, words)
-        self._made: dict[str, tuple[str, str]] = {}
+        self.made: dict[str, tuple[str, str]] = {}
+        """The revision and the content of each slot that it was made of."""
         self._ranked = False
 
-    async def fill(self, sources: Iterable[Source]) -> None:
-        """Hold what *sources* say and nothing else; what it holds already is not made again."""
-        wanted = {source.slot: source for source in sources}
-        for slot in [slot for slot in self._made if slot not in wanted]:
-            self.remove(slot)
-        changed = [s for slot, s in wanted.items() if self._made.get(slot) != (s.revision, s.said)]
-        if len(changed) > _AT_ONCE:
-            await asyncio.to_thread(self._take, changed)
-            self.size = _PER_MEMORY + self._set.size
-        elif changed:
-            self._take(changed)
+    async def fill(self, items: Sequence[AnyItem], make: Callable[[AnyItem], Doc | None]) -> None:
+        """Hold what *items* say and nothing else; what it holds already is not made again.
 
-    def put(self, source: Source) -> None:
-        """Hold one more, or a newer one."""
-        self._take([source])
+        *make* returns None for what is damaged; of many items it is called in another thread.
+        """
+        if self.made:
+            wanted = {item.slot for item in items}
+            for slot in [slot for slot in self.made if slot not in wanted]:
+                self.remove(slot)
+            items = [item for item in items if self.made.get(item.slot) != (item.revision, item.content)]
+        if len(items) > _AT_ONCE:
+            await asyncio.to_thread(self._put_many, items, make)
+        elif items:
+            self.put(items, make)
+
+    def put(self, items: Sequence[AnyItem], make: Callable[[AnyItem], Doc | None]) -> None:
+        """Hold some more, or newer ones."""
+        docs = [doc for item in items if (doc := make(item)) is not None]
+        if self.made:
+            for doc in docs:
+                self._set.put(doc)
+        else:
+            self._set.replace(docs)
+        for item in items:
+            self.made[item.slot] = (item.revision, item.content)
+        self.size += _PER_MEMORY * len(docs) + _PER_WORD * sum([doc.analysis.length for doc in docs])
+
+    def _put_many(self, items: Sequence[AnyItem], make: Callable[[AnyItem], Doc | None]) -> None:
+        with uncollected():
+            self.put(items, make)
 
     def remove(self, slot: str) -> None:
-        if self._made.pop(slot, None) is not None:
+        if self.made.pop(slot, None) is not None:
             self._set.remove(slot)
             self.size -= _PER_MEMORY
 
@@ -101,27 +124,13 @@ class HeldSet:
             now=asked.now,
             query_vector=asked.query_vector,
         )
-        if len(self._made) > (_MANY if self._ranked else _AT_ONCE):  # the first time, there is more to be done
+        if len(self.made) > (_MANY if self._ranked else _AT_ONCE):  # the first time, there is more to be done
             self._ranked = True
-            hits, cut = await asyncio.to_thread(work)
+            hits, cut = await asyncio.to_thread(_uncollected, work)
         else:
             hits, cut = work()
         # What an audience may not see was not even looked at; this is the second lock on that door.
         return tuple([hit for hit in hits if asked.audience is None or hit.entry.scope in asked.audience]), cut
-
-    def _take(self, sources: list[Source]) -> None:
-        docs = []
-        for source in sources:
-            analysis = source.analysis()
-            if analysis is not None:
-                docs.append(Doc(source.slot, source.scope, source.revision, analysis, source.entry, source.vector))
-        if self._made:
-            for doc in docs:
-                self._set.put(doc)
-        else:
-            self._set.replace(docs)
-        self._made |= {source.slot: (source.revision, source.said) for source in sources}
-        self.size += _PER_MEMORY * len(sources)
 
 
 class WorkingSets:
@@ -182,17 +191,17 @@ class WorkingSets:
         """Return the best of *entries*, all that there are of the user, and how many more matched."""
         held = self.of(user_id)
         async with held.lock:
-            await held.fill([self.source(entry) for entry in entries])
+            plain = [Plain(entry.position[1], entry.revision, entry.value, entry) for entry in entries]
+            await held.fill(plain, self.doc_of)
             self.tidy()
             return await held.rank(asked)
 
-    def source(self, entry: MemoryEntry, said: str = "") -> Source:
-        """Return *entry* as a source; *said* by default its value."""
-        return Source(
-            entry.position[1],
-            entry.scope,
-            entry.revision,
-            said or entry.value,
-            partial(self.language.analyse, entry),
-            lambda: entry,
-        )
+    def doc_of(self, item: Plain) -> Doc:
+        """Return an entry as it is ranked."""
+        entry = item.entry
+        return Doc(item.slot, entry.scope, item.revision, self.language.analyse(entry), lambda: entry)
+
+
+def _uncollected(work: Callable[[], T]) -> T:
+    with uncollected():
+        return work()

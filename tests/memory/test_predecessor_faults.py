@@ -21,7 +21,7 @@ import pytest
 import pytest_asyncio
 
 from memory import antientropy
-from memory.backend import PAGE
+from memory.backend import PAGE, MemoryBackend
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.legacy import LegacyMemoryBackend
 from memory.backends.mcp import Command, MCPMemoryBackend

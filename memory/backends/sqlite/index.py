@@ -5,13 +5,14 @@ An entry's analysis and vector stand in its own row, and so go when it is replac
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memory.backend import Shelf, Shelved
 from memory.backends.sqlite import tables
+from memory.errors import BackendUnavailableError
 from memory.model import MemoryEntry, UserDigest, user_hash_of
 from memory.sqlite_file import fetch, in_transaction
+from memory.uncollected import uncollected
 
 if TYPE_CHECKING:
     import sqlite3
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from memory.backend import Derived
     from memory.sqlite_file import SQLiteFile
 
+T = TypeVar("T")
+
 _DIGEST = """
 SELECT d.count, d.xor, m.revision FROM digests AS d
 LEFT JOIN memories AS m ON m.user_id = d.user_hash AND m.slot = '' WHERE d.user_hash = ?
 """
 
-_ALL = f"SELECT {tables.COLUMNS}, hash, analysis, vector FROM memories WHERE user_id = ?"
+_ALL = f"SELECT {tables.COLUMNS}, hash, analysis, coalesce(vector, x'') FROM memories WHERE user_id = ?"
 
 _UNFINISHED = """
 SELECT d.user_id FROM digests AS d LEFT JOIN indexed AS i ON i.user_hash = d.user_hash AND i.kind = ?1
@@ -36,21 +39,24 @@ _FINISH = "INSERT OR REPLACE INTO indexed (user_hash, kind, mark, count, xor) VA
 
 
 class Index:
-    """The index in an open file of the store *name*."""
+    """The index in the file that the store *name* has open now, and in no other that comes in its place."""
 
     def __init__(self, file: SQLiteFile, name: str) -> None:
         self._file = file
+        self._identity = file.identity
         self.name = name
 
     def peek(self, user_id: str) -> UserDigest | None:
+        if self._file.identity is not self._identity:
+            return None
         return self._file.peek(lambda db: _digest(db, user_id))
 
     async def digest(self, user_id: str) -> UserDigest:
         found = self.peek(user_id)
-        return found if found is not None else await self._file.run("search", lambda db: _digest(db, user_id))
+        return found if found is not None else await self._run("search", lambda db: _digest(db, user_id))
 
     async def load(self, user_id: str) -> Shelf:
-        return await self._file.run("search", lambda db: _shelf(db, user_id))
+        return await self._run("search", lambda db: _shelf(db, user_id))
 
     async def keep(self, kind: str, made: Sequence[Derived]) -> int:
         column = {"analysis": "analysis", "vector": "vector"}[kind]
@@ -62,12 +68,21 @@ class Index:
         return await self._lazily(job)
 
     async def unfinished(self, kind: str, mark: str, limit: int) -> list[str]:
-        rows = await self._file.run("index", lambda db: db.execute(_UNFINISHED, [kind, mark, limit]).fetchall())
+        rows = await self._run("index", lambda db: db.execute(_UNFINISHED, [kind, mark, limit]).fetchall())
         return [user_id for (user_id,) in rows]
 
     async def finish(self, kind: str, mark: str, digest: UserDigest) -> None:
         row = [digest.user_hash, kind, mark, digest.count, tables.signed(digest.xor)]
         await self._lazily(lambda db: db.execute(_FINISH, row).rowcount)
+
+    async def _run(self, operation: str, job: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
+        def work(db: sqlite3.Connection) -> T:
+            # The very object, not only an equal one: whose another file is, somebody has to look first.
+            if self._file.identity is not self._identity:
+                raise BackendUnavailableError(self.name, operation, "the file was replaced while it was in use")
+            return job(db)
+
+        return await self._file.run(operation, work, writes=writes)
 
     async def _lazily(self, job: Callable[[sqlite3.Connection], int]) -> int:
         """Commit without waiting for the disk: what is lost with the power is only made again."""
@@ -79,7 +94,7 @@ class Index:
             finally:
                 db.execute("PRAGMA synchronous = FULL")
 
-        return await self._file.run("index", work, writes=True)
+        return await self._run("index", work, writes=True)
 
 
 def _digest(db: sqlite3.Connection, user_id: str) -> UserDigest:
@@ -93,21 +108,26 @@ def _digest(db: sqlite3.Connection, user_id: str) -> UserDigest:
 def _shelf(db: sqlite3.Connection, user_id: str) -> Shelf:
     db.execute("BEGIN")  # so that both are of one moment
     try:
-        digest, rows = _digest(db, user_id), fetch(db, _ALL, [user_id])
+        with uncollected():
+            digest, rows = _digest(db, user_id), fetch(db, _ALL, [user_id])
+            entries = [
+                Shelved(row[1], row[3], row[2], row[9], row[10], row[11], row)
+                for row in rows
+                if row[4] is not None and _is_sound(row)
+            ]
     finally:
         db.execute("COMMIT")
-    shelf = Shelf(digest, [], {})
-    for row in rows:
-        _, slot, revision, scope, key, value, metadata, _, _, content, analysis, vector = row
-        if not tables.sound(revision):
-            continue
-        if key is None:
-            shelf.deleted[slot] = revision
-        elif type(scope) is type(key) is type(value) is type(metadata) is type(content) is str:
-            shelf.entries.append(Shelved(slot, scope, revision, content, analysis, vector or b"", partial(_entry, row)))
-    return shelf
+    deleted = {row[1]: row[2] for row in rows if row[4] is None and tables.sound(row[2])}
+    return Shelf(digest, entries, deleted, _entry)
 
 
-def _entry(row: tuple[object, ...]) -> MemoryEntry | None:
+def _is_sound(row: tuple[Any, ...]) -> bool:
+    """Return whether *row* may be ranked; what was analysed has been an entry, and becomes one again to be shown."""
+    if row[10] is None and _entry(row) is None:
+        return False
+    return type(row[2]) is type(row[3]) is type(row[9]) is str
+
+
+def _entry(row: tuple[Any, ...]) -> MemoryEntry | None:
     found = tables.records_in([row[:9]])
     return found[0] if found and isinstance(found[0], MemoryEntry) else None
