@@ -38,6 +38,7 @@ _READS = 4
 _SEARCHES = 2
 _SEARCHER = "searcher"
 _QUERIES = 500
+_WARM_UP = "warm up"
 
 
 class _Systems(NamedTuple):
@@ -85,12 +86,13 @@ class _Rounds:
         self.times = Times()
 
     async def run(self, rounds: int) -> dict[str, Any]:
-        await self._systems.alone.search(_SEARCHER, "warm up")
+        await self._systems.alone.search(_SEARCHER, _WARM_UP)
         for _ in range(rounds):
             await self._store()
             await self._retrieve()
             for _ in range(_SEARCHES):
-                await self._search()
+                await self._search("search")
+            await self._search_after_store()
         times = self.times
         return {
             "store_p50_ratio": times.ratio("store", "raw_store"),
@@ -156,11 +158,18 @@ class _Rounds:
             for turn in turns:
                 await turn()
 
-    async def _search(self) -> None:
+    async def _search(self, name: str) -> None:
         query = next(self._queries)
         began = time.perf_counter()
         await self._systems.alone.search(_SEARCHER, query)
-        self.times.add("search", time.perf_counter() - began)
+        self.times.add(name, time.perf_counter() - began)
+
+    async def _search_after_store(self) -> None:
+        """Search in what has just changed; and once more, so that the next search is a warm one again."""
+        old, other = self._chance.sample(self._asked, 2)
+        await self._systems.alone.store(*old._replace(value=other.value))
+        await self._search("search_after_store")
+        await self._systems.alone.search(_SEARCHER, _WARM_UP)
 
     async def _shuffled(self, *turns: Turn) -> None:
         for turn in self._chance.sample(turns, len(turns)):
