@@ -73,7 +73,10 @@ class Reasons:
         inside: NDArray[np.bool_],
         cosines: NDArray[np.float64],
     ) -> None:
-        self._terms = asked.terms
+        self._terms = [
+            (term.stem, term.form, f"has the word {term.form}", f"near {term.form}", f"stands near {term.form}")
+            for term in asked.terms
+        ]
         self._language = language
         self._others = others
         self._counts = counts
@@ -88,23 +91,23 @@ class Reasons:
         near: list[str] = []
         details: list[str] = []
         counts = self._counts[:, row].tolist()
-        for term, others, count in zip(self._terms, self._others, counts, strict=True):
+        for (stem, form, has_it, near_it, stands_near), others, count in zip(
+            self._terms, self._others, counts, strict=True
+        ):
             if not count:
                 continue
-            if term.stem in has:
-                own.append(term.form)
-                details.append(f"has the word {term.form}")
-            elif alike := others.keys() & has:
+            if stem in has:
+                own.append(form)
+                details.append(has_it)
+            elif others and (alike := others.keys() & has):
                 worth, best = max((others[other], other) for other in alike)
                 word = _written(doc, best)
-                own.append(f"{term.form} ~ {word}")
-                is_alias = best in self._language.groups.get(term.stem, ())
-                details.append(
-                    f"{word} may stand for {term.form}" if is_alias else f"{word} is like {term.form} ({worth:.2f})"
-                )
+                own.append(f"{form} ~ {word}")
+                is_alias = best in self._language.groups.get(stem, ())
+                details.append(f"{word} may stand for {form}" if is_alias else f"{word} is like {form} ({worth:.2f})")
             else:
-                near.append(f"near {term.form}")
-                details.append(f"stands near {term.form} in the same session")
+                near.append(near_it)
+                details.append(stands_near)
         if len(self._inside) and self._inside[row]:
             own.append("of that date")
             details.append("is of a date in the question")

@@ -132,9 +132,9 @@ class Scoring:
             for other in self._language.groups.get(term.stem, ()):
                 if other in vocabulary.rows and others.get(other, 0.0) < alias:
                     others[other] = alias
-            if not known:
+            if not known and not others:
                 for other, alike in vocabulary.spelt_like(term.stem).items():
-                    others[other] = max(others.get(other, 0.0), alike)
+                    others[other] = alike
             self._others.append(others)
             found = vocabulary.occurrences(term.stem, others)
             rows += found

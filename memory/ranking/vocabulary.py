@@ -21,7 +21,7 @@ _ALIKE_MOST = 8
 _ALIKE_LEAST = 0.45
 _ALIKE_WORTH, _ALIKE_FLOOR = 0.45, 0.6
 _PREFIX_LEAST = 4
-_SHARED_LEAST = 2
+_SHARED_LEAST, _SHARED_LOST = 2, 3
 _FUZZY_LEAST, _FUZZY_MOST = 3, 24
 """Letters of a word that may be misspelt."""
 
@@ -133,14 +133,13 @@ class _Letters:
             return {}
         shared = np.bincount(self._of[np.concatenate(hits)], minlength=len(self._stems))
         alike = shared / (len(asked) + self._sizes - shared)
-        found = {
-            self._stems[at]: _ALIKE_WORTH * max(float(alike[at]), _ALIKE_FLOOR)
-            for at in np.flatnonzero(alike >= _ALIKE_LEAST).tolist()
-        }
-        for at in np.flatnonzero(shared >= _SHARED_LEAST).tolist():
-            other = self._stems[at]
-            if _is_longer(stem, other) or _is_slip(stem, other):
-                found.setdefault(other, _ALIKE_WORTH * _ALIKE_FLOOR)
+        # A slip of the pen, or another ending, leaves most runs of the shorter word as they are.
+        some = (shared >= _SHARED_LEAST) & (shared >= np.minimum(self._sizes, len(asked)) - _SHARED_LOST)
+        found = {}
+        for at in np.flatnonzero(some | (alike >= _ALIKE_LEAST)).tolist():
+            other, share = self._stems[at], float(alike[at])
+            if share >= _ALIKE_LEAST or _is_longer(stem, other) or _is_slip(stem, other):
+                found[other] = _ALIKE_WORTH * max(share, _ALIKE_FLOOR)
         best = sorted(found.items(), key=lambda one: (-one[1], one[0]))[:_ALIKE_MOST]
         return dict(best)
 
