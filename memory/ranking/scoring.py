@@ -172,11 +172,11 @@ class Scoring:
 
     def _add_speaker(self, score: Floats) -> None:
         """Prefer what the one speaker said whom the question names."""
-        words = self._asked.words
+        words, speaker = self._asked.words, self._columns.speaker
         named = [number for name, number in self._view.speakers.items() if words.issuperset(name.split(" "))]
-        if len(named) == 1:
-            speaker = self._columns.speaker
-            score += np.where(speaker == named[0], _SPEAKER, np.where(speaker > 0, _OTHER_SPEAKER, 0.0))
+        spoken = [said for number in named if (said := speaker == number).any()]
+        if len(spoken) == 1:
+            score += np.where(spoken[0], _SPEAKER, np.where(speaker > 0, _OTHER_SPEAKER, 0.0))
 
     def _in_context(self, own: Floats) -> Floats:
         """Return the mean of *own* over each memory and its neighbours, weighted."""

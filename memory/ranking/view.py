@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from memory.ranking.scoring import Ground
     from memory.ranking.vocabulary import WordVectors
 
+_NUMBERS = 5
+_ROOM = 64
+
 NOBODY = 0
 """The row that is no memory: neighbour of those that have none."""
 
@@ -61,14 +64,19 @@ class Columns(NamedTuple):
     length: NDArray[np.float64]
     at: NDArray[np.float64]
     session: NDArray[np.intp]
-    speaker: NDArray[np.intp]
+    speaker: NDArray[np.float64]
     cues: NDArray[np.intp]
     around: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
     sessions: int
 
 
 class View:
-    """The memories, by rows; a row is given to another memory when its own is gone."""
+    """The memories, by rows; a row is given to another memory when its own is gone.
+
+    Attributes:
+        speakers: a number for each "Name:" there is or was.
+        ground: what scoring made of the columns; gone with them.
+    """
 
     def __init__(self, words: WordVectors | None = None) -> None:
         self.docs: list[Doc | None] = [None]
@@ -77,6 +85,7 @@ class View:
         self._rows: dict[str, int] = {}
         self._free: list[int] = []
         self._sessions: defaultdict[str, list[tuple[float, str, str, int]]] = defaultdict(list)
+        self._numbers = np.zeros((_NUMBERS, _ROOM))
         self._columns: Columns | None = None
         self._vectors: tuple[int, NDArray[np.float32]] | None = None
         self.ground: Ground | None = None
@@ -97,6 +106,9 @@ class View:
             if said.session:
                 self._sessions[said.session].append((said.at, revision, slot, row))
         self.docs += added
+        self._numbers = np.zeros((_NUMBERS, len(self.docs) + _ROOM))
+        if added:
+            self._numbers[:, len(self.docs) - len(added) : len(self.docs)] = np.array(list(map(self._known, added))).T
         for members in self._sessions.values():
             members.sort()
 
@@ -114,6 +126,7 @@ class View:
             return
         self._columns = self._vectors = self.ground = None
         self.docs[row] = None
+        self._numbers[:, row] = 0
         self._free.append(row)
         self.vocabulary.remove(doc.analysis, row)
         if doc.analysis.session:
@@ -145,9 +158,18 @@ class View:
         else:
             row = len(self.docs)
             self.docs.append(doc)
+        if row >= self._numbers.shape[1]:
+            self._numbers = np.pad(self._numbers, ((0, 0), (0, row)))
+        self._numbers[:, row] = self._known(doc)
         self._rows[doc.slot] = row
         self.vocabulary.add(doc.analysis, row)
         return row
+
+    def _known(self, doc: Doc) -> tuple[float, ...]:
+        """Return what is kept of *doc* as numbers."""
+        said = doc.analysis
+        speaker = self.speakers.setdefault(said.speaker, len(self.speakers) + 1) if said.speaker else 0
+        return 1.0, said.length, said.at, said.cues, speaker
 
     def _made(self) -> Columns:
         size = len(self.docs)
@@ -161,23 +183,17 @@ class View:
             together = number[1:] == number[:-1]
             before[order[1:][together]] = order[:-1][together]
             after[order[:-1][together]] = order[1:][together]
-        said = [(a.length, a.at, a.cues) if doc and (a := doc.analysis) else (0.0, 0.0, 0) for doc in self.docs]
-        length, at, cues = np.array(said, np.float64).T
-        self.speakers = {}
-        speaker = [self._number_of(doc.analysis.speaker) if doc else 0 for doc in self.docs]
+        live, length, at, cues, speaker = self._numbers[:, :size]
         return Columns(
-            np.array([doc is not None for doc in self.docs]),
-            np.ascontiguousarray(length),
-            np.ascontiguousarray(at),
+            live > 0,
+            length,
+            at,
             session,
-            np.array(speaker, np.intp),
+            speaker,
             cues.astype(np.intp),
             (before, after, before[before], after[after]),
             len(self._sessions) + 1,
         )
-
-    def _number_of(self, speaker: str) -> int:
-        return self.speakers.setdefault(speaker, len(self.speakers) + 1) if speaker else 0
 
 
 def _place(doc: Doc, row: int) -> tuple[float, str, str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +25,9 @@ _PREFIX_LEAST = 4
 _SHARED_LEAST, _SHARED_LOST = 2, 3
 _FUZZY_LEAST, _FUZZY_MOST = 3, 24
 """Letters of a word that may be misspelt."""
+
+_YOUNG_MOST = 200
+"""New words that are kept beside the array of all, which takes longer to make anew."""
 
 _BUCKETS = 65_521
 _EDGE = ord("\n")
@@ -50,17 +54,21 @@ class Vocabulary:
         self.rows: defaultdict[str, list[int]] = defaultdict(list)
         self._often: dict[str, dict[int, int]] = {}
         self._letters: _Letters | None = None
+        self._young: _Letters | None = None
+        self._new: list[str] = []
         self.meanings = Meanings(words) if words else None
 
     def add(self, analysis: Analysis, row: int) -> None:
         """Note the words of *row*, which had none."""
-        self._letters = None
         if not analysis.terms:
             return
-        rows, counts = self.rows, analysis.counts
+        rows, counts, known = self.rows, analysis.counts, len(self.rows)
         stems = analysis.terms.split(" ")
         for stem in stems:  # what loading a memory costs, nearly
             rows[stem].append(row)
+        if self._letters and len(rows) > known:
+            self._new += islice(reversed(rows), len(rows) - known)
+            self._young = None
         if counts.count(1) < len(counts):
             for stem, count in zip(stems, counts, strict=True):
                 if count > 1:
@@ -70,7 +78,6 @@ class Vocabulary:
 
     def remove(self, analysis: Analysis, row: int) -> None:
         """Forget the words of *row*, which are those of *analysis*."""
-        self._letters = None
         if not analysis.terms:
             return
         for stem, count in zip(analysis.terms.split(" "), analysis.counts, strict=True):
@@ -97,9 +104,15 @@ class Vocabulary:
         """Return stems that *stem* may be a slip of, or a longer or shorter form of, each with its worth below 1."""
         if not _FUZZY_LEAST <= len(stem) <= _FUZZY_MOST or not stem.isalpha():
             return {}
-        if self._letters is None:
-            self._letters = _Letters(list(self.rows))
-        return self._letters.like(stem)
+        if self._letters is None or len(self._new) > _YOUNG_MOST:
+            self._letters, self._new, self._young = _Letters(list(self.rows)), [], None
+        found = self._letters.like(stem)
+        if self._new:
+            self._young = self._young or _Letters(self._new)
+            found |= self._young.like(stem)
+        # Some of those in the arrays may be gone.
+        best = sorted(((worth, other) for other, worth in found.items() if other in self.rows), reverse=True)
+        return {other: worth for worth, other in best[:_ALIKE_MOST]}
 
 
 class _Letters:
@@ -121,6 +134,7 @@ class _Letters:
         self._keys = keys[self._order]
 
     def like(self, stem: str) -> dict[str, float]:
+        """Return the stems that are like *stem*, with their worth."""
         asked = np.array(list(set(_runs(_codes(f"\n{stem}\n")).tolist())))
         keys = (asked % _BUCKETS).astype(np.uint16)
         edges = zip(*(np.searchsorted(self._keys, keys, side).tolist() for side in ("left", "right")), strict=True)
@@ -140,8 +154,7 @@ class _Letters:
             other, share = self._stems[at], float(alike[at])
             if share >= _ALIKE_LEAST or _is_longer(stem, other) or _is_slip(stem, other):
                 found[other] = _ALIKE_WORTH * max(share, _ALIKE_FLOOR)
-        best = sorted(found.items(), key=lambda one: (-one[1], one[0]))[:_ALIKE_MOST]
-        return dict(best)
+        return found
 
 
 def _is_longer(one: str, other: str) -> bool:
