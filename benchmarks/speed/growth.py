@@ -51,7 +51,7 @@ async def measure(folder: Path, plan: Plan) -> dict[str, Any]:
             loaded[size] = time.perf_counter() - began
             sys.stderr.write(f"{size:,} memories: filled in {loaded[size]:.1f} s\n")
         times = await _rounds(memories, asked, plan.growth_rounds)
-    least = _REFERENCE if _REFERENCE in plan.sizes else plan.sizes[0]
+    least = _REFERENCE if _REFERENCE in plan.sizes[:-1] else plan.sizes[0]
     return {
         "search_growth": times.ratio(f"search {plan.sizes[-1]}", f"search {least}"),
         "search_growth_of": [plan.sizes[-1], least],
