@@ -18,6 +18,7 @@ _CLOSE_MOST = 32
 _CLOSE_LEAST = 0.25
 _CLOSE_WORTH = 0.7
 _ROOM = 256
+_WORD_BYTES = 200
 
 
 class Meanings:
@@ -36,8 +37,8 @@ class Meanings:
 
     @property
     def size(self) -> int:
-        """Bytes of the arrays."""
-        return self._table.nbytes + self._rows.nbytes
+        """About how many bytes this takes."""
+        return self._table.nbytes + self._rows.nbytes + _WORD_BYTES * len(self._words)
 
     def add(self, analysis: Analysis, row: int) -> None:
         for word, stem in _written(analysis):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NUMBERS = 5
 _ROOM = 64
+_ROW_BYTES = 350
 
 NOBODY = 0
 """The row that is no memory: neighbour of those that have none."""
@@ -95,6 +96,12 @@ class View:
 
     def __iter__(self) -> Iterator[Doc]:
         return (doc for doc in self.docs if doc is not None)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes this takes beside the docs themselves."""
+        vectors = self._vectors[1].nbytes if self._vectors else 0
+        return _ROW_BYTES * len(self.docs) + self.vocabulary.size + vectors
 
     def fill(self, docs: Iterable[Doc]) -> None:
         """Add many memories, none of which is here yet."""

@@ -26,6 +26,7 @@ _SHARED_LEAST, _SHARED_LOST = 2, 3
 _FUZZY_LEAST, _FUZZY_MOST = 3, 24
 """Letters of a word that may be misspelt."""
 
+_STEM_BYTES = 250
 _YOUNG_MOST = 200
 """New words that are kept beside the array of all, which takes longer to make anew."""
 
@@ -57,6 +58,11 @@ class Vocabulary:
         self._young: _Letters | None = None
         self._new: list[str] = []
         self.meanings = Meanings(words) if words else None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes this takes."""
+        return _STEM_BYTES * len(self.rows) + (self.meanings.size if self.meanings else 0)
 
     def add(self, analysis: Analysis, row: int) -> None:
         """Note the words of *row*, which had none."""

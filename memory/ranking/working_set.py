@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _VIEWS = 8
 """Audiences whose view is kept; each costs about as much as the memories in it."""
 
+_DOC_BYTES = 650
+
 _SHOWN = 40
 """Characters of a query that a reason repeats."""
 
@@ -44,8 +46,9 @@ class WorkingSet:
 
     @property
     def size(self) -> int:
-        """About how many bytes this holds, without the memories' own text."""
-        return 200 + sum(400 + 3 * len(doc.analysis.terms) + len(doc.vector) for doc in self._docs.values())
+        """About how many bytes this holds, without the memories' own text; takes as long as it holds memories."""
+        held = sum(_DOC_BYTES + 2 * len(doc.analysis.terms) + len(doc.vector) for doc in self._docs.values())
+        return held + sum(view.size for view in self._views.values())
 
     def replace(self, docs: Iterable[Doc]) -> None:
         """Hold *docs* and nothing else; what is unchanged (slot and revision) keeps its work."""

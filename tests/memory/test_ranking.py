@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -403,6 +405,22 @@ def test_what_is_unchanged_is_not_taken_apart_again() -> None:
     working.replace(doc._replace(entry=doc.entry) for doc in docs)
 
     assert all(a is b for a, b in zip(before, view.docs, strict=True))
+
+
+def test_the_size_is_about_what_is_taken() -> None:
+    docs = docs_of(*((f"m{n}", f"tea number{n} and the boat of day{n % 50}") for n in range(500)))
+    for words in (None, ThreeMeanings()):
+        tracemalloc.start()
+        working = set_of(docs, words=words)
+        keys(working, "tea")
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        analysed = sum(sys.getsizeof(doc.analysis.terms) + 400 for doc in docs)  # was there before
+        assert 0.5 < working.size / (taken + analysed) < 2
+        before = working.size
+        keys(working, "tea")
+        assert working.size == before
 
 
 # Hostile
