@@ -312,7 +312,7 @@ def _is_synthetic(key: str) -> bool:
     parts = [part for part in re.split(r"[\s_.\-:#]+", key.lower()) if part]
     made_up = [_SYNTHETIC.fullmatch(part) is not None and any(c.isdigit() for c in part) for part in parts]
     plain = [part in _PLAIN_NAMES for part in parts]
-    return all(a or b for a, b in zip(made_up, plain, strict=True))
+    return any(made_up) and all(a or b for a, b in zip(made_up, plain, strict=True))
 
 
 def _has_space(text: str) -> bool:

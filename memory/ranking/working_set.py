@@ -96,7 +96,7 @@ class WorkingSet:
         """Return the *limit* best hits of what *audience* may see, and how many more matched.
 
         What it may not see has no influence at all. Without a query everything matches, newest first; a query
-        without any word or emoji finds its text literally.
+        of which no word matches finds its text literally.
 
         Args:
             name: what the person is called, which says nothing in a question about their own memories.
@@ -105,10 +105,11 @@ class WorkingSet:
         """
         view = self._view(audience)
         asked = self._language.question(query, name)
+        best: list[Found] = []
+        cut, text = 0, query.strip()
         if asked.terms:
             best, cut = Scoring(view, asked, self._language, now, query_vector).best(limit)
-        else:
-            text = query.strip()
+        if not best:  # the text itself may stand in a key that a program made up, or have no word
             found = _literal(view, text) if text else [Found(0.0, doc, "newest") for doc in view]
             found.sort(key=lambda one: one.order, reverse=True)
             best, cut = found[:limit], max(0, len(found) - limit)
