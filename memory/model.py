@@ -173,6 +173,7 @@ class SearchResult(Sequence[MemoryEntry]):
         answered: the stores this result speaks for.
         missing: the stores that did not answer, so that something may be missing or out of date.
         starting: those of the missing that are only just coming up.
+        words_only: why it went by words alone although there is a model of meaning; empty if it did not.
     """
 
     hits: tuple[Hit, ...] = ()
@@ -180,6 +181,7 @@ class SearchResult(Sequence[MemoryEntry]):
     answered: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     starting: tuple[str, ...] = ()
+    words_only: str = ""
 
     @overload
     def __getitem__(self, index: int) -> MemoryEntry: ...

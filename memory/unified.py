@@ -336,7 +336,9 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def find(self, user_id: str, asked: Asked) -> SearchResult:
         vector = await self._indexing.vector_of(asked.query)
         found = await self._recall.search(user_id, asked._replace(query_vector=vector) if vector else asked)
-        return found if found is not None else await super().find(user_id, asked)
+        found = found if found is not None else await super().find(user_id, asked)
+        trouble = "" if vector or not asked.query.strip() else self._indexing.trouble
+        return replace(found, words_only=trouble) if trouble else found
 
     async def nearest(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
         """Return the entry under *key* in *scope*, from a store of this machine if one is in step."""

@@ -293,7 +293,7 @@ def findings(found: SearchResult, query: str) -> str:
 
 
 def silent_stores(found: SearchResult) -> str:
-    """Return a sentence about the stores that did not answer; empty if there is nothing to say about them.
+    """Return a sentence about who did not answer, a store or a model; empty if there is nothing to say about them.
 
     A store that is only just coming up is worth a word where nothing was found, as it may know more.
     """
@@ -302,7 +302,7 @@ def silent_stores(found: SearchResult) -> str:
         return f"{' and '.join(down)} did not answer, so something may be missing or out of date."
     if found.starting and not found:
         return f"{' and '.join(found.starting)} is still starting: ask again in a moment."
-    return ""
+    return "Looked for by words alone: the model of meaning does not answer." if found.words_only else ""
 
 
 def silence(found: SearchResult) -> str:
