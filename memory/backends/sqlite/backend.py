@@ -93,9 +93,8 @@ class SQLiteMemoryBackend(StoreBackend):
         found, parameters = _find(user_id, key, scopes)
         sql = f"{found} UNION ALL SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND slot = ''"
         parameters.append(user_hash_of(user_id))
-        rows = self._file.peek(lambda db: db.execute(sql, parameters).fetchall())
-        if rows is None:
-            rows = await self._file.run("retrieve", lambda db: fetch(db, sql, parameters))
+        peeked = self._file.peek(lambda db: db.execute(sql, parameters).fetchall())
+        rows = peeked if peeked is not None else await self._file.run("retrieve", lambda db: fetch(db, sql, parameters))
         return Page(tables.records_in(rows), None, (self.name,))
 
     def peek(self, user_id: str, key: str, scopes: Audience) -> Page | None:
