@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from abc import ABC, abstractmethod
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -47,6 +47,7 @@ from memory.working_sets import Asked, WorkingSets
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from contextvars import Token
 
     from memory.model import StoreIdentity, UserDigest
 
@@ -363,20 +364,44 @@ class MemoryBackend(ABC):
         if page.records:
             self.clock.observe(max(record.revision for record in page.records))
 
-    @asynccontextmanager
-    async def _bounded(self, operation: str) -> AsyncIterator[None]:
-        """Hold one operation to the deadline; an operation inside another shares the outer one's."""
-        if _deadline.get() is not None:
-            yield
+    def _bounded(self, operation: str) -> _Bounded:
+        return _Bounded(self, operation)
+
+
+class _Bounded:
+    """Holds one operation to the deadline; an operation inside another shares the outer one's.
+
+    A class, since a generator would take longer than all else that is done for a read.
+    """
+
+    __slots__ = ("_backend", "_operation", "_timeout", "_token")
+
+    def __init__(self, backend: MemoryBackend, operation: str) -> None:
+        self._backend = backend
+        self._operation = operation
+        self._token: Token[float | None] | None = None
+
+    async def __aenter__(self) -> None:
+        if _deadline.get() is None:
+            deadline = asyncio.get_running_loop().time() + self._backend.deadline_s
+            self._timeout = asyncio.timeout_at(deadline)
+            await self._timeout.__aenter__()
+            self._token = _deadline.set(deadline)
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: Any) -> None:
+        if self._token is None:
             return
-        token = _deadline.set(asyncio.get_running_loop().time() + self.deadline_s)
+        _deadline.reset(self._token)
         try:
-            async with asyncio.timeout(self.deadline_s):
-                yield
-        except TimeoutError as exc:
-            raise BackendUnavailableError(self.name, operation, f"no answer within {self.deadline_s:g} s") from exc
-        finally:
-            _deadline.reset(token)
+            await self._timeout.__aexit__(kind, exc, trace)
+        except TimeoutError as late:
+            raise self._late() from late
+        if isinstance(exc, TimeoutError):
+            raise self._late() from exc
+
+    def _late(self) -> BackendUnavailableError:
+        reason = f"no answer within {self._backend.deadline_s:g} s"
+        return BackendUnavailableError(self._backend.name, self._operation, reason)
 
 
 class LocalWriter(Protocol):
@@ -391,6 +416,9 @@ class LocalWriter(Protocol):
         Raises:
             BackendUnavailableError: the file is locked, full, damaged, or no longer the one that was opened.
         """
+
+    def creations(self, positions: Sequence[Position]) -> dict[Position, datetime]:
+        """Return when the live entries at *positions* were first made. Raises as `apply` does."""
 
     def close(self) -> None:
         """Let go of the file, while no `apply` is under way. Safe to repeat."""

@@ -350,11 +350,10 @@ class UnifiedMemoryBackend(MemoryBackend):
         return await self.nearest(user_id, key, scope)
 
     async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
-        page = self._reader.peek(user_id, key, frozenset({scope}), near=True)
-        if page is None:
-            return await super()._creation_of(user_id, key, scope)
-        self._observe(page)
-        return next((record.created_at for record in page.records if isinstance(record, MemoryEntry)), None)
+        near = self._reader.speaker(near=True)
+        if near is not None and self.outbox.is_attached(near.name) and near.fed >= self.outbox.newest:
+            return None  # it is found out where it is written
+        return await super()._creation_of(user_id, key, scope)
 
     # Health, recovery
 

@@ -13,11 +13,11 @@ import time
 from collections import deque
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from memory.errors import BackendUnavailableError
-from memory.model import Page
+from memory.model import MemoryEntry, Page
 from memory.outbox import tables
 from memory.outbox.tables import Kept, Parked, Row
 from memory.sqlite_file import SQLiteFile, in_transaction
@@ -25,6 +25,7 @@ from memory.sqlite_file import SQLiteFile, in_transaction
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Collection, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from memory.backend import LocalWriter
@@ -153,6 +154,9 @@ class Outbox:
     async def append(self, records: Sequence[Record]) -> Kept:
         """Keep *records* durably, all or none; those without a revision are stamped.
 
+        Such an entry also keeps the time at which the one that it replaces was first made, if a store that is attached
+        knows one.
+
         Calls that come in while another is being written are committed together.
         """
         if self.trouble and self._now() < self._not_before:
@@ -218,8 +222,10 @@ class Outbox:
         """
 
         def job(db: sqlite3.Connection) -> list[Kept]:
-            return tables.append(db, self.clock, [[] if f.cancelled() else records for records, f in group])
+            calls = [[] if future.cancelled() else records for records, future in group]
+            return tables.append(db, self.clock, calls, created)
 
+        created = _creations([record for records, _ in group for record in records], writers)
         kept = in_transaction(db, job)
         records = [record for one in kept for record in one.records]
         failed: dict[str, str] = {}
@@ -231,7 +237,7 @@ class Outbox:
                 failed[name] = exc.reason
                 writer.leg.close()
         if changed is not None and len(kept) == 1:
-            kept = [replace(kept[0], changed=changed)]
+            kept = [Kept(kept[0].records, kept[0].last_seq, changed)]
         return kept, failed
 
     # Reading
@@ -495,6 +501,15 @@ class Outbox:
             self._fail(exc)
             raise
         self._succeed()
+
+
+def _creations(drafts: Sequence[Record], writers: dict[str, _Writer]) -> dict[Position, datetime]:
+    """Return when what *drafts* replace was first made, as a local store has it; a time for display, no more."""
+    positions = [d.position for d in drafts if not d.revision and isinstance(d, MemoryEntry)]
+    for writer in writers.values() if positions else ():
+        with suppress(BackendUnavailableError):  # it will say so again, where it counts
+            return writer.leg.creations(positions)
+    return {}
 
 
 def _tell(writers: Sequence[_Writer], kept: Sequence[Kept]) -> None:

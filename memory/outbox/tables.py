@@ -7,13 +7,14 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from memory.model import Page, UserTombstone, owner_hash, supersedes, user_hash_of
+from memory.model import MemoryEntry, Page, UserTombstone, owner_hash, supersedes, user_hash_of
 from memory.sqlite_file import versioned
 from memory.wire import record_from_json, record_to_json
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from memory.model import Position, Record
     from memory.revision import HybridLogicalClock
@@ -93,8 +94,17 @@ class Kept:
     changed: int
 
 
-def append(db: sqlite3.Connection, clock: HybridLogicalClock, calls: Sequence[Sequence[Record]]) -> list[Kept]:
-    """Put the records of *calls* at the end; those without a revision are stamped, above all that ever stood here."""
+def append(
+    db: sqlite3.Connection,
+    clock: HybridLogicalClock,
+    calls: Sequence[Sequence[Record]],
+    created: Mapping[Position, datetime],
+) -> list[Kept]:
+    """Put the records of *calls* at the end; those without a revision are stamped, above all that ever stood here.
+
+    Args:
+        created: when what they replace was first made, where that is known.
+    """
     known = highest = meta(db, "clock")
     clock.observe(known)
     at_ms = clock.now_ms()
@@ -102,7 +112,7 @@ def append(db: sqlite3.Connection, clock: HybridLogicalClock, calls: Sequence[Se
     for drafts in calls:
         kept.append([])
         for draft in drafts:
-            record = draft if draft.revision else replace(draft, revision=clock.stamp())
+            record = draft if draft.revision else _stamped(draft, clock.stamp(), created)
             is_new = record.revision > highest  # then it need not be compared with what is there
             if is_new or _is_news(db, record):
                 _insert(db, record, at_ms)
@@ -112,6 +122,21 @@ def append(db: sqlite3.Connection, clock: HybridLogicalClock, calls: Sequence[Se
         set_meta(db, "clock", highest)
     last_seq = head(db)
     return [Kept(tuple(records), last_seq, len(records)) for records in kept]
+
+
+def _stamped(draft: Record, revision: str, created: Mapping[Position, datetime]) -> Record:
+    if not isinstance(draft, MemoryEntry):
+        return replace(draft, revision=revision)
+    return MemoryEntry(  # four times as fast as to replace
+        user_id=draft.user_id,
+        key=draft.key,
+        value=draft.value,
+        scope=draft.scope,
+        metadata=draft.metadata,
+        created_at=created.get(draft.position, draft.created_at),
+        updated_at=draft.updated_at,
+        revision=revision,
+    )
 
 
 def overlay_of_key(db: sqlite3.Connection, user_id: str, key: str, slots: Collection[str] | None) -> tuple[Record, ...]:

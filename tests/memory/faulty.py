@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from memory.backend import PAGE, StoreBackend
 from memory.backends.in_memory import InMemoryBackend
 from memory.errors import BackendStartingError, BackendUnavailableError
+from memory.model import MemoryEntry
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
+    from datetime import datetime
 
     from memory.backend import LocalWriter
     from memory.model import Audience, Page, Position, Record, StoreIdentity, UserDigest
@@ -131,6 +133,10 @@ class _Writer:
 
     def apply(self, records: Sequence[Record]) -> int:
         return self._store.apply(records)
+
+    def creations(self, positions: Sequence[Position]) -> dict[Position, datetime]:
+        found = run_now(self._store.inner.scan()).records
+        return {r.position: r.created_at for r in found if isinstance(r, MemoryEntry) and r.position in positions}
 
     def close(self) -> None:
         """Nothing to close."""

@@ -48,6 +48,7 @@ from tests.memory.faulty import run_now
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from memory.backend import LocalWriter
     from memory.model import Audience, Page, Position, Record, UserDigest
@@ -363,6 +364,9 @@ class _Writer:
 
     def apply(self, records: Sequence[Record]) -> int:
         return self._store.apply(records, self._life)
+
+    def creations(self, positions: Sequence[Position]) -> dict[Position, datetime]:  # noqa: ARG002
+        return {}
 
     def close(self) -> None:
         """Nothing to close."""

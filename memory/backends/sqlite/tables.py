@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
 from dataclasses import dataclass
 from functools import reduce
 from operator import xor
@@ -33,7 +32,9 @@ from memory.revision import is_damaged
 from memory.sqlite_file import StaleFileError, fetch, run_script, versioned
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
     from typing import Any, TypeAlias
 
     Row: TypeAlias = tuple[Any, ...]
@@ -379,6 +380,13 @@ def _keep_past_of(db: sqlite3.Connection, position: Position, entries: Sequence[
         db.executemany(_PUT_PAST, [(*position, place, *kept[revision]) for place, revision in enumerate(newest_ones)])
         db.execute("UPDATE memories SET changes = ? WHERE user_id = ? AND slot = ?", [len(newest_ones), *position])
     return news
+
+
+def creations(db: sqlite3.Connection, positions: Sequence[Position]) -> dict[Position, datetime]:
+    """Return when the live entries at *positions* were first made."""
+    find = "SELECT created_ms FROM memories WHERE user_id = ? AND slot = ? AND key IS NOT NULL"
+    found = {position: db.execute(find, position).fetchone() for position in positions}
+    return {position: from_ms(row[0]) for position, row in found.items() if row is not None and type(row[0]) is int}
 
 
 def records_in(rows: Iterable[Row]) -> tuple[Record, ...]:

@@ -6,15 +6,16 @@ import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from memory.backends.sqlite.tables import put_all
+from memory.backends.sqlite.tables import creations, put_all
 from memory.errors import BackendUnavailableError
 from memory.model import check_record
 from memory.sqlite_file import identity_of, in_transaction, is_refusal, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
-    from memory.model import Record
+    from memory.model import Position, Record
     from memory.sqlite_file import FileIdentity, SQLiteFile
 
 _BUSY_S = 0.01
@@ -50,6 +51,13 @@ class Writer:
             raise BackendUnavailableError(self._name, "store", reason, readable=readable) from exc
         self._check_place()
         return changed
+
+    def creations(self, positions: Sequence[Position]) -> dict[Position, datetime]:
+        try:
+            return creations(self._connection or self._opened(), positions)
+        except sqlite3.Error as exc:
+            reason = reason_of(self._file.path, exc)
+            raise BackendUnavailableError(self._name, "store", reason, readable=is_refusal(exc)) from exc
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
