@@ -109,9 +109,7 @@ class Scoring:
         before, after, before2, after2 = columns.around
         index = np.concatenate((row, after[row], before[row], after2[row], before2[row])) + np.tile(number_of * size, 5)
         shared = np.concatenate((value, *(share * value for share in _AROUND)))
-        counts = _table(index, shared, len(terms), size)
-        counts[:, NOBODY] = 0
-        self._counts = counts
+        self._counts = counts = _table(index, shared, len(terms), size)
         lex = _saturated(counts, weight, ground.lex_k)
         if columns.sessions == 1:
             return lex, lex

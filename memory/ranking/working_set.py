@@ -24,6 +24,9 @@ _VIEWS = 8
 
 _DOC_BYTES = 650
 
+_LITERAL_LEAST = 3
+"""Characters of a word that is looked for inside of others, where nothing else is found."""
+
 _SHOWN = 40
 """Characters of a query that a reason repeats."""
 
@@ -54,6 +57,7 @@ class WorkingSet:
         """Hold *docs* and nothing else; what is unchanged (slot and revision) keeps its work."""
         wanted = {doc.slot: doc for doc in docs}
         if not self._docs:
+            self._views.clear()
             self._docs = wanted
             self._revisions = {slot: doc.revision for slot, doc in wanted.items()}
             for doc in wanted.values():
@@ -109,7 +113,8 @@ class WorkingSet:
         cut, text = 0, query.strip()
         if asked.terms:
             best, cut = Scoring(view, asked, self._language, now, query_vector).best(limit)
-        if not best:  # the text itself may stand in a key that a program made up, or have no word
+        # The text itself may stand in a key that a program made up, or have no word.
+        if not best and (not asked.terms or len(text) >= _LITERAL_LEAST):
             found = _literal(view, text) if text else [Found(0.0, doc, "newest") for doc in view]
             found.sort(key=lambda one: one.order, reverse=True)
             best, cut = found[:limit], max(0, len(found) - limit)

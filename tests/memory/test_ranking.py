@@ -294,8 +294,8 @@ def test_what_may_not_be_seen_has_no_influence_at_all() -> None:
 
 
 def test_a_memory_that_becomes_private_leaves_the_others_view() -> None:
-    doc = doc_of(said("a", "tea"))
-    working = set_of([doc])
+    doc, other = docs_of(("a", "tea"), ("b", "oboe"))
+    working = set_of([doc, other])
     everywhere = frozenset({""})
     assert working.rank("tea", 5, audience=everywhere, now=NOW)[0]
 
@@ -393,6 +393,26 @@ def test_a_set_that_changed_ranks_like_a_fresh_one(history: list[object], audien
         assert cut == other_cut
         assert dict(working.revisions) == {slot: doc.revision for slot, doc in held.items()}
         assert working.size > 0
+
+
+def test_a_set_that_was_emptied_is_filled_anew() -> None:
+    docs = docs_of(("m1", "an oboe"))
+    working = set_of(docs)
+    assert keys(working, "oboe") == ["m1"]
+
+    working.remove(docs[0].slot)
+    working.replace(docs_of(("m1", "a boat")))
+
+    assert keys(working, "oboe") == []
+    assert keys(working, "boat") == ["m1"]
+
+
+def test_nobody_said_anything_in_1970() -> None:
+    docs = docs_of(("m1", "an oboe"), ("m2", "a boat"))
+    working = set_of(docs)
+    working.remove(docs[0].slot)
+
+    assert working.rank("1970-01-01", 5, now=NOW) == ((), 0)
 
 
 def test_what_is_unchanged_is_not_taken_apart_again() -> None:
