@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from app.assistant import make_assistant
 from app.client import make_bot
 from app.library import installed_library
+from app.responsive import stay_responsive
 from app.settings import LLMTable, Settings
 from app.supervisor import Supervisor
 from cogs.services import ChatPolicy, Services
@@ -116,6 +117,7 @@ async def _services(settings: Settings, root: Path, policy: ChatPolicy) -> Async
     tools = ToolManager(memory)
     assistant = make_assistant(settings.llm, root, tools)
     opening = asyncio.ensure_future(memory.open())
+    opening.add_done_callback(lambda _: stay_responsive())
     checking = asyncio.ensure_future(assistant.check()) if assistant is not None else None
     try:
         yield Services(policy, memory, tools, Speech(policy), assistant)

@@ -15,6 +15,7 @@ import time
 from contextlib import AsyncExitStack, closing
 from typing import TYPE_CHECKING, Any
 
+from app.responsive import stay_responsive
 from benchmarks.speed import installation, made
 from benchmarks.speed.single import PAUSE_S, check
 from benchmarks.speed.times import Times, percentile
@@ -73,6 +74,7 @@ async def measure_cold(folder: Path, plan: Plan) -> dict[str, Any]:
         new = await _first_searches(unified, users)
         share = await _analysed(config.parent / "data" / "memory.db")
     async with installation.opened(config) as unified:
+        stay_responsive()  # as the bot does, once it is ready
         cold = await _first_searches(unified, users)
     return {
         "search_cold_ms": round(1000 * statistics.median(cold[1:]), 3),

@@ -16,6 +16,7 @@ import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from app.responsive import stay_responsive
 from benchmarks.speed import installation, made
 from benchmarks.ticker import ticking
 from memory.assemble import shared_memory
@@ -50,6 +51,7 @@ async def measure(folder: Path, plan: Plan) -> dict[str, Any]:
         every = list(itertools.chain.from_iterable(kept.values()))
         await shared.on_loop("fill", lambda system: installation.fill(system.unified, every), bounded=False)
         await installation.fill(here, every)
+        stay_responsive()  # as the bot does, once it is ready
         for _ in range(plan.stall_slices):
             await installation.in_step(there)
             await installation.in_step(here)
