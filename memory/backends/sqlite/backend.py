@@ -193,9 +193,9 @@ class SQLiteMemoryBackend(StoreBackend):
 
 def _find(user_id: str, key: str, scopes: Audience) -> tuple[str, list[str]]:
     """Return the query for what stands under *key*, and what it is given."""
-    if scopes is None:
-        which, values = "key = ?", [key]
+    if scopes is None:  # named, because SQLite would go through all of the user's rows instead
+        which, values = "INDEXED BY memories_by_key WHERE user_id = ? AND key = ?", [key]
     else:
         values = [slot_of(user_id, scope, key) for scope in sorted(scopes)]
-        which = f"slot IN ({', '.join('?' * len(values))})"
-    return f"SELECT {tables.COLUMNS} FROM memories WHERE user_id = ? AND {which}", [user_id, *values]
+        which = f"WHERE user_id = ? AND slot IN ({', '.join('?' * len(values))})"
+    return f"SELECT {tables.COLUMNS} FROM memories {which}", [user_id, *values]
