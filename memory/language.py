@@ -6,13 +6,13 @@ Nothing here knows a store or a query's answer; memory/ranking.py does the scori
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import struct
 import threading
 import tomllib
 import zlib
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +38,7 @@ WHEN, WHERE, WHO, COUNT, TITLE = 1, 2, 4, 8, 16
 _QUESTIONS = {"when": WHEN, "where": WHERE, "who": WHO, "count": COUNT, "title": TITLE}
 
 _VERSION = 1
-"""Raise it whenever an Analysis of the same text comes out different, or is packed differently."""
+"""Raise it whenever an Analysis of the same text comes out different (memory/words.py, too) or is packed differently."""
 
 _FOLDER = Path(__file__).resolve().parent / "languages"
 _MARK = 8
@@ -51,6 +51,7 @@ _LIGHT = 0.5
 """The weight of a word that says little, or that a phrase says already."""
 _LATEST = 221_000_000_000.0
 """Some 7,000 years on, in seconds since 1970: nothing is said later."""
+_NUMBER_MOST = 2**63
 _TERMS = 128
 """Different words of a question that are looked at."""
 _CACHED_WORDS = 65_536
@@ -300,9 +301,11 @@ def load_language(name: str) -> Language:
 def _circumstances(entry: MemoryEntry) -> tuple[str, float]:
     """Return the session of *entry*, and when it was said."""
     session, at = entry.metadata.get("session"), entry.metadata.get("at")
-    if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at) or not 0 < at < _LATEST:
+    if isinstance(at, bool) or not isinstance(at, int | float) or not 0 < at < _LATEST:
         at = min(entry.updated_at.timestamp(), _LATEST)
-    return str(session) if isinstance(session, str | int) else "", float(at)
+    if isinstance(session, int) and abs(session) < _NUMBER_MOST:
+        session = str(session)
+    return session if isinstance(session, str) else "", float(at)
 
 
 def _is_synthetic(key: str) -> bool:
@@ -340,7 +343,7 @@ def _cues(path: Path) -> dict[str, Any]:
 
 
 def _fingerprint(name: str, folder: Path) -> bytes:
-    digest = hashlib.sha256(f"{_VERSION} {name} {snowballstemmer.__name__}".encode())
+    digest = hashlib.sha256(f"{_VERSION} {name} {version('snowballstemmer')}".encode())
     for path in sorted(folder.glob("*")) if folder.exists() else ():
         digest.update(path.read_bytes())
     return digest.digest()[:_MARK]

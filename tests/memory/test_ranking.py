@@ -260,6 +260,17 @@ def test_vectors_follow_what_is_put_and_removed() -> None:
     assert keys(working, "feline") == ["m1"]
 
 
+def test_a_memory_without_words_does_not_inherit_the_meaning_of_one_that_went() -> None:
+    docs = docs_of(("m1", "my tabby"), ("m2", "tea"))
+    working = set_of(docs, words=ThreeMeanings())
+    assert keys(working, "feline") == ["m1"]
+
+    working.remove(docs[0].slot)
+    working.put(doc_of(said("m3", "...")))
+
+    assert keys(working, "feline") == []
+
+
 def test_the_vectors_of_a_text_embedder_find_what_no_word_does() -> None:
     def vector(*numbers: float) -> bytes:
         return np.array(numbers, "<f2").tobytes()
@@ -322,7 +333,7 @@ WORDS = (
 )  # fmt: skip
 QUERIES = (
     "tea hue", "when did Ana run", "what did Bob paint", "boats", "", "tabbby colr vesel obo spoone", "feline ship",
-    "-", "paris 2023", "yesterday", "on June 14",
+    "-", "did Ana tell Bob of the boat", "paris 2023", "yesterday", "on June 14",
 )  # fmt: skip
 SCOPES = ("", "dm", "guild:1")
 AUDIENCES: tuple[Audience, ...] = (None, frozenset({""}), frozenset({"dm", "x"}), frozenset({"", "dm"}))
