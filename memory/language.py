@@ -38,7 +38,7 @@ WHEN, WHERE, WHO, COUNT, TITLE = 1, 2, 4, 8, 16
 _QUESTIONS = {"when": WHEN, "where": WHERE, "who": WHO, "count": COUNT, "title": TITLE}
 
 _VERSION = 1
-"""Raise it whenever an Analysis of the same text comes out different (memory/words.py, too) or is packed differently."""
+"""Raise it whenever an Analysis of the same text comes out different (memory/words.py) or is packed differently."""
 
 _FOLDER = Path(__file__).resolve().parent / "languages"
 _MARK = 8
