@@ -11,6 +11,7 @@ import hashlib
 import logging
 from contextlib import contextmanager, suppress
 from contextvars import Context
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from memory.backend import Derived
@@ -44,12 +45,20 @@ class Analyser:
     Args:
         stores: those that there are.
         written: set whenever something was written here.
+        after: called whenever all stores were looked at.
     """
 
-    def __init__(self, language: Language, stores: Sequence[Replica], written: asyncio.Event) -> None:
+    def __init__(
+        self,
+        language: Language,
+        stores: Sequence[Replica],
+        written: asyncio.Event,
+        after: Callable[[], None] | None = None,
+    ) -> None:
         self._language = language
         self._stores = stores
         self._written = written
+        self._after = after
 
     async def run(self) -> None:
         """Analyse what was not analysed, for ever; whatever fails is tried again later."""
@@ -58,6 +67,8 @@ class Analyser:
                 for store, index in _writable(self._stores):
                     with _noted(store):
                         await analyse(index, self._language)
+                if self._after is not None:
+                    self._after()
             except Exception as exc:  # noqa: BLE001 - the loop must outlive whatever nobody thought of
                 # Not its text: that may quote a memory.
                 log.error("Entries could not be analysed (%s)", type(exc).__name__, extra={"event": "analysis_failed"})
@@ -93,7 +104,8 @@ def _noted(store: Replica) -> Iterator[None]:
 async def analyse(index: SearchIndex, language: Language) -> int:
     """Let all entries in *index* have their analysis by *language*; return how many were made."""
     made = 0
-    while users := await index.unfinished("analysis", language.fingerprint, _USERS):
+    seen: set[str] = set()
+    while users := await _unfinished(index, "analysis", language.fingerprint, _USERS, seen):
         for user_id in users:
             shelf = await index.load(user_id)
             lacking = [one for one in shelf.entries if one.analysis is None or not language.made(one.analysis)]
@@ -103,6 +115,17 @@ async def analyse(index: SearchIndex, language: Language) -> int:
                 await asyncio.sleep(_PAUSE_S)
             await index.finish("analysis", language.fingerprint, shelf.digest)
     return made
+
+
+async def _unfinished(index: SearchIndex, kind: str, mark: str, limit: int, seen: set[str]) -> list[str]:
+    """Return up to *limit* unfinished users who were not *seen*, who are that with this.
+
+    Who is unfinished again at once, because of a write or of a damaged row, waits for the next time: or this would
+    not end.
+    """
+    users = [user for user in await index.unfinished(kind, mark, limit + len(seen)) if user not in seen]
+    seen.update(users)
+    return users
 
 
 def _analyses(user_id: str, shelf: Shelf, lacking: Sequence[Shelved], language: Language) -> list[Derived]:
@@ -115,37 +138,58 @@ def _analyses(user_id: str, shelf: Shelf, lacking: Sequence[Shelved], language: 
 
 
 class Vectors:
-    """The vectors in an index, as the embedding's Indexer asks for them. A vector stands behind its model's mark.
+    """The vectors in all stores that keep an index, as the embedding's Indexer asks for them.
+
+    A vector stands behind its model's mark.
 
     Args:
+        stores: those that there are.
         kept: called with each user of whom vectors were kept.
     """
 
-    def __init__(self, index: SearchIndex, kept: Callable[[str], None]) -> None:
-        self._index = index
+    def __init__(self, stores: Sequence[Replica], kept: Callable[[str], None]) -> None:
+        self._stores = stores
         self._kept = kept
+        self._asked: tuple[Replica, SearchIndex] | None = None
 
     async def without_vector(self, model_id: str, limit: int) -> list[Lacking]:
         mark = mark_of(model_id)
-        while users := await self._index.unfinished("vector", mark.hex(), 1):
-            shelf = await self._index.load(users[0])
-            lacking = [one for one in shelf.entries if not one.vector.startswith(mark)]
-            found = [
-                Lacking(users[0], one.slot, one.revision, text_of(entry.key, entry.value))
-                for one in lacking[:limit]
-                if (entry := shelf.entry(one.row)) is not None
-            ]
-            if found:
-                return found
-            await self._index.finish("vector", mark.hex(), shelf.digest)
+        for store, index in _writable(self._stores):
+            with _noted(store):
+                found = await _lacking(index, mark, limit)
+                if found:
+                    self._asked = store, index
+                    return found
         return []
 
     async def keep_vectors(self, model_id: str, vectors: Sequence[Embedded]) -> int:
+        """Keep them in the store in which they lacked."""
+        if self._asked is None:
+            return 0
         mark = mark_of(model_id)
-        kept = await self._index.keep("vector", [Derived(*one[:3], mark + one.vector) for one in vectors])
+        store, index = self._asked
+        kept = 0
+        with _noted(store):
+            kept = await index.keep("vector", [Derived(*one[:3], mark + one.vector) for one in vectors])
         for user_id in {one.user_id for one in vectors}:
             self._kept(user_id)
         return kept
+
+
+async def _lacking(index: SearchIndex, mark: bytes, limit: int) -> list[Lacking]:
+    seen: set[str] = set()
+    while users := await _unfinished(index, "vector", mark.hex(), 1, seen):
+        shelf = await index.load(users[0])
+        lacking = (one for one in shelf.entries if not one.vector.startswith(mark))
+        sound = ((one, entry) for one in lacking if (entry := shelf.entry(one.row)) is not None)
+        found = [
+            Lacking(users[0], one.slot, one.revision, text_of(entry.key, entry.value))
+            for one, entry in islice(sound, limit)
+        ]
+        if found:
+            return found
+        await index.finish("vector", mark.hex(), shelf.digest)
+    return []
 
 
 class Indexing:
@@ -180,12 +224,16 @@ class Indexing:
     def open(self, written: asyncio.Event) -> None:
         """Begin; *written* is set whenever something was written here."""
         if not self._tasks:
-            analyser = Analyser(self._sets.language, self._stores, written)
-            self._tasks.append(_task(analyser.run(), "analyse"))
+            wake = None
             if isinstance(self._embedder, StaticVectors):
                 self._tasks.append(_task(self._load(self._embedder), "load word vectors"))
             elif self._embedder is not None:
-                self._tasks.append(_task(self._embed(self._embedder), "embed"))
+                vectors = Vectors(self._stores, self._sets.drop)
+                indexer = Indexer(vectors, self._embedder, batch=self._embedder.settings.batch)
+                self._tasks.append(_task(indexer.run(), "embed"))
+                wake = indexer.wake
+            analyser = Analyser(self._sets.language, self._stores, written, wake)
+            self._tasks.append(_task(analyser.run(), "analyse"))
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
@@ -213,16 +261,6 @@ class Indexing:
             log.error("Memories are found by their words alone: %s", exc, extra={"event": "word_vectors_missing"})
         else:
             self._sets.use_words(words)
-
-    async def _embed(self, embedder: EndpointEmbedder) -> None:
-        """Give the entries of the first store that keeps any their vectors; looked at again when that changes."""
-        while True:
-            for _, index in _writable(self._stores):
-                indexer = Indexer(Vectors(index, self._sets.drop), embedder, batch=embedder.settings.batch)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_IDLE_S):
-                        await indexer.run()
-            await asyncio.sleep(_QUIET_S)
 
 
 def mark_of(model_id: str) -> bytes:

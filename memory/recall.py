@@ -22,16 +22,16 @@ from memory.model import (
     UserTombstone,
     content_hash,
     record_hash,
-    user_hash_of,
+    supersedes,
 )
 from memory.ranking import Doc
-from memory.working_sets import Plain
+from memory.working_sets import letters_of, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from memory.acknowledged import AcknowledgedRevisions
-    from memory.backend import SearchIndex, Shelf, Shelved
+    from memory.backend import SearchIndex, Shelved
     from memory.model import Record, UserDigest
     from memory.outbox import Outbox
     from memory.reading import Reader
@@ -43,6 +43,9 @@ T = TypeVar("T")
 
 _NEWS_MAX = 50
 """Records that are applied in place; more of them are read with everything else."""
+
+_LONG = 1_000_000
+"""Letters that an entry may have which was not analysed yet: so many that it is not taken in at once."""
 
 
 @dataclass(slots=True)
@@ -80,24 +83,24 @@ class Recall:
         self._outbox = outbox
         self._acknowledged = acknowledged
         self._states: WeakKeyDictionary[HeldSet, _State] = WeakKeyDictionary()
-        self._news: dict[str, list[Record]] = {}
 
     def note(self, records: Iterable[Record]) -> None:
         """These were acknowledged: the next search knows them; what was forgotten is not kept until then."""
         for record in records:
             if isinstance(record, UserTombstone):
-                for user_id in [u for u in self._sets if user_hash_of(u) == record.user_hash]:
-                    self._drop(user_id)
+                self._sets.bury(record.user_hash)
             elif (held := self._sets.known(record.user_id)) is not None:
-                state = self._states.get(held)
-                news = self._news.setdefault(record.user_id, [])
-                if len(news) >= _NEWS_MAX or (isinstance(record, Tombstone) and (state is None or held.lock.locked())):
-                    self._drop(record.user_id)
-                elif isinstance(record, Tombstone) and state is not None:
-                    self._apply(held, state, [*news, record])
-                    news.clear()
-                else:
-                    news.append(record)
+                self._note(held, record)
+
+    def _note(self, held: HeldSet, record: MemoryEntry | Tombstone) -> None:
+        state = self._states.get(held)
+        if isinstance(record, MemoryEntry) and len(held.news) < _NEWS_MAX:
+            held.news.append(record)
+        elif isinstance(record, MemoryEntry) or state is None or held.lock.locked():
+            self._sets.drop(record.user_id)
+        else:
+            held.news = [one for one in held.news if one.position != record.position or one.revision > record.revision]
+            _bury(held, state, record)
 
     async def search(self, user_id: str, asked: Asked) -> SearchResult | None:
         """Return what is found in what one store holds; None where that is not enough: then all must be read."""
@@ -105,49 +108,55 @@ class Recall:
         index = replica.store.index() if replica is not None else None
         if replica is None or index is None:
             return None
-        held = self._sets.of(user_id)
         try:
-            async with held.lock:
+            async with self._sets.held(user_id, _half()) as held:
                 state = await self._current(user_id, held, replica, index)
-                if state is None:
-                    self._drop(user_id)
-                    return None
                 hits, cut = await held.rank(asked)
-        except (BackendUnavailableError, _DamagedEntryError) as exc:
+        except (BackendUnavailableError, _UnsureError, TimeoutError) as exc:
             log.debug("a search takes the long way: %s", type(exc).__name__)
-            self._drop(user_id)
             return None
         told = [replace(hit, store="outbox" if hit.entry.position[1] in state.ahead else replica.name) for hit in hits]
         return SearchResult(tuple(told), cut, *self._reader.standing())
 
-    async def _current(self, user_id: str, held: HeldSet, replica: Replica, index: SearchIndex) -> _State | None:
-        """Bring *held* up to date; return what it holds, or None if that cannot be told so."""
+    async def _current(self, user_id: str, held: HeldSet, replica: Replica, index: SearchIndex) -> _State:
+        """Bring *held* up to date; return what it holds.
+
+        Raises:
+            BackendUnavailableError: the store, or the outbox, does not answer.
+            _UnsureError: that cannot be told so.
+        """
         moment = self._acknowledged.moment
-        over = await self._outbox.overlay_of_user(
-            user_id, None, _NEWS_MAX
-        )  # before the store: what leaves it, is there
+        # Before the store: what leaves it meanwhile, is there.
+        over = await self._outbox.overlay_of_user(user_id, None, _NEWS_MAX)
         if over.next is not None:
-            return None
+            raise _UnsureError
         digest = index.peek(user_id)
         if digest is None:
             digest = await _told(replica, index.digest(user_id))
         state = self._states.get(held)
-        news = [*self._news.pop(user_id, ()), *over.records]
-        if state is None or not (self._apply(held, state, news) and _is_so(state, digest, over.records)):
+        news, held.news = held.news, []
+        if not (
+            state is not None
+            and await self._apply(held, state, [*news, *over.records])
+            and _is_so(state, digest, over.records)
+        ):
             state = await self._load(user_id, held, replica, index)
-            if not self._apply(held, state, over.records):
-                return None
+            if not await self._apply(held, state, over.records):
+                raise _UnsureError
         if state.checked < self._acknowledged.latest_moment(user_id) or state.checked < 0:
-            revisions = {slot: revision for slot, (revision, _) in held.made.items()} | state.deleted
+            revisions = {slot: made.revision for slot, made in held.made.items()} | state.deleted
             if self._acknowledged.contradict_all(user_id, revisions, state.grave, moment):
-                return None
+                raise _UnsureError
             state.checked = moment
         return state
 
     async def _load(self, user_id: str, held: HeldSet, replica: Replica, index: SearchIndex) -> _State:
         self._states.pop(held, None)
         shelf = await _told(replica, index.load(user_id))
-        await held.fill(shelf.entries, partial(self._doc, shelf))
+        if shelf.digest.count < 0:
+            raise _UnsureError
+        # What was analysed is taken in in no time; how long the rest is, only who reads it knows.
+        await held.fill(shelf.entries, partial(self._doc, shelf.entry), lambda one: 0 if one.analysis else _LONG)
         self._sets.tidy()
         digest = shelf.digest
         same = (digest.count, digest.xor)
@@ -156,48 +165,42 @@ class Recall:
             self._acknowledged.note([UserTombstone(digest.user_hash, digest.grave)])
         return state
 
-    def _apply(self, held: HeldSet, state: _State, records: Sequence[Record]) -> bool:
+    async def _apply(self, held: HeldSet, state: _State, records: Sequence[Record]) -> bool:
         """Apply what is newer among *records* in place; return False if that is too much, or a user's deletion."""
-        if len(records) > _NEWS_MAX:
-            return False
+        winners: dict[str, MemoryEntry | Tombstone] = {}
         for record in records:
             if isinstance(record, UserTombstone):
                 if record.revision > state.grave:
                     return False
-                continue
-            slot = record.position[1]
-            old, before = held.made.get(slot) or (state.deleted.get(slot, ""), "")
-            if record.revision <= max(old, state.grave):
-                continue
-            content = content_hash(record)
-            if isinstance(record, MemoryEntry):
-                held.put([Plain(slot, record.revision, content, record)], self._sets.doc_of)
-                state.deleted.pop(slot, None)
-            else:
-                held.remove(slot)
-                state.deleted[slot] = record.revision
-            count, xor = state.held
-            if old:
-                count, xor = count - 1, xor ^ record_hash(slot, old, before)
-            state.held = count + 1, xor ^ record_hash(slot, record.revision, content)
-            state.ahead[slot] = record.revision
+            elif record.revision > state.grave:
+                slot = record.position[1]
+                known = winners.get(slot)
+                if known is None or supersedes(record, known):
+                    winners[slot] = record
+        newer = [record for slot, record in winners.items() if _is_newer(held, state, slot, record)]
+        if len(newer) > _NEWS_MAX:
+            return False
+        entries = [plain(record, content_hash(record)) for record in newer if isinstance(record, MemoryEntry)]
+        for record in newer:
+            if isinstance(record, Tombstone):
+                _bury(held, state, record)
+        for item in entries:
+            _count(held, state, item.slot, item.revision, item.content)
+            state.deleted.pop(item.slot, None)
+        await held.add(entries, self._sets.doc_of, letters_of)
         return True
 
-    def _doc(self, shelf: Shelf, one: Shelved) -> Doc | None:
+    def _doc(self, entry_of: Callable[[tuple[Any, ...]], MemoryEntry | None], one: Shelved) -> Doc | None:
         """Return an entry as it is ranked, by what was made of it, or else made now; None if its row is damaged."""
         language, mark = self._sets.language, self._sets.mark
         analysis = language.unpack(one.analysis) if one.analysis is not None else None
         if analysis is None:
-            entry = shelf.entry(one.row)
+            entry = entry_of(one.row)
             if entry is None:
                 return None
             analysis = language.analyse(entry)
         vector = one.vector[len(mark) :] if mark and one.vector.startswith(mark) else b""
-        return Doc(one.slot, one.scope, one.revision, analysis, partial(_entry, shelf, one.row), vector)
-
-    def _drop(self, user_id: str) -> None:
-        self._sets.drop(user_id)
-        self._news.pop(user_id, None)
+        return Doc(one.slot, one.scope, one.revision, analysis, partial(_entry, entry_of, one.row), vector)
 
 
 async def _told(replica: Replica, answer: Awaitable[T]) -> T:
@@ -206,9 +209,8 @@ async def _told(replica: Replica, answer: Awaitable[T]) -> T:
     Raises:
         BackendUnavailableError: it failed, or is late, which is not held against it.
     """
-    left_s = remaining_s()
     try:
-        async with asyncio.timeout(None if left_s is None else left_s / 2):
+        async with asyncio.timeout(_half()):
             return await answer
     except TimeoutError:
         raise BackendUnavailableError(replica.name, "search", "it takes too long") from None
@@ -217,8 +219,45 @@ async def _told(replica: Replica, answer: Awaitable[T]) -> T:
         raise
 
 
-class _DamagedEntryError(Exception):
-    """A row that was sound when it was analysed is so no longer."""
+def _half() -> float | None:
+    """Return half of the seconds that there are: the long way needs some, too."""
+    left_s = remaining_s()
+    return None if left_s is None else left_s / 2
+
+
+class _UnsureError(Exception):
+    """The working set cannot be told to be what it should: all must be read."""
+
+
+def _is_newer(held: HeldSet, state: _State, slot: str, record: MemoryEntry | Tombstone) -> bool:
+    """Return whether *record* wins over what is held in its slot, as `supersedes` has it."""
+    old, before = _held_in(held, state, slot)
+    return record.revision > old or (record.revision == old and content_hash(record) > before)
+
+
+def _held_in(held: HeldSet, state: _State, slot: str) -> tuple[str, str]:
+    """Return revision and content of what is held in *slot*; both are empty if there is nothing, not even a grave."""
+    made = held.made.get(slot)
+    return (made.revision, made.content) if made is not None else (state.deleted.get(slot, ""), "")
+
+
+def _bury(held: HeldSet, state: _State, grave: Tombstone) -> None:
+    """Apply a deletion that is newer than what is held."""
+    slot = grave.position[1]
+    if _is_newer(held, state, slot, grave) and grave.revision > state.grave:
+        _count(held, state, slot, grave.revision, "")
+        held.remove(slot)
+        state.deleted[slot] = grave.revision
+
+
+def _count(held: HeldSet, state: _State, slot: str, revision: str, content: str) -> None:
+    """Keep count and XOR of what is held in step: *revision* comes in the place of what is in its slot."""
+    count, xor = state.held
+    old, before = _held_in(held, state, slot)
+    if old:
+        count, xor = count - 1, xor ^ record_hash(slot, old, before)
+    state.held = count + 1, xor ^ record_hash(slot, revision, content)
+    state.ahead[slot] = revision
 
 
 def _is_so(state: _State, digest: UserDigest, over: Sequence[Record]) -> bool:
@@ -232,8 +271,8 @@ def _is_so(state: _State, digest: UserDigest, over: Sequence[Record]) -> bool:
     return state.store == store and all(logged.get(slot) == revision for slot, revision in state.ahead.items())
 
 
-def _entry(shelf: Shelf, row: tuple[Any, ...]) -> MemoryEntry:
-    entry = shelf.entry(row)
-    if entry is None:
-        raise _DamagedEntryError
+def _entry(entry_of: Callable[[tuple[Any, ...]], MemoryEntry | None], row: tuple[Any, ...]) -> MemoryEntry:
+    entry = entry_of(row)
+    if entry is None:  # it was sound when it was analysed
+        raise _UnsureError
     return entry

@@ -102,7 +102,10 @@ def _digest(db: sqlite3.Connection, user_id: str) -> UserDigest:
     found = db.execute(_DIGEST, [user_hash]).fetchone()
     if found is None:
         return UserDigest(user_hash, user_id, 0, 0, "")
-    return UserDigest(user_hash, user_id, found[0], tables.unsigned(found[1]), tables.sound(found[2]))
+    count, xor, grave = found
+    if not type(count) is type(xor) is int:  # damaged: then it is nobody's
+        return UserDigest(user_hash, user_id, -1, 0, "")
+    return UserDigest(user_hash, user_id, count, tables.unsigned(xor), tables.sound(grave))
 
 
 def _shelf(db: sqlite3.Connection, user_id: str) -> Shelf:
@@ -110,24 +113,28 @@ def _shelf(db: sqlite3.Connection, user_id: str) -> Shelf:
     try:
         with uncollected():
             digest, rows = _digest(db, user_id), fetch(db, _ALL, [user_id])
-            entries = [
-                Shelved(row[1], row[3], row[2], row[9], row[10], row[11], row)
-                for row in rows
-                if row[4] is not None and _is_sound(row)
-            ]
+            entries = [one for row in rows if row[4] is not None and (one := _shelved(row)) is not None]
     finally:
         db.execute("COMMIT")
     deleted = {row[1]: row[2] for row in rows if row[4] is None and tables.sound(row[2])}
     return Shelf(digest, entries, deleted, _entry)
 
 
-def _is_sound(row: tuple[Any, ...]) -> bool:
-    """Return whether *row* may be ranked; what was analysed has been an entry, and becomes one again to be shown."""
-    if row[10] is None and _entry(row) is None:
-        return False
-    return type(row[2]) is type(row[3]) is type(row[9]) is str
+def _shelved(row: tuple[Any, ...]) -> Shelved | None:
+    """Return what *row* is ranked by; None if it is damaged, as far as that shows.
+
+    What was analysed has been an entry, and becomes one again when it is shown.
+    """
+    said, (content, analysis, vector) = row[:9], row[9:]
+    if not type(row[1]) is type(row[2]) is type(row[3]) is type(content) is str:
+        return None
+    if type(analysis) is not bytes:
+        analysis = None
+        if _entry(said) is None:
+            return None
+    return Shelved(row[1], row[3], row[2], content, analysis, vector if type(vector) is bytes else b"", said)
 
 
 def _entry(row: tuple[Any, ...]) -> MemoryEntry | None:
-    found = tables.records_in([row[:9]])
+    found = tables.records_in([row])
     return found[0] if found and isinstance(found[0], MemoryEntry) else None
