@@ -9,7 +9,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
+
+if "numpy" not in sys.modules:
+    # A product of a thousand rows takes longer in several threads than in one: they wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from memory.backend import MemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError, MemoryBackendError, MemoryRejectedError

@@ -40,7 +40,6 @@ from tests.memory.unify import QUICK, unify
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from memory.backend import MemoryBackend
     from memory.model import Audience, Page, Position, Record, SearchResult
     from memory.report import HealthReport
     from memory.unified import UnifiedMemoryBackend
@@ -596,7 +595,9 @@ async def test_fault_12_is_noticed_where_a_query_string_is_joined_unencoded(user
         ) -> SearchResult:
             given = {"user_id": user_id, "query": query, "limit": limit}
             asked = dict(parse_qsl("&".join(f"{name}={value}" for name, value in given.items())))
-            return await super().search(asked["user_id"], asked["query"], int(asked["limit"]), audience=audience)
+            return await super().search(
+                asked["user_id"], asked["query"], int(asked["limit"]), audience=audience, name=name
+            )
 
     with pytest.raises(AssertionError, match="victim"):
         await check_no_text_brings_parameters_of_its_own(Joined(), user)
