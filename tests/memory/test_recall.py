@@ -315,6 +315,22 @@ async def test_a_locked_store_is_searched_with_the_outbox_over_it(tmp_path: Path
         assert await found(memory) == {}
 
 
+async def test_what_the_outbox_lost_before_the_store_had_it_is_not_found_either(tmp_path: Path) -> None:
+    async with alone(tmp_path) as memory, alone(tmp_path) as other:
+        await memory.store("u1", "drink", "tea")
+        await until(lambda: healthy(memory))
+        await until(lambda: healthy(other))
+        assert await found(memory) == {"drink": "tea"}
+        with locked(tmp_path / "local.db"):
+            await other.store("u1", "pet", "Rex")
+            assert await found(memory) == {"drink": "tea", "pet": "Rex"}
+            with closing(sqlite3.connect(tmp_path / "outbox.db")) as db:
+                db.execute("DELETE FROM log")
+                db.commit()
+
+            assert await found(memory) == await memory.get_all("u1") == {"drink": "tea"}
+
+
 @pytest.mark.usefixtures("only_short")
 async def test_a_hit_says_the_store_once_that_has_it(tmp_path: Path) -> None:
     async with alone(tmp_path) as memory:
@@ -368,6 +384,34 @@ async def test_a_file_swapped_under_a_running_memory_makes_no_hit_stale(tmp_path
             await asyncio.sleep(0)
         await until(lambda: healthy(memory))
         assert await found(memory) == expected
+
+
+async def test_a_store_that_went_back_in_time_unnoticed_makes_no_hit_stale(tmp_path: Path) -> None:
+    async with files(tmp_path, plan=BY_HAND) as memory:
+        await until(lambda: all(replica.in_step for replica in memory.replicas))
+        await memory.store("u1", "drink", "green tea")
+        await memory.store("u1", "team", "Eagles")
+        copy(tmp_path / "local.db", tmp_path / "old.db")
+        await memory.store("u1", "drink", "black tea")
+        await memory.delete("u1", "team")
+        await memory.store("u1", "pet", "Rex")
+        memory.prefer(next(replica for replica in memory.replicas if replica.name == "local"))
+        assert len(await found(memory)) == 2
+        await until(lambda: nothing_waits(tmp_path / "outbox.db"))
+
+        with (
+            closing(sqlite3.connect(tmp_path / "old.db")) as old,
+            closing(sqlite3.connect(tmp_path / "local.db")) as db,
+        ):
+            old.backup(db)  # into the very file that is open
+
+        assert await found(memory) == {"drink": "black tea", "pet": "Rex"}
+        assert await found(memory, "Eagles") == {}
+
+
+def nothing_waits(path: Path) -> bool:
+    with closing(sqlite3.connect(path)) as db:
+        return not db.execute("SELECT count(*) FROM log").fetchone()[0]
 
 
 # Audiences
