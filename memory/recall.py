@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _NEWS_MAX = 50
-"""Records that are applied in place; more of them are read with everything else."""
+_NEWS_LETTERS = 20_000
+"""Records that are applied in place, and letters of each; what is more is read with everything else."""
 
 _LONG = 1_000_000
 """Letters that an entry may have which was not analysed yet: so many that it is not taken in at once."""
@@ -94,7 +95,7 @@ class Recall:
 
     def _note(self, held: HeldSet, record: MemoryEntry | Tombstone) -> None:
         state = self._states.get(held)
-        if isinstance(record, MemoryEntry) and len(held.news) < _NEWS_MAX:
+        if isinstance(record, MemoryEntry) and len(held.news) < _NEWS_MAX and len(record.value) <= _NEWS_LETTERS:
             held.news.append(record)
         elif isinstance(record, MemoryEntry) or state is None or held.lock.locked():
             self._sets.drop(record.user_id)
@@ -155,8 +156,8 @@ class Recall:
         shelf = await _told(replica, index.load(user_id))
         if shelf.digest.count < 0:
             raise _UnsureError
-        # What was analysed is taken in in no time; how long the rest is, only who reads it knows.
-        await held.fill(shelf.entries, partial(self._doc, shelf.entry), lambda one: 0 if one.analysis else _LONG)
+        await held.fill(shelf.entries, partial(self._doc, shelf.entry), self._letters)
+        held.graves = len(shelf.deleted)
         self._sets.tidy()
         digest = shelf.digest
         same = (digest.count, digest.xor)
@@ -189,6 +190,10 @@ class Recall:
             state.deleted.pop(item.slot, None)
         await held.add(entries, self._sets.doc_of, letters_of)
         return True
+
+    def _letters(self, one: Shelved) -> int:
+        """Return how many letters of *one* must be analysed: if any, only who reads it knows how many."""
+        return 0 if one.analysis is not None and self._sets.language.made(one.analysis) else _LONG
 
     def _doc(self, entry_of: Callable[[tuple[Any, ...]], MemoryEntry | None], one: Shelved) -> Doc | None:
         """Return an entry as it is ranked, by what was made of it, or else made now; None if its row is damaged."""

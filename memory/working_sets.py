@@ -26,8 +26,9 @@ _PER_USER = 10_000
 _PER_MEMORY = 2_000
 _PER_WORD = 60
 _PER_VIEW = 1_000
-"""Bytes, about: of a user with nothing; of a memory with its text and all that is made of it; and once more of the
-memory for each further audience."""
+_PER_GRAVE = 250
+"""Bytes, about: of a user with nothing; of a memory with its text and all that is made of it; once more of the memory
+for each further audience; and of a deletion."""
 
 _AT_ONCE = 50
 _LETTERS_AT_ONCE = 5_000
@@ -92,6 +93,8 @@ class HeldSet:
         self.user_hash = user_hash_of(user_id)
         self.news: list[Record] = []
         """What was acknowledged since and is not in it yet."""
+        self.graves = 0
+        """How many deletions whoever uses it remembers beside it."""
         self.made: dict[str, Made] = {}
         """What it was made of: by slot. What is damaged is here, and not found."""
         self._set = WorkingSet(language, words)
@@ -102,7 +105,7 @@ class HeldSet:
     @property
     def size(self) -> int:
         """Bytes that it takes, about."""
-        return self._bytes + _PER_VIEW * len(self.made) * max(0, len(self._ready) - 1)
+        return self._bytes + _PER_GRAVE * self.graves + _PER_VIEW * len(self.made) * max(0, len(self._ready) - 1)
 
     async def fill(
         self, items: Sequence[AnyItem], make: Callable[[AnyItem], Doc | None], letters: Callable[[AnyItem], int]

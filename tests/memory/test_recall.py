@@ -26,7 +26,7 @@ from memory.backends.sqlite.index import Index
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.language import Language, load_language
-from memory.model import MemoryEntry, from_ms, visible
+from memory.model import MemoryEntry, Tombstone, from_ms, visible
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
 from memory.working_sets import Asked, WorkingSets
@@ -205,6 +205,36 @@ async def test_a_set_takes_no_more_room_however_often_a_memory_changes(tmp_path:
         await memory.delete("u1", "drink")
         await found(memory)
         assert held.size < before
+
+
+async def test_long_texts_that_were_written_do_not_wait_in_memory_for_a_search(tmp_path: Path) -> None:
+    async with alone(tmp_path) as memory:
+        await memory.store("u1", "drink", "tea")
+        await found(memory)
+        for n in range(30):
+            await memory.store("u1", f"long{n}", "haystack " * 10_000)
+
+        held = memory.sets.known("u1")
+
+        assert held is None or not held.news
+        assert len(await found(memory)) == 31
+
+
+async def test_deletions_that_are_remembered_count_as_room(tmp_path: Path) -> None:
+    async with alone(tmp_path) as memory:
+        graves = [Tombstone("u1", f"{n:032x}", memory.clock.stamp()) for n in range(1000)]
+        await memory.put(graves)
+        await memory.store("u1", "drink", "tea")
+        await until(lambda: nothing_waits(tmp_path / "outbox.db"))
+        await found(memory)
+        await memory.store("u2", "drink", "tea")
+        await found(memory, user_id="u2")
+
+        one, other = [memory.sets.known(user_id) for user_id in ("u1", "u2")]
+
+        assert one is not None
+        assert other is not None
+        assert one.size - other.size > 100 * 1000
 
 
 # Others
@@ -544,7 +574,12 @@ async def test_a_long_text_is_not_analysed_on_the_loop(tmp_path: Path, monkeypat
     async with alone(tmp_path) as memory:
         await memory.store("u1", "long", "haystack " * 11_000)
         assert await found(memory, "haystack")
-        await memory.store("u1", "longer", "haystack " * 11_100)
+        for most in (1_500, 11_000):
+            await memory.store("u1", "longer", "haystack " * most)
+            assert len(await found(memory, "haystack")) == 2
+        await until(lambda: analysed(tmp_path / "local.db"))
+        memory.sets.language = load_language("german")  # what was analysed says nothing to it
+        memory.sets.drop("u1")
         assert len(await found(memory, "haystack")) == 2
         await memory.store("u1", "long", "needle " * 11_000)
         await memory.delete("u1", "long")
@@ -587,13 +622,14 @@ async def test_a_search_cut_off_while_a_thread_reads_leaves_nothing_half_done(
             ended.set()
         return analyse(self, entry)
 
+    async def nothing(*_: Any) -> int:
+        return 0
+
+    monkeypatch.setattr("memory.indexing.analyse", nothing)  # nor does anybody else call it
     async with alone(tmp_path, deadline_s=0.3 if how == "too late" else 10.0) as memory:
         entries = [make_entry("u1", f"key{n}", f"tea {n}", revision=memory.clock.stamp()) for n in range(200)]
         await memory.put(entries)
-        await until(lambda: analysed(tmp_path / "local.db"))
-        with closing(sqlite3.connect(tmp_path / "local.db")) as db:
-            db.execute("UPDATE memories SET analysis = NULL")
-            db.commit()
+        await until(lambda: nothing_waits(tmp_path / "outbox.db"))
         monkeypatch.setattr(Language, "analyse", slow)
         first = asyncio.create_task(memory.search("u1", "tea", 1000))
         await until(began.is_set)
@@ -601,6 +637,7 @@ async def test_a_search_cut_off_while_a_thread_reads_leaves_nothing_half_done(
         if how == "cancelled":
             first.cancel()
         await asyncio.wait({first})
+        memory.deadline_s = 10.0
         await memory.delete("u1", "key7")
         monkeypatch.setattr(Language, "analyse", analyse)
 
