@@ -46,6 +46,9 @@ _ESCAPED = 6
 _AROUND = 8
 """More than what JSON puts around a name and its text."""
 
+_PLAIN = 1e15
+"""Below this a number takes less than six times _AROUND bytes of JSON."""
+
 Audience: TypeAlias = frozenset[str] | None
 """The scopes that may be read; None is the operator's own code, which may read all."""
 
@@ -377,12 +380,16 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def _is_small(metadata: dict[str, Any]) -> bool:
-    """Return whether *metadata* is within the limits at a glance, as nearly all is: a little ASCII, without depth."""
+    """Return whether *metadata* is within the limits at a glance, as nearly all is: ASCII, numbers, without depth."""
     size = 0
     for name, value in metadata.items():
-        if not (type(name) is type(value) is str and name.isascii() and value.isascii()):
+        if type(name) is not str or not name.isascii():
             return False
-        size += len(name) + len(value) + _AROUND
+        if type(value) is str and value.isascii():
+            size += len(value)
+        elif not (type(value) in (int, float) and -_PLAIN < value < _PLAIN):  # nor is what is no number
+            return False
+        size += len(name) + _AROUND
     return size * _ESCAPED <= METADATA_MAX_BYTES
 
 
