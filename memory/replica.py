@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _MANY = 1_000
 _COUNT_EVERY_S = 5.0
-_GATHER_S = 0.1  # what comes in so soon after the last was handed over is handed over together
+_GATHER_S = 0.25  # what comes in so soon after the last was handed over is handed over together
 _POLL_S = 0.5  # how soon what another process appended is noticed, for feeding; reads see it at once
 _SYNC_EVERY_S = 1.0
 _LATE_S = 1.0  # what waits no longer than this is on its way, not behind
