@@ -56,6 +56,8 @@ CREATE TABLE parked (
     PRIMARY KEY (store, user_id, slot)
 ) WITHOUT ROWID;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
+    # It told whom a tombstone buries, which is rare and can look through the log; every write had to pay for it.
+    "DROP INDEX log_by_user",
 )
 
 START = "coalesce((SELECT min(seq) FROM log) - 1, (SELECT seq FROM sqlite_sequence WHERE name = 'log'))"
