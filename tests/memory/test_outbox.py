@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import pytest
 
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError
-from memory.model import MemoryEntry, Tombstone, UserTombstone, user_hash_of
+from memory.model import MemoryEntry, Tombstone, UserTombstone, from_ms, user_hash_of
 from memory.outbox import LAG_MAX, Outbox
 from memory.revision import HybridLogicalClock
 from tests.contract import NOW_MS, make_entry, revision
@@ -57,6 +58,52 @@ def locked(path: Path) -> Iterator[None]:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN EXCLUSIVE")
         yield
+
+
+async def test_an_entry_keeps_the_time_at_which_what_it_replaces_was_first_made(outbox: Outbox, tmp_path: Path) -> None:
+    long_ago, now = from_ms(NOW_MS - 86_400_000), from_ms(NOW_MS)
+    async with SQLiteMemoryBackend(tmp_path / "memory.db", clock=outbox.clock) as store:
+        await store.put([make_entry("u1", "drink", "tea", created_at=long_ago, updated_at=long_ago)])
+        outbox.attach("sqlite", store.writer(), lambda _before, _last: None)
+
+        drafts = [replace(draft(key, "coffee"), created_at=now, updated_at=now) for key in ("drink", "pet")]
+        kept = await outbox.append(drafts)
+
+        assert [r.created_at for r in kept.records if isinstance(r, MemoryEntry)] == [long_ago, now]
+        assert [r.updated_at for r in kept.records if isinstance(r, MemoryEntry)] == [now, now]
+        assert (await store.get("u1", "drink", None)).records == kept.records[:1]
+
+
+async def test_a_store_lacks_nothing_until_more_is_appended_by_whomever_or_something_refused(
+    outbox: Outbox, path: Path
+) -> None:
+    last = (await outbox.append([draft("one")])).last_seq
+
+    assert not outbox.holds_nothing_after(last - 1)
+    assert outbox.holds_nothing_after(last)
+    other = Outbox(path, HybridLogicalClock())
+    await other.open()
+    kept = await other.append([draft("two")])
+    await other.close()
+    assert not outbox.holds_nothing_after(last)
+    assert outbox.holds_nothing_after(kept.last_seq)
+    await outbox.park("sqlite", kept.records[0], "too long")
+    assert not outbox.holds_nothing_after(kept.last_seq)
+
+
+async def test_a_file_of_the_first_version_is_taken_over_with_what_it_holds(outbox: Outbox, path: Path) -> None:
+    await outbox.append([draft("before")])
+    await outbox.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("CREATE INDEX log_by_user ON log (user_hash)")
+        db.execute("PRAGMA user_version = 1")
+
+    await outbox.open()
+    await outbox.append([draft("after")])
+
+    assert await in_log(outbox) == [("before", "tea"), ("after", "tea")]
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT 1 FROM sqlite_master WHERE name = 'log_by_user'").fetchall() == []
 
 
 async def test_what_is_appended_is_stamped_and_kept_newest_of_each_slot_in_order(outbox: Outbox) -> None:

@@ -293,6 +293,33 @@ async def test_no_store_is_given_more_at_once_than_it_takes(tmp_path: Path) -> N
     assert max(given) == 7
 
 
+async def test_what_comes_in_soon_after_another_is_handed_over_together(tmp_path: Path) -> None:
+    clock = HybridLogicalClock()
+    local, far = FaultyBackend("local", clock=clock, direct=True), FaultyBackend("far", clock=clock)
+    async with unify(tmp_path, local, far, plan=BY_HAND) as memory:
+        await memory.store("u1", "key", "first")
+        await until(lambda: len(far.inner._records) == 1)
+        before = far.calls
+        for n in range(100):
+            await memory.store(f"u{n}", "drink", "tea")
+        await until(lambda: len(far.inner._records) == 101)
+
+        assert far.calls - before < 50
+
+
+async def test_who_waits_for_all_stores_waits_for_no_others_to_come_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memory.replica._GATHER_S", 3_600.0)
+    clock = HybridLogicalClock()
+    local, far = FaultyBackend("local", clock=clock, direct=True), FaultyBackend("far", clock=clock)
+    async with unify(tmp_path, local, far, plan=BY_HAND, write_concern="all") as memory:
+        for n in range(5):
+            await memory.store(f"u{n}", "drink", "tea")
+
+        assert len(far.inner._records) == 5
+
+
 async def test_a_long_backlog_lies_over_each_page_of_what_the_stores_hold(tmp_path: Path) -> None:
     clock = HybridLogicalClock()
     up, away = FaultyBackend("up", clock=clock), FaultyBackend("away", clock=clock)
