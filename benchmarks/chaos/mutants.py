@@ -19,7 +19,8 @@ from memory.outbox import tables as outbox_tables
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from memory.backends.sqlite.tables import _User
     from memory.model import Position, Record
@@ -54,8 +55,13 @@ def _outbox_off() -> None:
     """What is acknowledged is in the local store alone, and nobody is fed."""
     append = outbox_tables.append
 
-    def forgetful(db: sqlite3.Connection, clock: HybridLogicalClock, records: Sequence[Record]) -> Kept:
-        kept = append(db, clock, records)
+    def forgetful(
+        db: sqlite3.Connection,
+        clock: HybridLogicalClock,
+        calls: Sequence[Sequence[Record]],
+        created: Mapping[Position, datetime],
+    ) -> list[Kept]:
+        kept = append(db, clock, calls, created)
         db.execute("DELETE FROM log")
         return kept
 
