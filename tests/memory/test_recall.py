@@ -29,7 +29,7 @@ from memory.language import Language, load_language
 from memory.model import MemoryEntry, Tombstone, from_ms, visible
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
-from memory.working_sets import Asked, WorkingSets
+from memory.working_sets import Asked, HeldSet, WorkingSets
 from tests.contract import NOW_MS, make_entry
 from tests.memory.test_recovery import copy, files, healthy, locked, remove, until
 from tests.memory.unify import BY_HAND, unify
@@ -613,24 +613,22 @@ async def test_a_search_cut_off_while_a_thread_reads_leaves_nothing_half_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
-    analyse = Language.analyse
+    put_many = HeldSet._put_many
 
-    def slow(self: Language, entry: MemoryEntry) -> Any:
-        if not began.is_set() and threading.current_thread() is not threading.main_thread():
+    def slow(self: HeldSet, items: Any, make: Any) -> None:
+        if began.is_set():
+            put_many(self, items, make)
+        else:
             began.set()
             go_on.wait(10)
+            put_many(self, items, make)
             ended.set()
-        return analyse(self, entry)
 
-    async def nothing(*_: Any) -> int:
-        return 0
-
-    monkeypatch.setattr("memory.indexing.analyse", nothing)  # nor does anybody else call it
+    monkeypatch.setattr(HeldSet, "_put_many", slow)
     async with alone(tmp_path, deadline_s=0.3 if how == "too late" else 10.0) as memory:
         entries = [make_entry("u1", f"key{n}", f"tea {n}", revision=memory.clock.stamp()) for n in range(200)]
         await memory.put(entries)
         await until(lambda: nothing_waits(tmp_path / "outbox.db"))
-        monkeypatch.setattr(Language, "analyse", slow)
         first = asyncio.create_task(memory.search("u1", "tea", 1000))
         await until(began.is_set)
         second = asyncio.create_task(memory.search("u1", "tea", 1000))
@@ -638,17 +636,34 @@ async def test_a_search_cut_off_while_a_thread_reads_leaves_nothing_half_done(
             first.cancel()
         await asyncio.wait({first})
         memory.deadline_s = 10.0
-        await memory.delete("u1", "key7")
-        monkeypatch.setattr(Language, "analyse", analyse)
+        await memory.store("u1", "key7", "milk")
 
         third = await memory.search("u1", "tea", 1000)
         go_on.set()
         await asyncio.to_thread(ended.wait, 10)
-        await asyncio.wait({second})
+        await until(lambda: nothing_waits(tmp_path / "outbox.db"))
+        await asyncio.gather(first, second, return_exceptions=True)
         fourth = await memory.search("u1", "tea", 1000)
 
         assert len(third) == len(fourth) == 199
-        assert "key7" not in {entry.key for entry in fourth}
+        assert "key7" not in {entry.key for entry in third} | {entry.key for entry in fourth}
+        assert await found(memory, "milk") == {"key7": "milk"}
+
+
+async def test_whoever_waited_for_a_set_that_was_let_go_of_gets_a_new_one() -> None:
+    sets = WorkingSets()
+
+    async def waits() -> HeldSet:
+        async with sets.held("u1") as held:
+            return held
+
+    async with sets.held("u1") as first:
+        waiting = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        sets.drop("u1")
+
+    assert await waiting is not first
+    assert sets.known("u1") is await waiting
 
 
 @pytest.mark.real
