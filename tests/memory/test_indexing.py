@@ -156,6 +156,7 @@ async def test_analysis_and_vector_go_with_the_text(
         "UPDATE memories SET value = x'ff'",
         "UPDATE memories SET metadata = 'x', analysis = 7",
         "UPDATE memories SET revision = 'zz', scope = 5",
+        "UPDATE memories SET vector = 7",
         "UPDATE memories SET slot = x'00' WHERE key = 'pet'",
     ],
 )
@@ -170,6 +171,7 @@ async def test_damage_ends_no_search_for_what_is_not_finished(
         await analyse(index, ENGLISH)
         digest = await index.digest("u1")
         shelf = await index.load("u1")
+        await Vectors([_Always(store)], lambda _: None).without_vector("m", 3)  # type: ignore[list-item]
 
     assert all(type(one.slot) is type(one.revision) is type(one.scope) is str for one in shelf.entries)
     assert type(digest.count) is int
@@ -277,6 +279,8 @@ async def test_an_endpoint_gives_vectors_and_a_search_finds_by_meaning(tmp_path:
         result = await memory.search("u1", "vehicle", 1)
 
         assert [entry.key for entry in result] == ["owns"]
+        finished = "SELECT 1 FROM indexed WHERE kind = 'vector'"
+        await until(lambda: rows(tmp_path / "local.db", finished))  # now it waits until something is written
         await memory.store("u1", "sold", "automobile")
         await until(lambda: "sold" in with_vectors(tmp_path / "local.db"))
         assert [entry.key for entry in await memory.search("u1", "vehicle", 2)] != ["drink"]
