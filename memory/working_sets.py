@@ -186,8 +186,9 @@ class HeldSet:
             now=asked.now,
             query_vector=asked.query_vector,
         )
-        # The first time for an audience, all that it may see is put in order.
-        if len(self.made) > (_MANY if asked.audience in self._ready else _AT_ONCE):
+        # The first time for an audience all that it may see is put in order; signs are looked for in all texts.
+        quick = asked.audience in self._ready and (not asked.query or any(map(str.isalnum, asked.query)))
+        if len(self.made) > (_MANY if quick else _AT_ONCE):
             hits, cut = await asyncio.to_thread(_uncollected, work)
             if len(self._ready) >= _VIEWS:
                 self._ready.clear()

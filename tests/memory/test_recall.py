@@ -27,6 +27,7 @@ from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.language import Language, load_language
 from memory.model import MemoryEntry, Tombstone, content_hash, from_ms, visible
+from memory.ranking import WorkingSet
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
 from memory.working_sets import Asked, HeldSet, WorkingSets
@@ -586,6 +587,27 @@ async def test_a_long_text_is_not_analysed_on_the_loop(tmp_path: Path, monkeypat
 
     assert threads
     assert threading.get_ident() not in threads
+
+
+async def test_signs_are_looked_for_in_all_texts_off_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    rank = WorkingSet.rank
+
+    def noted(self: WorkingSet, *given: Any, **how: Any) -> Any:
+        threads.append(threading.get_ident())
+        return rank(self, *given, **how)
+
+    async with alone(tmp_path) as memory:
+        for n in range(60):
+            await memory.store("u1", f"key{n}", f"tea % {n}")
+        await until(lambda: nothing_waits(tmp_path / "outbox.db"))
+        await found(memory, "tea")
+        monkeypatch.setattr(WorkingSet, "rank", noted)
+
+        assert len(await found(memory, " %")) == 60
+        assert len(await found(memory, "tea")) == 60
+
+    assert [thread == threading.get_ident() for thread in threads] == [False, True]
 
 
 # At once, cut off, too late
