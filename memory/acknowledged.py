@@ -140,6 +140,7 @@ class AcknowledgedRevisions:
         self._count -= len(self._users.pop(user_id, {}))
         self._scopes.pop(user_id, None)
         self._graves.pop(user_hash_of(user_id), None)
+        self._moments.pop(user_hash_of(user_id), None)
 
     def _note(
         self, known: dict[str, _Known], name: str, revision: str, key: str | None = None, scope: str = ""

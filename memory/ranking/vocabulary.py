@@ -97,6 +97,10 @@ class Vocabulary:
         if self.meanings:
             self.meanings.remove(analysis, row)
 
+    def let_go(self) -> None:
+        """Keep no stem that is in no memory any more; else they stay until those spelt alike are gathered anew."""
+        self._letters, self._new, self._young = None, [], None
+
     def occurrences(self, stem: str, others: Mapping[str, float]) -> dict[int, float]:
         """Return the rows that have *stem*, with how often, or one of *others*, with the greatest worth of these."""
         found: dict[int, float] = {}

@@ -86,6 +86,7 @@ class WorkingSet:
         if self._forget(slot):
             for view in self._views.values():
                 view.remove(slot)
+                view.vocabulary.let_go()
 
     def rank(
         self,

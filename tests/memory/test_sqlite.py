@@ -768,3 +768,17 @@ async def test_an_earlier_value_may_come_after_what_was_forgotten(tmp_path: Path
 
         assert await backend.keep_past([between, replace(between, revision=revision(NOW_MS))]) == 1
         assert [entry.value for entry in await backend.past("u1")] == ["Oak St", "PO box 0", "PO box 1"]
+
+
+async def test_a_damaged_digest_is_made_anew_by_the_next_write(tmp_path: Path) -> None:
+    async with SQLiteMemoryBackend(tmp_path / "memory.db") as store:
+        await store.store("u1", "drink", "tea")
+        with closing(driver.connect(tmp_path / "memory.db")) as db, db:
+            db.execute("UPDATE digests SET count = 'x', xor = x'00'")
+
+        assert await store.get_all("u1") == {"drink": "tea"}
+        await store.store("u1", "pet", "dog")
+
+        with closing(driver.connect(tmp_path / "memory.db")) as db:
+            [(count, kind)] = db.execute("SELECT count, typeof(xor) FROM digests").fetchall()
+    assert (count, kind) == (2, "integer")

@@ -275,7 +275,12 @@ def _forget_buried(db: sqlite3.Connection, user_id: str | None, grave: str) -> N
 
 def _user(db: sqlite3.Connection, user_hash: str) -> _User:
     user_id, count, signed_xor, grave = db.execute(_FIND_USER, [user_hash]).fetchone()
-    return _User(user_hash, user_id, count or 0, unsigned(signed_xor or 0), sound(grave))
+    found = _User(user_hash, user_id, 0, 0, sound(grave))
+    if type(count) is type(signed_xor) is int:
+        found.count, found.xor = count, unsigned(signed_xor)
+    else:  # there is none, or it is damaged
+        found.doubtful = count is not None
+    return found
 
 
 def _has_rows(db: sqlite3.Connection, user_id: str) -> bool:
