@@ -97,7 +97,7 @@ class SQLiteFile:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileExistsError):  # for nobody else to read; SQLite gives its journals the same mode
                     os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-                self._connection = await connection
+                self._connection = await _connected(connection)
                 identity = identity_of(self.path)
                 await self._run(self._connection, identity, self._prepare)
                 if self._wal:
@@ -405,6 +405,22 @@ class _JobConnection(sqlite3.Connection):
             job(self)
             return self.cursor()
         return super().executescript(str(job))
+
+
+async def _connected(connection: aiosqlite.Connection) -> aiosqlite.Connection:
+    """Open *connection*; who is cut off meanwhile waits for its thread, or it would come back to a closed loop."""
+
+    async def connect() -> aiosqlite.Connection:
+        return await connection
+
+    opening = asyncio.ensure_future(connect())
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait({opening}, timeout=_CLOSE_S)
+        if opening.done() and opening.exception() is None:
+            await connection.close()
+        raise
 
 
 def _step(number: int, step: str | Schema, db: sqlite3.Connection, *, keep_copy: bool) -> None:

@@ -49,6 +49,7 @@ def test_one_library_installed_over_the_other_is_named(tmp_path: Path) -> None:
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run(["uv", "venv", "-q", str(tmp_path / "env")], check=True)
     packages = ["discord.py-self~=2.1.0", "discord.py~=2.7", "pydantic-settings~=2.14", "python-dotenv~=1.2"]
+    packages += ["numpy~=2.4", "snowballstemmer~=3.1"]
     subprocess.run(
         ["uv", "pip", "install", "-q", "--python", str(python), *packages, "aiohttp~=3.12", "aiosqlite~=0.22"],
         check=True,

@@ -791,6 +791,7 @@ async def test_any_order_of_anything_by_two_memories_on_one_folder(tmp_path: Pat
     dice = random.Random(seed)
     model: dict[str, dict[str, str]] = {f"u{n}": {} for n in range(4)}
     async with alone(tmp_path, sets=WorkingSets(room=60_000)) as one, alone(tmp_path) as other:
+        await until(lambda: healthy(one) and healthy(other))  # one that is still coming up may say that it cannot tell
         for _ in range(1500):
             memory, user_id = dice.choice([one, other]), dice.choice(list(model))
             key = f"key{dice.randrange(12)}"
