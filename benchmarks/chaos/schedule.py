@@ -287,7 +287,7 @@ def _chosen(text: str, dice: random.Random) -> tuple[Fault, ...]:
                 way=fault.way if way == "quiet" else way or _WAYS.get(kind, ("",))[0],
                 quiet=quiet,
                 wait_s=0.3 if kind.startswith("scripted_") else 3.0 if kind in LOSSES else 0.5,
-                hold_s=1.0 if kind.startswith("scripted_") else 3.6 if kind in _LASTING else 0.2,
+                hold_s=1.5 if kind.startswith("scripted_") else 3.6 if kind in _LASTING else 0.2,
                 overlaps=number < len(parts) - 1,
             )
             faults.append(fault)
@@ -300,7 +300,7 @@ def _made(kind: str, dice: random.Random) -> Fault:
     if kind == "old_copy" and target == "mcp" and way != RESTED:
         way = "killed"  # its server is frozen while the file is exchanged, then killed
     if kind.startswith("scripted_"):
-        hold_s = dice.choice((0.05, 0.2, 0.9))
+        hold_s = dice.choice((0.05, 0.2, 1.2))  # the last: longer than a broken store may be green, also one fed last
         return Fault(kind, target, way, wait_s=dice.uniform(0, 0.1), hold_s=hold_s, quiet=way == FORGOTTEN)
     # Some hold for longer than the time in which a broken store must no longer be green.
     if kind not in _LASTING:
