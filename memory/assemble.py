@@ -41,27 +41,29 @@ _LAST = 10_000
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
-def shared_memory(config: Path | None = None, *, is_bot: bool = False) -> SharedMemory:
+def shared_memory(config: Path | None = None, *, is_bot: bool = False, indexes: bool = True) -> SharedMemory:
     """Return the memory that *config* describes; the file is read when the memory is first used.
 
     Args:
         is_bot: whether stores that are no longer configured stop counting, if no other process uses the folder, and
             whether backups are made.
+        indexes: whether entries are made ready to be searched in the background; not for what soon ends.
     """
 
     def build() -> MemorySystem:
         path = config or default_config_path()
-        return assemble(load_settings(MemoryFileSettings, path).memory, path.resolve().parent, is_bot=is_bot)
+        settings = load_settings(MemoryFileSettings, path).memory
+        return assemble(settings, path.resolve().parent, is_bot=is_bot, indexes=indexes)
 
     return SharedMemory(build)
 
 
-def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> MemorySystem:
+def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False, indexes: bool = True) -> MemorySystem:
     """Return the stores of *settings* as one, and that as the flag has it; nothing is opened yet.
 
     Args:
         root: what relative paths are relative to.
-        is_bot: see shared_memory.
+        is_bot, indexes: see shared_memory.
     """
     _check_files(settings, root)
     clock = HybridLogicalClock()
@@ -91,6 +93,7 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False) -> M
         sets=WorkingSets(settings.recall.language, room=round(settings.recall.cache_mb * 2**20)),
         embedder=embedding_of(settings.recall, root),
         query_timeout_s=settings.recall.query_timeout_s,
+        indexes=indexes,
     )
     flag = MigrationFlag(root / settings.flag_file)
     legacy_path = root / settings.legacy.path

@@ -70,6 +70,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         sets: where searches are ranked; None: in English, by words alone.
         embedder: finds by meaning, beside the words.
         query_timeout_s: how long a search waits for the vector of its query.
+        indexes: whether entries are analysed in the background; a command that soon ends leaves that to others.
         dice: returns what `random.random` returns.
     """
 
@@ -87,6 +88,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         sets: WorkingSets | None = None,
         embedder: StaticVectors | EndpointEmbedder | None = None,
         query_timeout_s: float = 0.3,
+        indexes: bool = True,
         dice: Callable[[], float] = random.random,
         name: str = "unified",
     ) -> None:
@@ -103,6 +105,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             name, self.members, outbox, self._acknowledged, hedge_s=hedge_s, shared=self._is_shared, dice=dice
         )
         self._recall = Recall(self.sets, self._reader, outbox, self._acknowledged)
+        self._indexes = indexes
         self._indexing = Indexing(self.sets, self.members, embedder, query_timeout_s)
         self._opened = False
         self._registered = False
@@ -140,7 +143,8 @@ class UnifiedMemoryBackend(MemoryBackend):
         await asyncio.gather(*(replica.open() for replica in self.members))
         self._attention.set()
         self._tidier = asyncio.create_task(self._tidy(), name="compare stores", context=Context())
-        self._indexing.open(self._written)
+        if self._indexes:
+            self._indexing.open(self._written)
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_COMPARISON_S):
                 await self._compared.wait()

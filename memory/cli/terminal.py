@@ -61,7 +61,7 @@ AsJSON = Annotated[bool, typer.Option("--json", help="One JSON object, for progr
 @asynccontextmanager
 async def opened(config: Path) -> AsyncIterator[SharedMemory]:
     """The memory that *config* describes, as the bot opens it; its stores and their processes end with it."""
-    memory = shared_memory(config)
+    memory = shared_memory(config, indexes=False)
     try:
         try:
             await memory.open()
