@@ -389,3 +389,13 @@ async def closed(model: EndpointEmbedder) -> AsyncIterator[None]:
         yield
     finally:
         await model.close()
+
+
+async def test_what_soon_ends_leaves_it_to_others_and_searches_all_the_same(tmp_path: Path) -> None:
+    async with alone(tmp_path, indexes=False) as memory:
+        await memory.store("u1", "drink", "tea")
+
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "analyse"]
+        assert await found(memory, "tea") == {"drink": "tea"}
+    async with alone(tmp_path) as memory:
+        assert [task for task in asyncio.all_tasks() if task.get_name() == "analyse"]
