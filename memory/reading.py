@@ -62,6 +62,7 @@ class Reader:
 
     async def get(self, user_id: str, key: str, scopes: Audience, *, near: bool = False) -> Page:
         """Return what stands under *key*; *near*: a store on this machine goes first, because time is short."""
+        await self._outbox.handed_over()
         found = self.peek(user_id, key, scopes, near=near)
         if found is not None:
             return found

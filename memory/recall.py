@@ -105,6 +105,7 @@ class Recall:
 
     async def search(self, user_id: str, asked: Asked) -> SearchResult | None:
         """Return what is found in what one store holds; None where that is not enough: then all must be read."""
+        await self._outbox.handed_over()
         replica = self._reader.speaker(near=True)
         index = replica.store.index() if replica is not None else None
         if replica is None or index is None:

@@ -34,6 +34,7 @@ DAMAGED = ".damaged-"
 """Stands between the name of a file and when it was found damaged."""
 
 _CLOSE_S = 1.0
+_GONE = "the file was removed or replaced while it was in use"
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _REFUSALS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY})
 
@@ -154,6 +155,11 @@ class SQLiteFile:
             return None
         return found if identity == identity_of(self.path) else None
 
+    def check_place(self) -> None:
+        """Raise, within a job, if the open file is no longer at its path; after every job that is looked at anyway."""
+        if self._identity != identity_of(self.path):
+            raise _FileGoneError(_GONE)
+
     async def write(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run *job* in a transaction: all of it is kept, durably, or none."""
         return await self.run(operation, lambda db: in_transaction(db, job), writes=True)
@@ -168,8 +174,7 @@ class SQLiteFile:
                 outcome.append(job(db))
             finally:
                 if identity != identity_of(self.path):
-                    # What was just written is in a file that nobody will find again.
-                    raise _FileGoneError("the file was removed or replaced while it was in use")
+                    raise _FileGoneError(_GONE)  # what was just written is in a file that nobody will find again
 
         # executescript is the one public call that hands its argument through untouched.
         await connection.executescript(cast("str", work))

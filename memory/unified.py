@@ -355,7 +355,7 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
         near = self._reader.speaker(near=True)
-        if near is not None and self.outbox.is_attached(near.name) and near.fed >= self.outbox.newest:
+        if near is not None and self.outbox.is_attached(near.name) and near.fed >= self.outbox.offered:
             return None  # it is found out where it is written
         return await super()._creation_of(user_id, key, scope)
 

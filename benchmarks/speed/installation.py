@@ -57,7 +57,7 @@ async def in_step(unified: UnifiedMemoryBackend) -> None:
 
 async def fed(unified: UnifiedMemoryBackend) -> None:
     """Return when every store has what was acknowledged, so that nothing is on its way any more."""
-    newest = max(replica.fed for replica in unified.replicas)
+    newest = unified.outbox.newest
     async with asyncio.timeout(_PATIENCE_S):
         for replica in unified.replicas:
             await replica.confirm(newest)

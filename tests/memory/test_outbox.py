@@ -24,9 +24,10 @@ from memory.revision import HybridLogicalClock
 from tests.contract import NOW_MS, make_entry, revision
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from datetime import datetime
 
-    from memory.model import Record
+    from memory.model import Position, Record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,6 +53,12 @@ async def in_log(outbox: Outbox) -> list[tuple[str, str]]:
     return [(r.record.key, r.record.value) for r in await outbox.rows(0, 100) if isinstance(r.record, MemoryEntry)]
 
 
+async def all_offered(outbox: Outbox) -> None:
+    async with asyncio.timeout(10):
+        while outbox.offered < outbox.newest:
+            await outbox.handed_over()
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let another process hold *path*, so that nobody else can write it."""
@@ -68,6 +75,7 @@ async def test_an_entry_keeps_the_time_at_which_what_it_replaces_was_first_made(
 
         drafts = [replace(draft(key, "coffee"), created_at=now, updated_at=now) for key in ("drink", "pet")]
         kept = await outbox.append(drafts)
+        await all_offered(outbox)
 
         assert [r.created_at for r in kept.records if isinstance(r, MemoryEntry)] == [long_ago, now]
         assert [r.updated_at for r in kept.records if isinstance(r, MemoryEntry)] == [now, now]
@@ -228,16 +236,82 @@ async def test_the_local_store_is_written_in_the_same_call_and_what_it_does_not_
     outbox.attach("sqlite", store.writer(), lambda before, last: told.append((before, last)))
 
     last = (await outbox.append([draft("one"), draft("two")])).last_seq
+    await all_offered(outbox)
     assert told == [(last - 2, last)]
     assert set(await store.get_all("u1")) == {"one", "two"}
 
     with locked(tmp_path / "memory.db"):
         await outbox.append([draft("three")])
+        await all_offered(outbox)
     assert told == [(last - 2, last)]
     assert not outbox.is_attached("sqlite")
     assert set(await store.get_all("u1")) == {"one", "two"}
     assert len(await in_log(outbox)) == 3
     await store.close()
+
+
+class SlowLeg:
+    """A way into a store that takes until it is let go on, and what was put in by it."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.go_on = threading.Event()
+        self.got: list[Record] = []
+        self._then = then
+
+    def apply(self, records: Sequence[Record]) -> int:
+        assert self.go_on.wait(10)
+        self._then()
+        self.got += records
+        return len(records)
+
+    def creations(self, positions: Sequence[Position]) -> dict[Position, datetime]:  # noqa: ARG002
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+async def test_an_entry_waits_for_no_store_and_a_deletion_for_those_of_this_machine(outbox: Outbox) -> None:
+    told: list[tuple[int, int]] = []
+    leg = SlowLeg()
+    outbox.attach("sqlite", leg, lambda before, last: told.append((before, last)))
+
+    async with asyncio.timeout(5):
+        kept = await outbox.append([draft("drink", "tea")])
+    assert (leg.got, told, outbox.newest, outbox.offered) == ([], [], kept.last_seq, 0)
+    assert await in_log(outbox) == [("drink", "tea")]
+
+    leg.go_on.set()
+    await outbox.append([draft("pet", "Rex")])
+    leg.go_on.clear()
+    await outbox.append([draft("job", "cook")])
+    deletion = asyncio.create_task(outbox.append([Tombstone(*kept.records[0].position)]))
+    await outbox.handed_over()  # it does not wait for ever either
+    assert not deletion.done()
+    leg.go_on.set()
+    last = (await deletion).last_seq
+
+    assert (outbox.newest, outbox.offered, told[-1]) == (last, last, (last - 1, last))
+    assert [type(record) for record in leg.got] == [MemoryEntry, MemoryEntry, MemoryEntry, Tombstone]
+
+
+async def test_a_file_that_goes_away_behind_an_acknowledgement_is_made_anew_with_what_was_acknowledged(
+    outbox: Outbox, path: Path
+) -> None:
+    def lose() -> None:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        leg._then = lambda: None
+
+    leg = SlowLeg(lose)
+    leg.go_on.set()
+    outbox.attach("sqlite", leg, lambda _before, _last: None)
+
+    kept = await outbox.append([draft("drink", "tea")])
+    await asyncio.wait({outbox._flushing} if outbox._flushing else ())
+
+    assert [row.record for row in await outbox.rows(0, 10)] == [*kept.records]
+    assert [record.revision for record in leg.got] == 2 * [kept.records[0].revision]
 
 
 async def test_an_outbox_that_is_locked_fails_soon_and_works_again(outbox: Outbox, path: Path) -> None:

@@ -66,6 +66,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 async def same_in_all(memory: UnifiedMemoryBackend) -> bool:
+    await until(lambda: memory.outbox.offered == memory.outbox.newest)
     first, *others = [await everything(replica.store) for replica in memory.replicas]
     return all(other == first for other in others)
 
@@ -389,6 +390,7 @@ async def test_a_damaged_revision_is_never_merged(tmp_path: Path) -> None:
         assert await memory.replicas[1].store.get_all("u1") == {"drink": "tea"}
         await memory.store("u1", "drink", "coffee")
         assert await memory.get_all("u1") == {"drink": "coffee"}
+        await until(lambda: memory.outbox.offered == memory.outbox.newest)
         assert (await memory.replicas[1].store.get_all("u1")) == {"drink": "coffee"}
 
 
