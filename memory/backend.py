@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from memory.model import StoreIdentity, UserDigest
+    from memory.ranking import Stock
 
 PAGE = 500
 """Records a page: about 100 kB of ordinary memories."""
@@ -424,37 +425,17 @@ class LocalWriter(Protocol):
         """Let go of the file, while no `apply` is under way. Safe to repeat."""
 
 
-class Shelved(NamedTuple):
-    """A live entry as a store keeps it for searching.
-
-    Attributes:
-        content: its content_hash.
-        analysis: what Language.pack made of it; None if nothing was made of it yet.
-        vector: of a text embedder, with the mark of the model before it; empty if there is none.
-        row: what the store makes the entry itself of.
-    """
-
-    slot: str
-    scope: str
-    revision: str
-    content: str
-    analysis: bytes | None
-    vector: bytes
-    row: tuple[Any, ...]
-
-
 class Shelf(NamedTuple):
     """All that a store has of one user, at the moment of *digest*.
 
     Attributes:
-        entry: makes the entry of a row, in any thread; None if the row turns out to be damaged.
+        stock: the live entries. Their contents are their content_hash; any thread may make an entry of them.
         deleted: the revision of each tombstone.
     """
 
     digest: UserDigest
-    entries: list[Shelved]
+    stock: Stock
     deleted: dict[str, str]
-    entry: Callable[[tuple[Any, ...]], MemoryEntry | None]
 
 
 class Derived(NamedTuple):

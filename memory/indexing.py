@@ -21,9 +21,10 @@ from memory.errors import BackendUnavailableError, ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
 
-    from memory.backend import SearchIndex, Shelf, Shelved
+    from memory.backend import SearchIndex
     from memory.embedding import Embedded
     from memory.language import Language
+    from memory.ranking import Stock
     from memory.replica import Replica
     from memory.working_sets import WorkingSets
 
@@ -108,9 +109,9 @@ async def analyse(index: SearchIndex, language: Language) -> int:
     while users := await _unfinished(index, "analysis", language.fingerprint, _USERS, seen):
         for user_id in users:
             shelf = await index.load(user_id)
-            lacking = [one for one in shelf.entries if one.analysis is None or not language.made(one.analysis)]
+            lacking = [at for at, blob in enumerate(shelf.stock.packed) if blob is None or not language.made(blob)]
             for at in range(0, len(lacking), _CHUNK):
-                chunk = await asyncio.to_thread(_analyses, user_id, shelf, lacking[at : at + _CHUNK], language)
+                chunk = await asyncio.to_thread(_analyses, user_id, shelf.stock, lacking[at : at + _CHUNK], language)
                 made += await index.keep("analysis", chunk)
                 await asyncio.sleep(_PAUSE_S)
             await index.finish("analysis", language.fingerprint, shelf.digest)
@@ -128,11 +129,11 @@ async def _unfinished(index: SearchIndex, kind: str, mark: str, limit: int, seen
     return users
 
 
-def _analyses(user_id: str, shelf: Shelf, lacking: Sequence[Shelved], language: Language) -> list[Derived]:
-    entries = [(one, shelf.entry(one.row)) for one in lacking]
+def _analyses(user_id: str, stock: Stock, lacking: Sequence[int], language: Language) -> list[Derived]:
+    entries = [(at, stock.entry(at)) for at in lacking]
     return [
-        Derived(user_id, one.slot, one.revision, language.pack(language.analyse(entry)))
-        for one, entry in entries
+        Derived(user_id, stock.slots[at], stock.revision[at], language.pack(language.analyse(entry)))
+        for at, entry in entries
         if entry is not None
     ]
 
@@ -180,11 +181,12 @@ async def _lacking(index: SearchIndex, mark: bytes, limit: int) -> list[Lacking]
     seen: set[str] = set()
     while users := await _unfinished(index, "vector", mark.hex(), 1, seen):
         shelf = await index.load(users[0])
-        lacking = (one for one in shelf.entries if not one.vector.startswith(mark))
-        sound = ((one, entry) for one in lacking if (entry := shelf.entry(one.row)) is not None)
+        stock = shelf.stock
+        lacking = (at for at in range(len(stock.slots)) if not stock.has_vector(at, mark))
+        sound = ((at, entry) for at in lacking if (entry := stock.entry(at)) is not None)
         found = [
-            Lacking(users[0], one.slot, one.revision, text_of(entry.key, entry.value))
-            for one, entry in islice(sound, limit)
+            Lacking(users[0], stock.slots[at], stock.revision[at], text_of(entry.key, entry.value))
+            for at, entry in islice(sound, limit)
         ]
         if found:
             return found

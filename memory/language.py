@@ -23,7 +23,7 @@ from memory.errors import ConfigError
 from memory.words import LONGEST, words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from memory.model import MemoryEntry
 
@@ -37,14 +37,16 @@ WHEN, WHERE, WHO, COUNT, TITLE = 1, 2, 4, 8, 16
 
 _QUESTIONS = {"when": WHEN, "where": WHERE, "who": WHO, "count": COUNT, "title": TITLE}
 
-_VERSION = 1
+_VERSION = 2
 """Raise it whenever an Analysis of the same text comes out different (memory/words.py) or is packed differently."""
 
 _FOLDER = Path(__file__).resolve().parent / "languages"
 _MARK = 8
-_HEAD = struct.Struct("<8sIdIIB")
-"""Fingerprint, checksum of what follows it, at, number of terms, length, cues."""
-_CHECKED = 12
+_HEAD = struct.Struct("<8sdQQIIII")
+"""Fingerprint, at, codes of session and speaker, terms, length, cues, bytes of text (memory/ranking/packed.py, too)."""
+_TERMS_AT = 32
+_INTACT = 0x2144DF1C
+"""The CRC-32 of whatever ends with its own."""
 _MOST = 255
 """Occurrences of one word that are counted, so that a count is a byte."""
 _LIGHT = 0.5
@@ -212,26 +214,42 @@ class Language:
         return words_of(text, self._rewrites)
 
     def pack(self, analysis: Analysis) -> bytes:
-        """Return *analysis* as bytes, which begin with the fingerprint."""
+        """Return *analysis* as bytes, which begin with the fingerprint.
+
+        They are so many eights that numpy can take many of them, one after the other, as numbers: the head, a code
+        for each term, a count for each, the texts, zeros, and a checksum.
+        """
+        terms, counts = analysis.terms.split(" ") if analysis.counts else [], analysis.counts
         text = "\n".join((analysis.terms, analysis.forms, analysis.speaker, analysis.session)).encode()
-        known = (analysis.at, len(analysis.counts), analysis.length, analysis.cues)
-        body = _HEAD.pack(self._mark, 0, *known)[_CHECKED:] + analysis.counts + text
-        return self._mark + zlib.crc32(body).to_bytes(4, "little") + body
+        codes = [code_of(analysis.session), code_of(analysis.speaker)]
+        head = _HEAD.pack(self._mark, analysis.at, *codes, len(terms), analysis.length, analysis.cues, len(text))
+        said = b"".join([head, *[code_of(term).to_bytes(8, "little") for term in terms], counts, text])
+        said += bytes(-(len(said) + 4) % 8)
+        return said + zlib.crc32(said).to_bytes(4, "little")
 
     def made(self, blob: bytes) -> bool:
         """Return whether *blob* says that this language packed it; it may be damaged."""
         return blob[:_MARK] == self._mark
 
+    def packed(self, blobs: Collection[bytes | None]) -> bool:
+        """Return whether this language packed all of *blobs*, and none is damaged; within a millisecond for 1,000."""
+        found = [blob for blob in blobs if blob is not None]
+        return len(found) == len(blobs) and set(map(zlib.crc32, found)) <= {_INTACT} and all(map(self.made, found))
+
     def unpack(self, blob: bytes) -> Analysis | None:
         """Return what was packed; None if another version or language packed it, or if it is damaged."""
-        if len(blob) < _HEAD.size or not blob.startswith(self._mark):
+        if zlib.crc32(blob) != _INTACT or not self.made(blob):
             return None
-        _, checksum, at, size, length, cues = _HEAD.unpack_from(blob)
-        if zlib.crc32(blob[_CHECKED:]) != checksum:
-            return None
-        end = _HEAD.size + size
-        terms, forms, speaker, session = blob[end:].decode().split("\n", 3)
-        return Analysis(terms, forms, blob[_HEAD.size : end], length, session, at, speaker, cues)
+        _, at, _, _, size, length, cues, text = _HEAD.unpack_from(blob)
+        begin = _HEAD.size + 8 * size
+        end = begin + size
+        terms, forms, speaker, session = blob[end : end + text].decode().split("\n", 3)
+        return Analysis(terms, forms, blob[begin:end], length, session, at, speaker, cues)
+
+    def terms_of(self, blob: bytes) -> bytes:
+        """Return the terms of what this language packed, as they stand in an Analysis."""
+        begin = _HEAD.size + 9 * int.from_bytes(blob[_TERMS_AT : _TERMS_AT + 4], "little")
+        return blob[begin : blob.index(b"\n", begin)]
 
     def _root(self, word: str) -> str:
         """Return the stem of a folded *word*; empty for a stop word."""
@@ -281,6 +299,12 @@ class Language:
             if not cues & bit and pattern.search(text):
                 cues |= bit
         return cues
+
+
+@lru_cache(_CACHED_WORDS)
+def code_of(text: str) -> int:
+    """Return 64 bits that stand for *text*, the same everywhere and always; 0 for none."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") if text else 0
 
 
 @lru_cache

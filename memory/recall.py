@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from memory.backend import remaining_s
 from memory.errors import BackendUnavailableError
 from memory.model import (
     MemoryEntry,
+    Page,
     SearchResult,
     Tombstone,
     UserTombstone,
@@ -24,14 +24,13 @@ from memory.model import (
     record_hash,
     supersedes,
 )
-from memory.ranking import Doc
-from memory.working_sets import letters_of, plain
+from memory.ranking import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from memory.acknowledged import AcknowledgedRevisions
-    from memory.backend import SearchIndex, Shelved
+    from memory.backend import SearchIndex
     from memory.model import Record, UserDigest
     from memory.outbox import Outbox
     from memory.reading import Reader
@@ -41,12 +40,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_NOTHING = Page(())
+
 _NEWS_MAX = 50
 _NEWS_LETTERS = 20_000
 """Records that are applied in place, and letters of each; what is more is read with everything else."""
-
-_LONG = 1_000_000
-"""Letters that an entry may have which was not analysed yet: so many that it is not taken in at once."""
 
 
 @dataclass(slots=True)
@@ -83,6 +81,7 @@ class Recall:
         self._reader = reader
         self._outbox = outbox
         self._acknowledged = acknowledged
+        self._begins = asyncio.Lock()
         self._states: WeakKeyDictionary[HeldSet, _State] = WeakKeyDictionary()
 
     def note(self, records: Iterable[Record]) -> None:
@@ -106,6 +105,7 @@ class Recall:
     async def search(self, user_id: str, asked: Asked) -> SearchResult | None:
         """Return what is found in what one store holds; None where that is not enough: then all must be read."""
         await self._outbox.handed_over()
+        await self._turn()
         replica = self._reader.speaker(near=True)
         index = replica.store.index() if replica is not None else None
         if replica is None or index is None:
@@ -114,11 +114,19 @@ class Recall:
             async with self._sets.held(user_id, _half()) as held:
                 state = await self._current(user_id, held, replica, index)
                 hits, cut = await held.rank(asked)
-        except (BackendUnavailableError, _UnsureError, TimeoutError) as exc:
+        except (BackendUnavailableError, DamagedError, _UnsureError, TimeoutError) as exc:
             log.debug("a search takes the long way: %s", type(exc).__name__)
             return None
         told = [replace(hit, store="outbox" if hit.entry.position[1] in state.ahead else replica.name) for hit in hits]
         return SearchResult(tuple(told), cut, *self._reader.standing())
+
+    async def _turn(self) -> None:
+        """Wait until no other search begins in this very iteration of the loop.
+
+        What waits for one commit goes on together, and so many searches would hold up the loop as one.
+        """
+        await self._begins.acquire()
+        asyncio.get_running_loop().call_soon(self._begins.release)
 
     async def _current(self, user_id: str, held: HeldSet, replica: Replica, index: SearchIndex) -> _State:
         """Bring *held* up to date; return what it holds.
@@ -128,8 +136,10 @@ class Recall:
             _UnsureError: that cannot be told so.
         """
         moment = self._acknowledged.moment
-        # Before the store: what leaves it meanwhile, is there.
-        over = await self._outbox.overlay_of_user(user_id, None, _NEWS_MAX)
+        over = _NOTHING
+        if not self._outbox.holds_nothing_after(replica.fed):
+            # Before the store: what leaves it meanwhile, is there.
+            over = await self._outbox.overlay_of_user(user_id, None, _NEWS_MAX)
         if over.next is not None:
             raise _UnsureError
         digest = index.peek(user_id)
@@ -146,7 +156,7 @@ class Recall:
             if not await self._apply(held, state, over.records):
                 raise _UnsureError
         if state.checked < self._acknowledged.latest_moment(user_id) or state.checked < 0:
-            revisions = {slot: made.revision for slot, made in held.made.items()} | state.deleted
+            revisions = held.revisions | state.deleted if state.deleted else held.revisions
             if self._acknowledged.contradict_all(user_id, revisions, state.grave, moment):
                 raise _UnsureError
             state.checked = moment
@@ -157,9 +167,9 @@ class Recall:
         shelf = await _told(replica, index.load(user_id))
         if shelf.digest.count < 0:
             raise _UnsureError
-        await held.fill(shelf.entries, partial(self._doc, shelf.entry), self._letters)
+        shelf.stock.mark = self._sets.mark
+        await held.fill(shelf.stock)
         held.graves = len(shelf.deleted)
-        self._sets.tidy()
         digest = shelf.digest
         same = (digest.count, digest.xor)
         state = self._states[held] = _State(same, same, digest.grave, shelf.deleted)
@@ -182,31 +192,15 @@ class Recall:
         newer = [record for slot, record in winners.items() if _is_newer(held, state, slot, record)]
         if len(newer) > _NEWS_MAX:
             return False
-        entries = [plain(record, content_hash(record)) for record in newer if isinstance(record, MemoryEntry)]
+        news = [self._sets.new(record, content_hash(record)) for record in newer if isinstance(record, MemoryEntry)]
         for record in newer:
             if isinstance(record, Tombstone):
                 _bury(held, state, record)
-        for item in entries:
-            _count(held, state, item.slot, item.revision, item.content)
-            state.deleted.pop(item.slot, None)
-        await held.add(entries, self._sets.doc_of, letters_of)
+        for new in news:
+            _count(held, state, new.slot, new.revision, new.content)
+            state.deleted.pop(new.slot, None)
+        await held.add(news)
         return True
-
-    def _letters(self, one: Shelved) -> int:
-        """Return how many letters of *one* must be analysed: if any, only who reads it knows how many."""
-        return 0 if one.analysis is not None and self._sets.language.made(one.analysis) else _LONG
-
-    def _doc(self, entry_of: Callable[[tuple[Any, ...]], MemoryEntry | None], one: Shelved) -> Doc | None:
-        """Return an entry as it is ranked, by what was made of it, or else made now; None if its row is damaged."""
-        language, mark = self._sets.language, self._sets.mark
-        analysis = language.unpack(one.analysis) if one.analysis is not None else None
-        if analysis is None:
-            entry = entry_of(one.row)
-            if entry is None:
-                return None
-            analysis = language.analyse(entry)
-        vector = one.vector[len(mark) :] if mark and one.vector.startswith(mark) else b""
-        return Doc(one.slot, one.scope, one.revision, analysis, partial(_entry, entry_of, one.row), vector)
 
 
 async def _told(replica: Replica, answer: Awaitable[T]) -> T:
@@ -243,8 +237,7 @@ def _is_newer(held: HeldSet, state: _State, slot: str, record: MemoryEntry | Tom
 
 def _held_in(held: HeldSet, state: _State, slot: str) -> tuple[str, str]:
     """Return revision and content of what is held in *slot*; both are empty if there is nothing, not even a grave."""
-    made = held.made.get(slot)
-    return (made.revision, made.content) if made is not None else (state.deleted.get(slot, ""), "")
+    return held.revisions.get(slot) or state.deleted.get(slot, ""), held.contents.get(slot, "")
 
 
 def _bury(held: HeldSet, state: _State, grave: Tombstone) -> None:
@@ -275,10 +268,3 @@ def _is_so(state: _State, digest: UserDigest, over: Sequence[Record]) -> bool:
         return True
     logged = {record.position[1]: record.revision for record in over}
     return state.store == store and all(logged.get(slot) == revision for slot, revision in state.ahead.items())
-
-
-def _entry(entry_of: Callable[[tuple[Any, ...]], MemoryEntry | None], row: tuple[Any, ...]) -> MemoryEntry:
-    entry = entry_of(row)
-    if entry is None:  # it was sound when it was analysed
-        raise _UnsureError
-    return entry

@@ -6,11 +6,11 @@ import asyncio
 from collections import OrderedDict
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from memory.language import load_language
 from memory.model import user_hash_of
-from memory.ranking import Doc, WorkingSet
+from memory.ranking import Doc, Stock, WorkingSet
 from memory.uncollected import uncollected
 
 if TYPE_CHECKING:
@@ -34,44 +34,29 @@ _AT_ONCE = 50
 _LETTERS_AT_ONCE = 5_000
 """Memories, and letters to be analysed, that are taken in on the loop's own thread: some milliseconds."""
 
+T = TypeVar("T")
+
+_UNKNOWN = 1_000_000
+"""Letters that a memory may have of which that is not known."""
+
 _MANY = 10_000
 """Memories from which on even to rank them would hold up the loop."""
 
-_VIEWS = 8
-"""Audiences of one user for which a working set has all ready; of one more, it lets go of the oldest."""
 
+class New(NamedTuple):
+    """A memory that comes by itself.
 
-class Item(Protocol):
-    """A live entry in the form in which it came; *content* tells apart what one revision may say."""
-
-    @property
-    def slot(self) -> str: ...
-    @property
-    def revision(self) -> str: ...
-    @property
-    def content(self) -> str: ...
-
-
-AnyItem = TypeVar("AnyItem", bound=Item)
-T = TypeVar("T")
-
-
-class Plain(NamedTuple):
-    """An entry as an item."""
+    Attributes:
+        content: tells apart what one revision may say.
+        letters: how many must be analysed.
+        doc: makes it as ranking sees it; None if it is damaged.
+    """
 
     slot: str
     revision: str
     content: str
-    entry: MemoryEntry
-
-
-class Made(NamedTuple):
-    """What a held set has in one slot: of which revision and content, in which scope, of about how many bytes."""
-
-    revision: str
-    content: str
-    scope: str
-    size: int
+    letters: int
+    doc: Callable[[], Doc | None]
 
 
 class Asked(NamedTuple):
@@ -95,85 +80,71 @@ class HeldSet:
         """What was acknowledged since and is not in it yet."""
         self.graves = 0
         """How many deletions whoever uses it remembers beside it."""
-        self.made: dict[str, Made] = {}
+        self.revisions: dict[str, str] = {}
+        self.contents: dict[str, str] = {}
         """What it was made of: by slot. What is damaged is here, and not found."""
+        self.grown = False
+        """Whether it was filled anew; whoever looks for room sets it back."""
+        self._language = language
+        self._words = words
         self._set = WorkingSet(language, words)
-        self._bytes = _PER_USER
-        self._scopes: dict[str, int] = {}
-        self._ready: set[Audience] = set()
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, about."""
-        return self._bytes + _PER_GRAVE * self.graves + _PER_VIEW * len(self.made) * max(0, len(self._ready) - 1)
+        """Bytes that it takes, about; without what has still to be analysed."""
+        each = _PER_MEMORY + _PER_VIEW * max(0, self._set.views - 1)
+        return _PER_USER + each * len(self.revisions) + _PER_WORD * self._set.words + _PER_GRAVE * self.graves
 
-    async def fill(
-        self, items: Sequence[AnyItem], make: Callable[[AnyItem], Doc | None], letters: Callable[[AnyItem], int]
-    ) -> None:
-        """Hold what *items* say and nothing else; what it holds already is not made again. Else as `add`."""
-        if self.made:
-            wanted = {item.slot for item in items}
-            for slot in [slot for slot in self.made if slot not in wanted]:
-                self.remove(slot)
-            items = [item for item in items if not self._has(item)]
-        await self.add(items, make, letters)
+    async def fill(self, stock: Stock) -> None:
+        """Hold what is in *stock* and nothing else; what it holds already is not analysed again."""
+        before, revisions, contents = self._set, self.revisions, self.contents
 
-    async def add(
-        self, items: Sequence[AnyItem], make: Callable[[AnyItem], Doc | None], letters: Callable[[AnyItem], int]
-    ) -> None:
-        """Hold *items*, too, each in place of what was in its slot.
+        def is_same(slot: str) -> bool:
+            return revisions.get(slot) == stock.revisions[slot] and contents.get(slot) == stock.contents[slot]
 
-        Args:
-            make: returns None for what is damaged; of many items, or much text, it is called in another thread.
-            letters: returns how many letters *make* must analyse.
-        """
-        if len(items) > _AT_ONCE or sum([letters(item) for item in items]) > _LETTERS_AT_ONCE:
-            await asyncio.to_thread(self._put_many, items, make)
-        elif items:
-            self._put(items, make)
+        if revisions:
+            gone = [slot for slot in revisions if slot not in stock.revisions]
+            news = [slot for slot in stock.revisions if not is_same(slot)]
+            if len(gone) + len(news) <= _AT_ONCE:
+                for slot in gone:
+                    self.remove(slot)
+                await self.add([self._new(stock, slot) for slot in news])
+                return
 
-    def _has(self, item: Item) -> bool:
-        made = self.made.get(item.slot)
-        return made is not None and made[:2] == (item.revision, item.content)
+        def known(slot: str) -> bytes | None:
+            return before.packed(slot) if is_same(slot) else None
 
-    def _put_many(self, items: Sequence[AnyItem], make: Callable[[AnyItem], Doc | None]) -> None:
-        with uncollected():
-            self._put(items, make)
+        self._set = WorkingSet(self._language, self._words, stock, known)
+        self.revisions, self.contents = stock.revisions, stock.contents
+        self.grown = True
 
-    def _put(self, items: Sequence[AnyItem], make: Callable[[AnyItem], Doc | None]) -> None:
-        docs = [make(item) for item in items]
-        if self.made:
-            for item, doc in zip(items, docs, strict=True):
-                self.remove(item.slot)
-                if doc is not None:
-                    self._set.put(doc)
+    async def add(self, news: Sequence[New]) -> None:
+        """Hold *news*, too, each in place of what was in its slot. Much text is analysed in another thread."""
+        if sum([new.letters for new in news]) > _LETTERS_AT_ONCE:
+            await asyncio.to_thread(self._put, news)
         else:
-            self._set.replace([doc for doc in docs if doc is not None])
-        for item, doc in zip(items, docs, strict=True):
-            self._note(item, doc)
+            self._put(news)
 
-    def _note(self, item: Item, doc: Doc | None) -> None:
-        if doc is None:
-            self.made[item.slot] = Made(item.revision, item.content, "", 0)
-            return
-        size = _PER_MEMORY + _PER_WORD * doc.analysis.length
-        self.made[item.slot] = Made(item.revision, item.content, doc.scope, size)
-        self._bytes += size
-        if doc.scope not in self._scopes:
-            self._ready.clear()
-        self._scopes[doc.scope] = self._scopes.get(doc.scope, 0) + 1
+    def _new(self, stock: Stock, slot: str) -> New:
+        at = stock.places[slot]
+        packed = stock.packed[at]
+        letters = 0 if packed is not None and self._language.packed([packed]) else _UNKNOWN
+        doc = partial(stock.doc, at, self._language)
+        return New(slot, stock.revisions[slot], stock.contents[slot], letters, doc)
+
+    def _put(self, news: Sequence[New]) -> None:
+        docs = [new.doc() for new in news]
+        for new, doc in zip(news, docs, strict=True):
+            if doc is not None:
+                self._set.put(doc)
+            else:
+                self._set.remove(new.slot)
+            self.revisions[new.slot], self.contents[new.slot] = new.revision, new.content
 
     def remove(self, slot: str) -> None:
-        made = self.made.pop(slot, None)
-        if made is None:
-            return
-        self._set.remove(slot)
-        self._bytes -= made.size
-        if made.size:
-            self._scopes[made.scope] -= 1
-            if not self._scopes[made.scope]:
-                del self._scopes[made.scope]
-                self._ready.clear()
+        if self.revisions.pop(slot, None) is not None:
+            del self.contents[slot]
+            self._set.remove(slot)
 
     async def rank(self, asked: Asked) -> tuple[tuple[Hit, ...], int]:
         """Return the best hits, and how many more matched."""
@@ -187,12 +158,9 @@ class HeldSet:
             query_vector=asked.query_vector,
         )
         # The first time for an audience all that it may see is put in order; signs are looked for in all texts.
-        quick = asked.audience in self._ready and (not asked.query or any(map(str.isalnum, asked.query)))
-        if len(self.made) > (_MANY if quick else _AT_ONCE):
+        quick = self._set.has_view(asked.audience) and (not asked.query or any(map(str.isalnum, asked.query)))
+        if len(self.revisions) > (_MANY if quick else _AT_ONCE) or not self._set.analysed:
             hits, cut = await asyncio.to_thread(_uncollected, work)
-            if len(self._ready) >= _VIEWS:
-                self._ready.clear()
-            self._ready.add(asked.audience)
         else:
             hits, cut = work()
         # What an audience may not see was not even looked at; this is the second lock on that door.
@@ -234,6 +202,7 @@ class WorkingSets:
                     continue  # it was let go of meanwhile
                 try:
                     yield held
+                    self._tidy(held)
                 except BaseException:  # whoever stopped waiting may have left a thread behind that is still at it
                     if self._held.get(user_id) is held:
                         self.drop(user_id)
@@ -266,8 +235,11 @@ class WorkingSets:
             self.mark = mark
             self._held.clear()
 
-    def tidy(self) -> None:
-        """Let go of the sets for which there is no room; call after one was filled."""
+    def _tidy(self, held: HeldSet) -> None:
+        """Let go of the sets for which there is no room any more, if *held* was filled."""
+        if not held.grown:
+            return
+        held.grown = False
         total = sum([held.size for held in self._held.values()])
         while total > self._room and len(self._held) > 1:
             _, dropped = self._held.popitem(last=False)
@@ -276,23 +248,28 @@ class WorkingSets:
     async def rank(self, user_id: str, entries: Iterable[MemoryEntry], asked: Asked) -> tuple[tuple[Hit, ...], int]:
         """Return the best of *entries*, all that there are of the user, and how many more matched."""
         async with self.held(user_id) as held:
-            await held.fill([plain(entry, entry.value) for entry in entries], self.doc_of, letters_of)
-            self.tidy()
+            await held.fill(_stock_of(list(entries)))
             return await held.rank(asked)
 
-    def doc_of(self, item: Plain) -> Doc:
-        """Return an entry as it is ranked."""
-        entry = item.entry
-        return Doc(item.slot, entry.scope, item.revision, self.language.analyse(entry), lambda: entry)
+    def new(self, entry: MemoryEntry, content: str) -> New:
+        """Return *entry* as what comes by itself."""
+        slot, language = entry.position[1], self.language
+
+        def doc() -> Doc:
+            return Doc(slot, entry.scope, entry.revision, language.analyse(entry), lambda: entry)
+
+        return New(slot, entry.revision, content, len(entry.value), doc)
 
 
-def plain(entry: MemoryEntry, content: str) -> Plain:
-    """Return *entry* as an item."""
-    return Plain(entry.position[1], entry.revision, content, entry)
+def _stock_of(entries: list[MemoryEntry]) -> Stock:
+    slots = [entry.position[1] for entry in entries]
+    scopes, revisions = [entry.scope for entry in entries], [entry.revision for entry in entries]
+    values = [entry.value for entry in entries]
+    return Stock(slots, scopes, revisions, values, [None] * len(entries), list(entries), _itself)
 
 
-def letters_of(item: Plain) -> int:
-    return len(item.entry.value)
+def _itself(entry: MemoryEntry) -> MemoryEntry:
+    return entry
 
 
 def _uncollected(work: Callable[[], T]) -> T:

@@ -7,8 +7,8 @@ question it is. The method and its weights were measured; docs/benchmarks.md say
 
 from __future__ import annotations
 
-from memory.ranking.view import Doc
+from memory.ranking.memories import DamagedError, Doc, Stock
 from memory.ranking.vocabulary import WordVectors
 from memory.ranking.working_set import WorkingSet
 
-__all__ = ["Doc", "WordVectors", "WorkingSet"]
+__all__ = ["DamagedError", "Doc", "Stock", "WordVectors", "WorkingSet"]

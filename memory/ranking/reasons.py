@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from memory.language import Language, Question
-    from memory.ranking.view import Doc
+    from memory.ranking.memories import Doc
 
 ANSWERS = (
     (WHEN, HAS_TIME, 2.0, "asks when, has a time"),
@@ -47,11 +47,6 @@ class Found(NamedTuple):
     doc: Doc
     why: str
     details: tuple[str, ...] = ()
-
-    @property
-    def order(self) -> tuple[float, float, str, str]:
-        """Greater is better: the score, then the newer."""
-        return self.score, self.doc.analysis.at, self.doc.revision, self.doc.slot
 
 
 class Reasons:

@@ -65,7 +65,7 @@ class Scoring:
         self._language = language
         self._now = now
         self._vector = vector
-        self._size = len(view.docs)
+        self._size = len(view.slots)
         self._others: list[dict[str, float]] = []
         self._counts: Floats = np.zeros((0, 0))
         self._inside = np.zeros(0, np.bool_)
@@ -95,12 +95,9 @@ class Scoring:
         if found > limit:
             enough = worth >= np.partition(worth, found - limit)[found - limit]
             rows, worth = rows[enough], worth[enough]
-        docs = self._view.docs
-        best = [(Found(w, doc, ""), r) for w, r in zip(worth.tolist(), rows.tolist(), strict=True) if (doc := docs[r])]
-        best.sort(key=lambda one: one[0].order, reverse=True)
+        best = [(w, row, self._view.doc(row)) for w, row in self._view.best(rows.tolist(), worth.tolist(), limit)]
         reason = Reasons(self._asked, self._language, self._others, self._counts, self._inside, self._cosines)
-        hits = [Found(one.score, one.doc, *reason.of(row, one.doc)) for one, row in best[:limit]]
-        return hits, found - len(hits)
+        return [Found(w, doc, *reason.of(row, doc)) for w, row, doc in best], found - len(best)
 
     def _by_words(self, ground: Ground) -> tuple[Floats, Floats]:
         """Return how much of the question's weight each memory has, with its neighbours, and each memory's session."""
@@ -119,30 +116,29 @@ class Scoring:
 
     def _occurrences(self) -> tuple[Rows, Floats, Rows, Floats]:
         """Return, one after the other for each term: rows, how often; the terms' numbers; and the terms' weights."""
-        terms, vocabulary = self._asked.terms, self._view.vocabulary
+        terms, vocabulary, groups = self._asked.terms, self._view.vocabulary, self._language.groups
         close = vocabulary.meanings.close_to(terms) if vocabulary.meanings else [{} for _ in terms]
-        rows: list[int] = []
-        values: list[float] = []
-        sizes, weights = [], []
+        vocabulary.look_up([stem for term in terms for stem in (term.stem, *groups.get(term.stem, ()))])
+        rows: list[Rows] = []
+        values: list[Floats] = []
+        weights = []
         for term, others in zip(terms, close, strict=True):
-            known = len(vocabulary.rows.get(term.stem, ()))
+            known = vocabulary.having(term.stem)
             alias = _ALIAS if known else _ALIAS_ALONE
-            for other in self._language.groups.get(term.stem, ()):
-                if other in vocabulary.rows and others.get(other, 0.0) < alias:
+            for other in groups.get(term.stem, ()):
+                if others.get(other, 0.0) < alias and vocabulary.having(other):
                     others[other] = alias
             if not known and not others:
-                for other, alike in vocabulary.spelt_like(term.stem).items():
-                    others[other] = alike
+                others.update(vocabulary.spelt_like(term.stem, self._view.stems))
             self._others.append(others)
-            found = vocabulary.occurrences(term.stem, others)
-            rows += found
-            values += found.values()
-            sizes.append(len(found))
+            found, value = vocabulary.occurrences(term.stem, others, self._size)
+            rows.append(found)
+            values.append(value)
             weights.append(term.weight * _rarity(len(self._view), known or len(found) / 2))
         if vocabulary.meanings:
             self._cosines = vocabulary.meanings.cosines(terms, weights, self._size)
-        number_of = np.repeat(np.arange(len(terms)), sizes)
-        return np.array(rows, np.intp), np.array(values, np.float64), number_of, np.array(weights)
+        number_of = np.repeat(np.arange(len(terms)), list(map(len, rows)))
+        return np.concatenate(rows), np.concatenate(values), number_of, np.array(weights)
 
     def _by_kind(self, ground: Ground) -> Floats | float:
         """Return what the kind of each memory is worth to a question of this kind."""
@@ -209,8 +205,8 @@ def _k(length: Floats, mean: float) -> Floats:
 
 def _telling(terms: Sequence[Term], view: View) -> tuple[Term, ...]:
     """Return the terms of a long question that tell most: those that the fewest memories have, but some."""
-    rows = view.vocabulary.rows
-    known = [(len(having), at) for at, term in enumerate(terms) if (having := rows.get(term.stem))]
+    view.vocabulary.look_up([term.stem for term in terms])
+    known = [(having, at) for at, term in enumerate(terms) if (having := view.vocabulary.having(term.stem))]
     kept = sorted(at for _, at in sorted(known)[:_TERMS])
     return tuple(terms[at] for at in kept) or tuple(terms[:_TERMS])
 

@@ -6,46 +6,31 @@ search: arrays of a few numbers a memory. memory/ranking/scoring.py says what th
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from memory.language import code_of
+from memory.ranking.reasons import Found
 from memory.ranking.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
-    from memory.language import Analysis
-    from memory.model import MemoryEntry
+    from memory.ranking.memories import Doc, Memories
+    from memory.ranking.packed import Spread
     from memory.ranking.scoring import Ground
     from memory.ranking.vocabulary import WordVectors
 
+_LIVE, _LENGTH, _AT, _CUES, _SPEAKER = range(5)
 _NUMBERS = 5
 _ROOM = 64
-_ROW_BYTES = 350
+_ROW_BYTES = 300
 
 NOBODY = 0
 """The row that is no memory: neighbour of those that have none."""
-
-
-class Doc(NamedTuple):
-    """One memory as ranking sees it.
-
-    Attributes:
-        entry: makes the memory itself; called for what is shown, and for a query without any word.
-        vector: of a text embedder: float16, little endian, of unit length; empty if there is none.
-    """
-
-    slot: str
-    scope: str
-    revision: str
-    analysis: Analysis
-    entry: Callable[[], MemoryEntry]
-    vector: bytes = b""
 
 
 class Columns(NamedTuple):
@@ -72,75 +57,77 @@ class Columns(NamedTuple):
 
 
 class View:
-    """The memories, by rows; a row is given to another memory when its own is gone.
+    """The memories in some scopes, by rows: first what was stocked, whose rows stay its own, then what was put.
 
     Attributes:
+        slots: of each row; empty where it is free.
         speakers: a number for each "Name:" there is or was.
         ground: what scoring made of the columns; gone with them.
     """
 
-    def __init__(self, words: WordVectors | None = None) -> None:
-        self.docs: list[Doc | None] = [None]
+    def __init__(self, memories: Memories, scopes: frozenset[str], words: WordVectors | None = None) -> None:
+        self._memories = memories
+        stocked = memories.stocked(scopes)
+        self.slots = ["", *stocked]
         self.speakers: dict[str, int] = {}
-        self.vocabulary = Vocabulary(words)
-        self._rows: dict[str, int] = {}
+        self._stocked = len(stocked)
+        self._rows = dict(zip(stocked, range(1, len(stocked) + 1), strict=True))
         self._free: list[int] = []
-        self._sessions: defaultdict[str, list[tuple[float, str, str, int]]] = defaultdict(list)
-        self._numbers = np.zeros((_NUMBERS, _ROOM))
+        self._numbers = np.zeros((_NUMBERS, len(self.slots) + _ROOM))
+        self._session = np.zeros(len(self.slots) + _ROOM, np.uint64)
         self._columns: Columns | None = None
         self._vectors: tuple[int, NDArray[np.float32]] | None = None
         self.ground: Ground | None = None
+        said = memories.spread(stocked) if stocked else None
+        self.vocabulary = Vocabulary(said, words)
+        if said is not None:
+            self._fill(said)
+        for doc in memories.single(scopes):
+            self.put(doc)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __iter__(self) -> Iterator[Doc]:
-        return (doc for doc in self.docs if doc is not None)
-
     @property
     def size(self) -> int:
-        """About how many bytes this takes beside the docs themselves."""
+        """About how many bytes this takes beside the memories themselves."""
         vectors = self._vectors[1].nbytes if self._vectors else 0
-        return _ROW_BYTES * len(self.docs) + self.vocabulary.size + vectors
+        return _ROW_BYTES * len(self.slots) + self.vocabulary.size + vectors
 
-    def fill(self, docs: Iterable[Doc]) -> None:
-        """Add many memories, none of which is here yet."""
-        self._columns = self._vectors = self.ground = None
-        added = list(docs)
-        for row, (slot, _, revision, said, _, _) in enumerate(added, len(self.docs)):
-            self._rows[slot] = row
-            self.vocabulary.add(said, row)
-            if said.session:
-                self._sessions[said.session].append((said.at, revision, slot, row))
-        self.docs += added
-        self._numbers = np.zeros((_NUMBERS, len(self.docs) + _ROOM))
-        if added:
-            self._numbers[:, len(self.docs) - len(added) : len(self.docs)] = np.array(list(map(self._known, added))).T
-        for members in self._sessions.values():
-            members.sort()
+    def doc(self, row: int) -> Doc:
+        return self._memories.doc(self.slots[row])
 
     def put(self, doc: Doc) -> None:
-        """Add one memory, in place of an older one of its slot."""
-        self.remove(doc.slot)
-        row = self._add(doc)
-        if doc.analysis.session:
-            insort(self._sessions[doc.analysis.session], _place(doc, row))
+        """Add one memory, of whose slot there is none here."""
+        self._changed()
+        row = self._free.pop() if self._free else len(self.slots)
+        if row == len(self.slots):
+            self.slots.append("")
+        if row >= len(self._session):
+            self._numbers = np.pad(self._numbers, ((0, 0), (0, row)))
+            self._session = np.pad(self._session, (0, row))
+        said = doc.analysis
+        self._numbers[:, row] = 1.0, said.length, said.at, said.cues, self._speaker(said.speaker)
+        self._session[row] = code_of(said.session)
+        self.slots[row] = doc.slot
+        self._rows[doc.slot] = row
+        self.vocabulary.add(said, row)
 
     def remove(self, slot: str) -> None:
+        """Hold nothing under *slot* any more; it must still be among the memories."""
         row = self._rows.pop(slot, NOBODY)
-        doc = self.docs[row]
-        if doc is None:
+        if row == NOBODY:
             return
-        self._columns = self._vectors = self.ground = None
-        self.docs[row] = None
+        self._changed()
+        said = self._memories.doc(slot).analysis
+        if row <= self._stocked:
+            self.vocabulary.bury(said, row)
+        else:
+            self._free.append(row)
+            self.vocabulary.remove(said, row)
+        self.slots[row] = ""
         self._numbers[:, row] = 0
-        self._free.append(row)
-        self.vocabulary.remove(doc.analysis, row)
-        if doc.analysis.session:
-            members = self._sessions[doc.analysis.session]
-            del members[bisect_left(members, _place(doc, row))]
-            if not members:
-                del self._sessions[doc.analysis.session]
+        self._session[row] = 0
 
     def columns(self) -> Columns:
         """Return the columns; made anew after a change."""
@@ -152,45 +139,70 @@ class View:
         """Return the rows' vectors of a text embedder; zeros for those that have none of *bytes_each* bytes."""
         if self._vectors is None or self._vectors[0] != bytes_each:
             none = bytes(bytes_each)
-            joined = b"".join(d.vector if d and len(d.vector) == bytes_each else none for d in self.docs)
-            table = np.frombuffer(joined, "<f2").reshape(len(self.docs), -1).astype(np.float32)
+            vectors = (self._memories.vector(slot) if slot else none for slot in self.slots)
+            joined = b"".join(vector if len(vector) == bytes_each else none for vector in vectors)
+            table = np.frombuffer(joined, "<f2").reshape(len(self.slots), -1).astype(np.float32)
             self._vectors = bytes_each, np.nan_to_num(table, posinf=0.0, neginf=0.0)
         return self._vectors[1]
 
-    def _add(self, doc: Doc) -> int:
-        self._columns = self._vectors = self.ground = None
-        if self._free:
-            row = self._free.pop()
-            self.docs[row] = doc
-        else:
-            row = len(self.docs)
-            self.docs.append(doc)
-        if row >= self._numbers.shape[1]:
-            self._numbers = np.pad(self._numbers, ((0, 0), (0, row)))
-        self._numbers[:, row] = self._known(doc)
-        self._rows[doc.slot] = row
-        self.vocabulary.add(doc.analysis, row)
-        return row
+    def best(self, rows: Iterable[int], worth: Iterable[float], limit: int) -> list[tuple[float, int]]:
+        """Return worth and row of the best, best first; between equals, of the newer first."""
+        at, slots, revision = self._numbers[_AT], self.slots, self._memories.revision
+        known = zip(rows, worth, strict=True)
+        order = [(score, at[row], revision(slots[row]), slots[row], row) for row, score in known]
+        order.sort(reverse=True)
+        return [(score, row) for score, *_, row in order[:limit]]
 
-    def _known(self, doc: Doc) -> tuple[float, ...]:
-        """Return what is kept of *doc* as numbers."""
-        said = doc.analysis
-        speaker = self.speakers.setdefault(said.speaker, len(self.speakers) + 1) if said.speaker else 0
-        return 1.0, said.length, said.at, said.cues, speaker
+    def newest(self, limit: int) -> tuple[list[Found], int]:
+        """Return the newest, and how many more there are."""
+        best = self.best(self._rows.values(), [0.0] * len(self), limit)
+        return [Found(0.0, self.doc(row), "newest") for _, row in best], max(0, len(self) - limit)
+
+    def containing(self, text: str, limit: int, why: str) -> tuple[list[Found], int]:
+        """Return what has *text* in its key or value, newest first, and how much more there is."""
+        rows = []
+        for row in self._rows.values():
+            entry = self.doc(row).entry()
+            if text in entry.key or text in entry.value:
+                rows.append(row)
+        best = self.best(rows, [1.0] * len(rows), limit)
+        return [Found(1.0, self.doc(row), why, (why,)) for _, row in best], max(0, len(rows) - limit)
+
+    def stems(self) -> list[str]:
+        """Return the stems of what was stocked and is still here."""
+        return self._memories.stems(filter(None, self.slots[1 : self._stocked + 1]))
+
+    def _fill(self, said: Spread) -> None:
+        rows = slice(1, self._stocked + 1)
+        self._numbers[_LIVE, rows] = 1.0
+        self._numbers[_LENGTH, rows] = said.length
+        self._numbers[_AT, rows] = said.at
+        self._numbers[_CUES, rows] = said.cues
+        self._session[rows] = said.session
+        spoken = np.flatnonzero(said.speaker)
+        codes, first, number = np.unique(said.speaker[spoken], return_index=True, return_inverse=True)
+        names = [self._speaker(self.doc(row).analysis.speaker) for row in (spoken[first] + 1).tolist()]
+        if len(codes):
+            self._numbers[_SPEAKER, spoken + 1] = np.array(names, np.float64)[number]
+        if self.vocabulary.meanings:
+            for row in range(1, self._stocked + 1):
+                self.vocabulary.meanings.add(self.doc(row).analysis, row)
+
+    def _speaker(self, name: str) -> int:
+        return self.speakers.setdefault(name, len(self.speakers) + 1) if name else 0
+
+    def _changed(self) -> None:
+        self._columns = self._vectors = self.ground = None
 
     def _made(self) -> Columns:
-        size = len(self.docs)
+        size = len(self.slots)
         before, after, session = (np.zeros(size, np.intp) for _ in range(3))
-        if self._sessions:
-            members = list(self._sessions.values())
-            sizes = [len(one) for one in members]
-            order = np.fromiter((place[3] for one in members for place in one), np.intp)
-            number = np.repeat(np.arange(1, len(sizes) + 1), sizes)
-            session[order] = number
-            together = number[1:] == number[:-1]
-            before[order[1:][together]] = order[:-1][together]
-            after[order[:-1][together]] = order[1:][together]
         live, length, at, cues, speaker = self._numbers[:, :size]
+        order, number = self._in_sessions(at)
+        session[order] = number
+        together = number[1:] == number[:-1]
+        before[order[1:][together]] = order[:-1][together]
+        after[order[:-1][together]] = order[1:][together]
         return Columns(
             live > 0,
             length,
@@ -199,10 +211,17 @@ class View:
             speaker,
             cues.astype(np.intp),
             (before, after, before[before], after[after]),
-            len(self._sessions) + 1,
+            int(number[-1]) + 1 if len(number) else 1,
         )
 
-
-def _place(doc: Doc, row: int) -> tuple[float, str, str, int]:
-    """Return where *doc* stands in its session."""
-    return doc.analysis.at, doc.revision, doc.slot, row
+    def _in_sessions(self, at: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the rows that have a session, one session after the other, by time; and the number of each one's."""
+        session = self._session[: len(at)]
+        rows = np.flatnonzero(session)
+        order = rows[np.lexsort((at[rows], session[rows]))]
+        other = session[order[1:]] != session[order[:-1]]
+        if (~other & (at[order[1:]] == at[order[:-1]])).any():  # said at once: then the older revision first
+            slots, revision = self.slots, self._memories.revision
+            rows = np.array(sorted(rows.tolist(), key=lambda row: (revision(slots[row]), slots[row])), np.intp)
+            order = rows[np.lexsort((at[rows], session[rows]))]
+        return order, np.cumsum(np.concatenate(([1], other)))[: len(order)]

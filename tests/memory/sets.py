@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from memory.language import load_language
-from memory.ranking import Doc, WorkingSet
+from memory.ranking import Doc, Stock, WorkingSet
 from tests.contract import make_entry, revision
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NOW = datetime(2023, 6, 14, 12, tzinfo=UTC)
 """A Wednesday."""
+
+MARK = b"a model"
 
 
 def doc_of(entry: MemoryEntry, language: Language | None = None) -> Doc:
@@ -42,9 +44,15 @@ def said(
 
 
 def set_of(docs: Iterable[Doc], language: Language | None = None, words: WordVectors | None = None) -> WorkingSet:
-    working = WorkingSet(language or load_language("english"), words)
-    working.replace(docs)
-    return working
+    """Return a set of *docs* as a store brings them, all at once and packed."""
+    language = language or load_language("english")
+    kept = list({doc.slot: doc for doc in docs}.values())
+    slots, scopes, revisions, analyses, entries, vectors = zip(*kept, strict=True) if kept else [()] * 6
+    packed: list[bytes | None] = [language.pack(analysis) for analysis in analyses]
+    marked = [MARK + vector for vector in vectors]
+    stock = Stock(slots, scopes, revisions, slots, packed, list(entries), lambda entry: entry(), marked)
+    stock.mark = MARK
+    return WorkingSet(language, words, stock)
 
 
 def keys(working: WorkingSet, query: str, *, limit: int = 10, name: str = "") -> list[str]:

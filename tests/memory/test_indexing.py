@@ -107,7 +107,7 @@ async def test_what_was_made_is_kept_beside_the_revision_it_was_made_of_alone(
     for key, revision in zip(("changed", "forgotten", "kept"), revisions, strict=False):
         await store.put([make_entry("u1", key, SECRET, revision=revision)])
     shelf = await index.load("u1")
-    made = {one.slot: Derived("u1", one.slot, one.revision, SECRET.encode()) for one in shelf.entries}
+    made = {slot: Derived("u1", slot, revision, SECRET.encode()) for slot, revision in shelf.stock.revisions.items()}
     await store.store("u1", "changed", "something else")
     await store.delete("u1", "forgotten")
 
@@ -127,9 +127,9 @@ async def test_analysis_and_vector_go_with_the_text(
     store: SQLiteMemoryBackend, index: Index, tmp_path: Path, end: str
 ) -> None:
     await store.store("u1", "job", SECRET)
-    (one,) = (await index.load("u1")).entries
+    ((slot, revision),) = (await index.load("u1")).stock.revisions.items()
     for kind in ("analysis", "vector"):
-        assert await index.keep(kind, [Derived("u1", one.slot, one.revision, SECRET.encode())]) == 1
+        assert await index.keep(kind, [Derived("u1", slot, revision, SECRET.encode())]) == 1
 
     match end:
         case "changed":
@@ -172,7 +172,8 @@ async def test_damage_ends_no_search_for_what_is_not_finished(
         shelf = await index.load("u1")
         await Vectors([_Always(store)], lambda _: None).without_vector("m", 3)  # type: ignore[list-item]
 
-    assert all(type(one.slot) is type(one.revision) is type(one.scope) is str for one in shelf.entries)
+    columns = (shelf.stock.slots, shelf.stock.revision, shelf.stock.scopes)
+    assert all(type(cell) is str for column in columns for cell in column)
     assert type(digest.count) is int
 
 
@@ -181,7 +182,7 @@ async def test_a_file_in_the_place_of_ours_is_neither_read_nor_written(
 ) -> None:
     path = tmp_path / "local.db"
     await store.store("u1", "drink", "tea")
-    (one,) = (await index.load("u1")).entries
+    ((slot, revision),) = (await index.load("u1")).stock.revisions.items()
     copy(path, tmp_path / "theirs.db")
     before = (tmp_path / "theirs.db").read_bytes()
 
@@ -189,7 +190,7 @@ async def test_a_file_in_the_place_of_ours_is_neither_read_nor_written(
     (tmp_path / "theirs.db").rename(path)
     assert index.peek("u1") is None
     with pytest.raises(BackendUnavailableError):
-        await index.keep("analysis", [Derived("u1", one.slot, one.revision, b"made")])
+        await index.keep("analysis", [Derived("u1", slot, revision, b"made")])
     await store.open()  # it is another now: whose it is, somebody has to look first
 
     assert index.peek("u1") is None
@@ -197,7 +198,7 @@ async def test_a_file_in_the_place_of_ours_is_neither_read_nor_written(
         with pytest.raises(BackendUnavailableError):
             await ask()
     with pytest.raises(BackendUnavailableError):
-        await index.keep("analysis", [Derived("u1", one.slot, one.revision, b"made")])
+        await index.keep("analysis", [Derived("u1", slot, revision, b"made")])
     assert path.read_bytes() == before
     assert rows(path, "SELECT count(*) FROM memories WHERE analysis NOTNULL") == [(0,)]
 
@@ -338,7 +339,7 @@ async def test_damaged_rows_keep_no_other_from_its_vector(
 ) -> None:
     await store.put([make_entry("u1", f"key{n}", "tea", revision=store.clock.stamp()) for n in range(10)])
     await analyse(index, ENGLISH)
-    last = max(one.slot for one in (await index.load("u1")).entries)
+    last = max((await index.load("u1")).stock.slots)
     rows(tmp_path / "local.db", "UPDATE memories SET value = x'ff' WHERE slot <> ?", last)
 
     found = await Vectors([_Always(store)], lambda _: None).without_vector("m", 3)  # type: ignore[list-item]

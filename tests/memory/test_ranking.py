@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memory.language import load_language
+from memory.language import code_of, load_language
 from memory.model import QUERY_MAX
-from memory.ranking import Doc, WorkingSet
+from memory.ranking import Doc, Stock, WorkingSet
+from memory.ranking.packed import spread
 from tests.contract import HOSTILE, make_entry
 from tests.memory.sets import NOW, doc_of, docs_of, keys, said, set_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -347,6 +348,12 @@ def any_memory(dice: random.Random) -> Doc:
     return doc_of(said(key, value, session=dice.choice(["", "s1", "s2"]), minute=minute, scope=SCOPES[len(key) % 3]))
 
 
+def put_into(working: WorkingSet, docs: Iterable[Doc]) -> WorkingSet:
+    for doc in docs:
+        working.put(doc)
+    return working
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_set_that_changed_ranks_like_a_fresh_one(seed: int) -> None:
     dice = random.Random(seed)
@@ -364,13 +371,11 @@ def test_a_set_that_changed_ranks_like_a_fresh_one(seed: int) -> None:
                 working.remove(slot)
                 del held[slot]
             case "replace" if dice.random() < 0.3:
-                wanted = {doc.slot: doc for doc in (any_memory(dice) for _ in range(dice.randint(0, 12)))}
-                working.replace(wanted.values())
-                # What has a slot and a revision that are there already is the same memory.
-                same = [slot for slot, doc in wanted.items() if slot in held and held[slot].revision == doc.revision]
-                held = {slot: held[slot] if slot in same else doc for slot, doc in wanted.items()}
+                held = {doc.slot: doc for doc in (any_memory(dice) for _ in range(dice.randint(0, 12)))}
+                working = set_of(held.values(), words=words)
         audience, query = dice.choice(AUDIENCES), dice.choice(QUERIES)
-        fresh = set_of([doc for doc in held.values() if audience is None or doc.scope in audience], words=words)
+        seen = [doc for doc in held.values() if audience is None or doc.scope in audience]
+        fresh = set_of(seen, words=words) if dice.random() < 0.5 else put_into(WorkingSet(ENGLISH, words), seen)
 
         hits, cut = working.rank(query, 4, audience=audience, now=NOW)
 
@@ -384,9 +389,7 @@ def test_a_set_that_changed_ranks_like_a_fresh_one(seed: int) -> None:
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=9), st.text(max_size=60)), max_size=6), st.text(max_size=40))
 def test_any_text_is_ranked_whatever_the_order_it_came_in(texts: list[tuple[str, str]], query: str) -> None:
     docs = list({doc.slot: doc for doc in docs_of(*texts)}.values())
-    forwards, backwards = set_of(docs), WorkingSet(ENGLISH)
-    for doc in reversed(docs):
-        backwards.put(doc)
+    forwards, backwards = set_of(docs), put_into(WorkingSet(ENGLISH), reversed(docs))
 
     assert forwards.rank(query, 3, now=NOW) == backwards.rank(query, 3, now=NOW)
 
@@ -397,10 +400,91 @@ def test_a_set_that_was_emptied_is_filled_anew() -> None:
     assert keys(working, "oboe") == ["m1"]
 
     working.remove(docs[0].slot)
-    working.replace(docs_of(("m1", "a boat")))
+    working.put(*docs_of(("m1", "a boat")))
 
     assert keys(working, "oboe") == []
     assert keys(working, "boat") == ["m1"]
+
+
+def test_the_sessions_of_many_memories_are_kept_apart() -> None:
+    talk = [("oboe", "s1"), ("boat", "s2"), ("spoon", "s1"), ("vessel", "s2"), ("ship", ""), ("tabby", "s3")]
+    docs = [doc_of(said(f"m{n}", word, session=session, minute=n)) for n, (word, session) in enumerate(talk)]
+
+    for working in (set_of(docs), put_into(WorkingSet(ENGLISH), docs)):
+        assert keys(working, "oboe") == ["m0", "m2"]
+        assert keys(working, "boat")[:2] == ["m1", "m3"]
+        assert "m0" not in keys(working, "boat")
+        assert keys(working, "tabby") == ["m5"]
+
+
+def test_no_word_of_many_is_taken_for_another() -> None:
+    docs = docs_of(*((f"m{n}", " ".join(f"q{n}w{k}" for k in range(20))) for n in range(500)))
+
+    working = set_of(docs)
+
+    assert all(keys(working, f"q{n}w{k}") == [f"m{n}"] for n in range(0, 500, 9) for k in (0, 19))
+    assert not any(keys(working, f"q{n}z") for n in range(1000))
+
+
+def test_what_another_language_packed_is_analysed_anew() -> None:
+    docs = docs_of(("m1", "running"), ("m2", "a boat"))
+    german = load_language("german")
+    slots, revisions = [doc.slot for doc in docs], [doc.revision for doc in docs]
+    packed: list[bytes | None] = [german.pack(german.analyse(doc.entry())) for doc in docs]
+    stock = Stock(slots, [""] * 2, revisions, slots, packed, [doc.entry() for doc in docs], lambda entry: entry)
+
+    assert top(WorkingSet(ENGLISH, stock=stock), "run").why == "run"
+
+
+def test_a_stock_keeps_nothing_of_what_was_forgotten() -> None:
+    entries = [said("m1", "tea"), said("m2", "a boat")]
+    slots, packed = [entry.position[1] for entry in entries], [ENGLISH.pack(ENGLISH.analyse(one)) for one in entries]
+    stock = Stock(
+        slots, [""] * 2, ["1"] * 2, slots, [*packed], [*entries], lambda one: one, [b"model:tea", b"model:boat"]
+    )
+    working = WorkingSet(ENGLISH, stock=stock)
+    assert keys(working, "tea") == ["m1"]
+
+    working.remove(slots[0])
+
+    assert [stock.has_vector(at, b"model:") for at in (0, 1)] == [False, True]
+    assert stock.packed == [None, packed[1]]
+    assert keys(working, "tea") == []
+    assert keys(working, "") == ["m2"]
+
+
+def test_of_what_was_said_at_once_the_older_revision_was_first() -> None:
+    first, second = doc_of(said("a", "an oboe", session="s")), doc_of(said("b", "a boat", session="s"))
+    third = doc_of(said("c", "a spoon", session="s", minute=1))
+    for older, newer in ((first, second), (second, first)):
+        docs = [older._replace(revision="1"), newer._replace(revision="2"), third]
+        for working in (set_of(docs), put_into(WorkingSet(ENGLISH), reversed(docs))):
+            # The one after counts more than the one after that.
+            (spoon, near, far), _ = working.rank("spoon", 3, now=NOW)
+            assert [hit.entry.key for hit in (spoon, near, far)] == ["c", newer.entry().key, older.entry().key]
+
+
+def test_what_is_packed_says_the_same_all_at_once() -> None:
+    entries = [
+        make_entry("u", f"k{n}", value, metadata={"session": session, "at": 1e9 + n})
+        for n, (value, session) in enumerate(
+            [("Ana: tea, tea and teas?", "s"), ("", ""), ("...", "s"), ("東京 🐕 \0 x", "a\nb\0c"), ("tea " * 300, 7)]
+        )
+    ]
+    analyses = [ENGLISH.analyse(entry) for entry in entries]
+
+    found = spread([ENGLISH.pack(analysis) for analysis in analyses])
+
+    terms = [(row, term) for row, said in enumerate(analyses) for term in said.terms.split(" ") if said.counts]
+    assert found.rows.tolist() == [row for row, _ in terms]
+    assert found.codes.tolist() == [code_of(term) for _, term in terms]
+    assert found.counts.tobytes() == b"".join(said.counts for said in analyses)
+    assert found.length.tolist() == [said.length for said in analyses]
+    assert found.at.tolist() == [said.at for said in analyses]
+    assert found.cues.tolist() == [said.cues for said in analyses]
+    assert found.session.tolist() == [code_of(said.session) for said in analyses]
+    assert found.speaker.tolist() == [code_of(said.speaker) for said in analyses]
+    assert len(spread([]).length) == 0
 
 
 def test_nobody_said_anything_in_1970() -> None:
@@ -409,18 +493,6 @@ def test_nobody_said_anything_in_1970() -> None:
     working.remove(docs[0].slot)
 
     assert working.rank("1970-01-01", 5, now=NOW) == ((), 0)
-
-
-def test_what_is_unchanged_is_not_taken_apart_again() -> None:
-    docs = docs_of(*((f"k{n}", f"tea {n}") for n in range(5)))
-    working = set_of(docs)
-    keys(working, "tea")
-    (view,) = working._views.values()
-    before = list(view.docs)
-
-    working.replace(doc._replace(entry=doc.entry) for doc in docs)
-
-    assert all(a is b for a, b in zip(before, view.docs, strict=True))
 
 
 def test_the_size_is_about_what_is_taken() -> None:

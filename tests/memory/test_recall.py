@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -27,6 +28,7 @@ from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.language import Language, load_language
 from memory.model import MemoryEntry, Tombstone, content_hash, from_ms, visible
+from memory.outbox import Outbox
 from memory.ranking import WorkingSet
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
@@ -158,6 +160,53 @@ async def test_what_was_forgotten_is_nowhere_any_more(tmp_path: Path, forgotten:
         assert not reachable(memory.sets, SECRET)
         assert not in_file(tmp_path / "local.db", SECRET)
         assert await found(memory, user_id="u2") == {"pet": "Tom"}
+
+
+async def test_what_came_ready_made_and_was_forgotten_is_nowhere_any_more(tmp_path: Path) -> None:
+    async with alone(tmp_path) as memory:
+        for n in range(60):
+            await memory.store("u1", f"pet{n}", "Rex")
+        await memory.store("u1", "job", f"a {SECRET} by day")
+        await until(lambda: analysed(tmp_path / "local.db"))
+
+    async with alone(tmp_path) as memory:
+        assert await found(memory, SECRET) == {"job": f"a {SECRET} by day"}
+        assert await found(memory, SECRET.replace("x", "z", 1)) == {"job": f"a {SECRET} by day"}  # by those spelt alike
+        assert reachable(memory.sets, SECRET)
+
+        await memory.delete("u1", "job")
+
+        assert not reachable(memory.sets, SECRET)
+        assert await found(memory, SECRET) == {}
+        assert len(await found(memory, "Rex")) == 60
+
+
+async def test_what_is_held_already_is_not_analysed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    analyse = Language.analyse
+
+    def noted(self: Language, entry: MemoryEntry) -> Any:
+        seen.append(entry.key)
+        return analyse(self, entry)
+
+    monkeypatch.setattr(Language, "analyse", noted)
+    sets = WorkingSets()
+    entries = [make_entry("u1", f"key{n}", "tea", revision=f"{n:032x}") for n in range(200)]
+    asked = Asked("tea", 1000, None, "", from_ms(NOW_MS))
+    kept: WorkingSet | None = None
+
+    for begin, end, news in ((0, 100, 100), (0, 100, 0), (0, 110, 10), (5, 200, 90), (5, 200, 0)):
+        seen.clear()
+        hits, _ = await sets.rank("u1", entries[begin:end], asked)
+        assert {hit.entry.key for hit in hits} == {entry.key for entry in entries[begin:end]}
+        assert len(seen) == news
+        held = sets.known("u1")
+        assert held is not None
+        kept, before = held._set, kept
+        assert (kept is before) == (news in (0, 10))  # little is put in place
+    changed = [replace(entry, value="milk", revision=f"{n + 500:032x}") for n, entry in enumerate(entries)]
+    assert len((await sets.rank("u1", changed, asked._replace(query="milk")))[0]) == 200
+    assert not (await sets.rank("u1", changed, asked))[0]
 
 
 def analysed(path: Path) -> bool:
@@ -613,6 +662,55 @@ async def test_signs_are_looked_for_in_all_texts_off_the_loop(tmp_path: Path, mo
 # At once, cut off, too late
 
 
+async def test_only_one_search_begins_in_one_turn_of_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[int] = []
+    turn = 0
+    rank = WorkingSet.rank
+
+    def noted(self: WorkingSet, *given: Any, **how: Any) -> Any:
+        turns.append(turn)
+        return rank(self, *given, **how)
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    async with alone(tmp_path) as memory:
+        for n in range(20):
+            await memory.store(f"u{n}", "drink", "tea")
+        await until(lambda: nothing_waits(tmp_path / "outbox.db"))
+        await until(lambda: analysed(tmp_path / "local.db"))
+        for _ in range(2):
+            turns.clear()
+            monkeypatch.setattr(WorkingSet, "rank", noted)
+            count()
+            everything = await asyncio.gather(*(found(memory, "tea", f"u{n}") for n in range(20)))
+
+            assert everything == [{"drink": "tea"}] * 20
+        assert len(turns) == len(set(turns)) == 20
+
+
+async def test_nothing_is_read_of_a_log_that_is_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    overlay = Outbox.overlay_of_user
+
+    def noted(self: Outbox, user_id: str, *given: Any) -> Any:
+        asked.append(user_id)
+        return overlay(self, user_id, *given)
+
+    monkeypatch.setattr(Outbox, "overlay_of_user", noted)
+    async with alone(tmp_path) as memory:
+        await memory.store("u1", "drink", "tea")
+        await until(lambda: nothing_waits(tmp_path / "outbox.db"))
+        assert await found(memory, "tea") == {"drink": "tea"}
+        assert not asked
+        with locked(tmp_path / "local.db"):
+            await memory.put([make_entry("u1", "pet", "Rex", revision=memory.clock.stamp())])
+            assert await found(memory) == {"drink": "tea", "pet": "Rex"}
+        assert asked
+
+
 async def test_searches_and_writes_of_one_user_at_once_end_in_agreement(tmp_path: Path) -> None:
     async with alone(tmp_path) as memory:
         await memory.store("u1", "key0", "tea")
@@ -635,18 +733,19 @@ async def test_a_search_cut_off_while_a_thread_reads_leaves_nothing_half_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
-    put_many = HeldSet._put_many
+    rank = WorkingSet.rank
 
-    def slow(self: HeldSet, items: Any, make: Any) -> None:
+    def slow(self: WorkingSet, *given: Any, **how: Any) -> Any:
         if began.is_set():
-            put_many(self, items, make)
-        else:
-            began.set()
-            go_on.wait(10)
-            put_many(self, items, make)
+            return rank(self, *given, **how)
+        began.set()
+        go_on.wait(10)
+        try:
+            return rank(self, *given, **how)
+        finally:
             ended.set()
 
-    monkeypatch.setattr(HeldSet, "_put_many", slow)
+    monkeypatch.setattr(WorkingSet, "rank", slow)
     async with alone(tmp_path, deadline_s=0.3 if how == "too late" else 10.0) as memory:
         entries = [make_entry("u1", f"key{n}", f"tea {n}", revision=memory.clock.stamp()) for n in range(200)]
         await memory.put(entries)

@@ -5,12 +5,14 @@ An entry's analysis and vector stand in its own row, and so go when it is replac
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memory.backend import Shelf, Shelved
+from memory.backend import Shelf
 from memory.backends.sqlite import tables
 from memory.errors import BackendUnavailableError
 from memory.model import MemoryEntry, UserDigest, user_hash_of
+from memory.ranking import Stock
 from memory.sqlite_file import fetch, in_transaction
 from memory.uncollected import uncollected
 
@@ -28,7 +30,14 @@ SELECT d.count, d.xor, m.revision FROM digests AS d
 LEFT JOIN memories AS m ON m.user_id = d.user_hash AND m.slot = '' WHERE d.user_hash = ?
 """
 
-_ALL = f"SELECT {tables.COLUMNS}, hash, analysis, coalesce(vector, x'') FROM memories WHERE user_id = ?"
+_ALL = f"SELECT {tables.COLUMNS.removeprefix('user_id, ')}, hash, analysis, vector FROM memories WHERE user_id = ?"
+_SAID, _KEY, _WIDTH = 8, 3, 11
+_TYPES: dict[int, set[type]] = {
+    **{at: {str} for at in (0, 1, 2, 8)},
+    9: {bytes},
+    10: {bytes, type(None)},
+}
+"""What the columns of sound rows that were analysed are: slot, revision, scope, hash; analysis; vector."""
 
 _UNFINISHED = """
 SELECT d.user_id FROM digests AS d LEFT JOIN indexed AS i ON i.user_hash = d.user_hash AND i.kind = ?1
@@ -113,28 +122,43 @@ def _shelf(db: sqlite3.Connection, user_id: str) -> Shelf:
     try:
         with uncollected():
             digest, rows = _digest(db, user_id), fetch(db, _ALL, [user_id])
-            entries = [one for row in rows if row[4] is not None and (one := _shelved(row)) is not None]
     finally:
         db.execute("COMMIT")
-    deleted = {row[1]: row[2] for row in rows if row[4] is None and tables.sound(row[2])}
-    return Shelf(digest, entries, deleted, _entry)
+    with uncollected():
+        deleted: dict[str, str] = {}
+        columns = _columns(rows)
+        if None in columns[_KEY]:
+            deleted = {row[0]: row[1] for row in rows if row[_KEY] is None and tables.sound(row[1])}
+            rows = [row for row in rows if row[_KEY] is not None]
+            columns = _columns(rows)
+        if not all(set(map(type, columns[at])) <= types for at, types in _TYPES.items()):
+            rows = [one for row in rows if (one := _repaired(user_id, row)) is not None]
+            columns = _columns(rows)
+        slots, revisions, scopes, *_, contents, packed, vectors = columns
+        kept = None if vectors.count(None) == len(vectors) else [vector or b"" for vector in vectors]
+        entry = partial(_entry, user_id)
+        return Shelf(digest, Stock(slots, scopes, revisions, contents, list(packed), rows, entry, kept), deleted)
 
 
-def _shelved(row: tuple[Any, ...]) -> Shelved | None:
-    """Return what *row* is ranked by; None if it is damaged, as far as that shows.
+def _columns(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * _WIDTH
+
+
+def _repaired(user_id: str, row: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Return *row* without what is damaged of what was made of it; None if it is damaged itself, as far as that shows.
 
     What was analysed has been an entry, and becomes one again when it is shown.
     """
-    said, (content, analysis, vector) = row[:9], row[9:]
-    if not type(row[1]) is type(row[2]) is type(row[3]) is type(content) is str:
+    *said, content, analysis, vector = row
+    if not type(row[0]) is type(row[1]) is type(row[2]) is type(content) is str:
         return None
     if type(analysis) is not bytes:
         analysis = None
-        if _entry(said) is None:
+        if _entry(user_id, row) is None:
             return None
-    return Shelved(row[1], row[3], row[2], content, analysis, vector if type(vector) is bytes else b"", said)
+    return (*said, content, analysis, vector if type(vector) is bytes else None)
 
 
-def _entry(row: tuple[Any, ...]) -> MemoryEntry | None:
-    found = tables.records_in([row])
+def _entry(user_id: str, row: tuple[Any, ...]) -> MemoryEntry | None:
+    found = tables.records_in([(user_id, *row[:_SAID])])
     return found[0] if found and isinstance(found[0], MemoryEntry) else None
