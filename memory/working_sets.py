@@ -36,9 +36,6 @@ _LETTERS_AT_ONCE = 5_000
 
 T = TypeVar("T")
 
-_UNKNOWN = 1_000_000
-"""Letters that a memory may have of which that is not known."""
-
 _MANY = 10_000
 """Memories from which on even to rank them would hold up the loop."""
 
@@ -127,8 +124,7 @@ class HeldSet:
 
     def _new(self, stock: Stock, slot: str) -> New:
         at = stock.places[slot]
-        packed = stock.packed[at]
-        letters = 0 if packed is not None and self._language.packed([packed]) else _UNKNOWN
+        letters = stock.letters(at, self._language)
         doc = partial(stock.doc, at, self._language)
         return New(slot, stock.revisions[slot], stock.contents[slot], letters, doc)
 
@@ -159,7 +155,7 @@ class HeldSet:
         )
         # The first time for an audience all that it may see is put in order; signs are looked for in all texts.
         quick = self._set.has_view(asked.audience) and (not asked.query or any(map(str.isalnum, asked.query)))
-        if len(self.revisions) > (_MANY if quick else _AT_ONCE) or not self._set.analysed:
+        if len(self.revisions) > (_MANY if quick else _AT_ONCE) or self._set.letters > _LETTERS_AT_ONCE:
             hits, cut = await asyncio.to_thread(_uncollected, work)
         else:
             hits, cut = work()
@@ -265,7 +261,11 @@ def _stock_of(entries: list[MemoryEntry]) -> Stock:
     slots = [entry.position[1] for entry in entries]
     scopes, revisions = [entry.scope for entry in entries], [entry.revision for entry in entries]
     values = [entry.value for entry in entries]
-    return Stock(slots, scopes, revisions, values, [None] * len(entries), list(entries), _itself)
+    return Stock(slots, scopes, revisions, values, [None] * len(entries), entries, _itself, letters=_letters)
+
+
+def _letters(entry: MemoryEntry) -> int:
+    return len(entry.value)
 
 
 def _itself(entry: MemoryEntry) -> MemoryEntry:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _DOC_BYTES = 650
 _STOCKED_BYTES = 250
 
+_UNKNOWN = 1_000_000
+"""Letters that a memory may have of which that is not known."""
+
 
 class Doc(NamedTuple):
     """One memory as ranking sees it.
@@ -46,6 +49,7 @@ class Stock:
         packed: Language.pack of each, or what is to be made anew: None, another language's, something damaged.
         rows: what *entry* makes each memory of; it returns None for what is damaged.
         vectors: of a text embedder, each behind the mark of its model; none if nobody has one.
+        letters: how long the text of a row is, if that is known without making the memory.
 
     Attributes:
         revisions, contents: of each slot; not used here, so whoever has the stock may go on with them.
@@ -63,6 +67,7 @@ class Stock:
         rows: list[Any],
         entry: Callable[[Any], MemoryEntry | None],
         vectors: list[bytes] | None = None,
+        letters: Callable[[Any], int] | None = None,
     ) -> None:
         self.revisions = dict(zip(slots, revisions, strict=True))
         self.contents = dict(zip(slots, contents, strict=True))
@@ -76,11 +81,19 @@ class Stock:
         self._rows = rows
         self._entry = entry
         self._vectors = vectors or []
+        self._letters = letters
         self._docs: dict[int, Doc] = {}
 
     def entry(self, at: int) -> MemoryEntry | None:
         """Return a memory itself, from any thread; None if it is damaged."""
         return self._entry(self._rows[at])
+
+    def letters(self, at: int, language: Language) -> int:
+        """Return how many letters of a memory have yet to be analysed; a great many where that is not known."""
+        packed = self.packed[at]
+        if packed is not None and language.packed([packed]):
+            return 0
+        return _UNKNOWN if self._letters is None else self._letters(self._rows[at])
 
     def pack(self, at: int, language: Language) -> bytes | None:
         """Return what *language* packed of a memory, or packs of it now; None if it is damaged."""
@@ -155,9 +168,9 @@ class Memories:
         return stocked + sum(_DOC_BYTES + 2 * len(doc.analysis.terms) + len(doc.vector) for doc in self._docs.values())
 
     @property
-    def ready(self) -> bool:
-        """Whether nothing is left to be analysed; takes a microsecond a memory, until it is so."""
-        return self.complete or self._language.packed(self._stock.packed)
+    def letters(self) -> int:
+        """How many letters have yet to be analysed; takes a microsecond a memory, until it is none."""
+        return 0 if self.complete else sum([self._stock.letters(at, self._language) for at in self._places.values()])
 
     def fill_in(self, known: Callable[[str], bytes | None]) -> None:
         """Let all have their analysis.

@@ -75,9 +75,9 @@ class WorkingSet:
         return len(self._views)
 
     @property
-    def analysed(self) -> bool:
-        """Whether ranking has nothing to analyse; to find out takes a microsecond a memory, until it is so."""
-        return self._memories.ready
+    def letters(self) -> int:
+        """How many letters ranking has yet to analyse; to find out takes a microsecond a memory, until it is none."""
+        return self._memories.letters
 
     def has_view(self, audience: Audience) -> bool:
         """Return whether all that *audience* may see is in order, so that ranking takes little time."""
