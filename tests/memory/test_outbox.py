@@ -347,6 +347,7 @@ async def test_a_write_that_nobody_waits_for_any_more_does_not_come_after_a_late
 @pytest.mark.parametrize("fate", ["removed", "damaged"])
 async def test_an_outbox_that_is_gone_is_made_anew_and_says_so(outbox: Outbox, path: Path, fate: str) -> None:
     before = await outbox.append([draft("before")])
+    await all_offered(outbox)
     replaced: list[str] = []
     outbox.on_replaced = lambda: replaced.append(fate)
     path.unlink()

@@ -50,7 +50,8 @@ async def until(condition: Any, within_s: float = 10.0) -> None:
 
 
 def healthy(memory: UnifiedMemoryBackend) -> bool:
-    return bool(memory.report())
+    """Return whether all lights are green, and nothing is on its way to a store of this machine."""
+    return bool(memory.report()) and memory.outbox.offered == memory.outbox.newest
 
 
 def remove(path: Path) -> None:
