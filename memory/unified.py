@@ -321,6 +321,7 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def past(self, user_id: str) -> list[MemoryEntry]:
         """Return the earlier values of a user's live entries, oldest first, as a store of this machine has them."""
+        await self.outbox.handed_over()
         for replica in self.replicas:
             if replica.usable and replica.store.is_local:
                 return await replica.call("read the history", partial(replica.store.past, user_id))

@@ -111,7 +111,9 @@ async def chat(tmp_path: Path, limits: dict[str, Any], has_model: bool, deadline
 async def test_i_live_in_oslo_and_nobody_else_hears_of_it(chat: Chat) -> None:
     assert "Oslo" in await chat.ask(chat.you, "I live in Oslo, remember that")
     for store in (chat.small.mcp, chat.small.sqlite):
-        assert list((await store.inner.get_all(str(chat.you.id))).values()) == ["Oslo"]
+        async with asyncio.timeout(5):
+            while list((await store.inner.get_all(str(chat.you.id))).values()) != ["Oslo"]:  # noqa: ASYNC110 - it follows
+                await asyncio.sleep(0.001)
 
     assert "Oslo" in await chat.ask(chat.you, "where do I live?")
     assert "Oslo" not in await chat.ask(chat.ana, "where do I live?")

@@ -283,6 +283,7 @@ async def test_an_entry_waits_for_no_store_and_a_deletion_for_those_of_this_mach
 
     leg.go_on.set()
     await outbox.append([draft("pet", "Rex")])
+    await all_offered(outbox)
     leg.go_on.clear()
     await outbox.append([draft("job", "cook")])
     deletion = asyncio.create_task(outbox.append([Tombstone(*kept.records[0].position)]))

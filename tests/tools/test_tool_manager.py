@@ -485,7 +485,9 @@ async def test_one_store_is_enough_to_remember(tools: ToolManager, small: SmallM
     small.mcp.fault = "down"
 
     assert tools.remember_user_info("1", "drink", "tea").startswith("Got it!")
-    assert (await small.sqlite.retrieve("1", "drink")) is not None
+    async with asyncio.timeout(5):
+        while await small.sqlite.retrieve("1", "drink") is None:  # noqa: ASYNC110 - it follows by itself
+            await asyncio.sleep(0.001)
 
 
 # The flag.
@@ -518,7 +520,9 @@ async def test_with_the_flag_off_legacy_takes_writes_and_the_others_are_fed(
 
     assert not state.is_on
     assert await small.legacy.get_all("1") == {"drink": "water", "team": "Eagles"}
-    assert await small.sqlite.get_all("1") == {"drink": "water", "team": "Eagles"}
+    async with asyncio.timeout(5):
+        while await small.sqlite.get_all("1") != {"drink": "water", "team": "Eagles"}:  # noqa: ASYNC110 - it follows
+            await asyncio.sleep(0.001)
     assert tools.search_user_memory("1", "team") == "team: Eagles"
     assert tools.search_user_memory("1", "drink") == "drink: water"
     assert (await tools.status())["path"] == "legacy"
