@@ -184,14 +184,15 @@ class WorkingSets:
         """Have the set of *user_id*, which may be empty, for oneself. When something fails inside, it is let go of.
 
         Raises:
-            TimeoutError: somebody else had it for *patience_s* seconds.
+            TimeoutError: others had it for *patience_s* seconds.
         """
+        end = None if patience_s is None else asyncio.get_running_loop().time() + patience_s
         while True:
             held = self._held.get(user_id)
             if held is None:
                 held = self._held[user_id] = HeldSet(user_id, self.language, self._words)
             self._held.move_to_end(user_id)
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout_at(end):
                 await held.lock.acquire()
             try:
                 if self._held.get(user_id) is not held:

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -785,6 +785,32 @@ async def test_whoever_waited_for_a_set_that_was_let_go_of_gets_a_new_one() -> N
 
     assert await waiting is not first
     assert sets.known("u1") is await waiting
+
+
+async def test_patience_does_not_begin_anew_with_each_set_that_was_let_go_of() -> None:
+    sets = WorkingSets()
+    has_it = asyncio.Event()
+
+    async def keep_it() -> None:
+        """Have one set after the other, each before the last is let go of."""
+        async with AsyncExitStack() as last:
+            await last.enter_async_context(sets.held("u1"))
+            has_it.set()
+            for _ in range(20):
+                await asyncio.sleep(0.02)
+                sets.drop("u1")
+                async with AsyncExitStack() as following:
+                    await following.enter_async_context(sets.held("u1"))
+                    await last.aclose()
+                    last.push_async_exit(following.pop_all())
+
+    keeping = asyncio.create_task(keep_it())
+    await has_it.wait()
+
+    with pytest.raises(TimeoutError):
+        await sets.held("u1", 0.1).__aenter__()
+
+    await keeping
 
 
 @pytest.mark.real
