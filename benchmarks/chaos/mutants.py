@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from memory import antientropy, model, unified
 from memory.backends.legacy import backend as legacy_backend
+from memory.backends.legacy import telling
 from memory.backends.sqlite import SQLiteMemoryBackend, tables
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.flagged import FlaggedMemory
@@ -193,7 +194,7 @@ def _legacy_comparison_off() -> None:
 def _absorbing_off() -> None:
     """What another program writes into the predecessor's database is shown, and kept nowhere else."""
     vars(legacy_backend)["absorb_some"] = lambda *_: (None, 0)
-    vars(legacy_backend)["note_news"] = lambda *_: 0
+    vars(telling)["_is_noted"] = lambda *_: True
 
 
 def _user_in(db: sqlite3.Connection, record: Record, users: dict[str, _User]) -> _User:

@@ -8,11 +8,12 @@ import secrets
 import sqlite3
 import time
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from memory.backend import PAGE, StoreBackend
-from memory.backends.legacy import tables
-from memory.backends.legacy.ledger import Ledger, absorb_some, note_news
+from memory.backends.legacy import tables, telling
+from memory.backends.legacy.ledger import Ledger, absorb_some
 from memory.errors import BackendUnavailableError
 from memory.model import (
     Audience,
@@ -138,19 +139,26 @@ class LegacyMemoryBackend(StoreBackend):
                 said = [record for record in said if isinstance(record, MemoryEntry) and record.key == key]
             return list(newest([*tables.grave_of(db, user_hash_of(user_id)), *said]).values())
 
-        return Page(tuple(await self._file.run("retrieve", job)), None, (self.name,))
+        found = await self._file.run("retrieve", partial(tables.at_one_moment, job=job))
+        return Page(tuple(found), None, (self.name,))
 
     async def scan(self, user_id: str | None = None, after: Position | None = None, limit: int = PAGE) -> Page:
+        def known(db: sqlite3.Connection) -> tuple[list[Record], Position | None] | None:
+            if self._absorbed != tables.data_version(db):
+                return None
+            records, following = tables.known_page(db, user_id, after, limit, self.clock.now_ms())
+            if user_id is not None and after is None:
+                records = tables.grave_of(db, user_hash_of(user_id)) + records
+            return records, following
+
         def job(db: sqlite3.Connection) -> tuple[list[Record], Position | None, int]:
+            page = tables.at_one_moment(db, known)
+            if page is not None:
+                return *page, 0
             now_ms = self.clock.now_ms()
-            if self._absorbed == tables.data_version(db):
-                records, following = tables.known_page(db, user_id, after, limit, now_ms)
-                if user_id is not None and after is None:
-                    records = tables.grave_of(db, user_hash_of(user_id)) + records
-                return records, following, 0
             if user_id is None:
-                found = tables.scan_all(db, after, limit + 1, now_ms)
-                return found[:limit], found[limit - 1].position if len(found) > limit else None, 0
+                found, news = telling.everybody(db, after, limit + 1, now_ms)
+                return found[:limit], found[limit - 1].position if len(found) > limit else None, news
             found, news = self._whole(db, user_id, now_ms)
             graves = [record for record in found[:1] if not record.position[1]] if after is None else []
             behind = [r for r in found if r.position[1] > (after[1] if after else "")]
@@ -169,9 +177,7 @@ class LegacyMemoryBackend(StoreBackend):
         news = 0
         state = (user_id, tables.data_version(db), self._writes)
         if self._read[0] != state:
-            # Whoever is told of a row may keep it, so from now on that it is gone must show.
-            news = note_news(db, user_id, now_ms)
-            found = tables.records_of(db, user_id, now_ms)
+            found, news = telling.records_of(db, user_id, now_ms)
             self._read = (state, [found[position] for position in sorted(found, key=lambda p: p[1])])
         return self._read[1], news
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memory.backends.legacy import tables
-from memory.backends.legacy.rows import Said, tell, text_of
+from memory.backends.legacy.rows import Said, text_of
 from memory.errors import MemoryRejectedError
 from memory.model import (
     MemoryEntry,
@@ -24,7 +24,6 @@ from memory.model import (
     to_ms,
     user_hash_of,
 )
-from memory.sqlite_file import in_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,13 +88,11 @@ class Ledger:
         self._note(new.user_id, slot, Said(new, row_id))
         return 1
 
-    def absorb(self, user_id: str) -> int:
-        """Take into `memory_sync` what another program wrote about a user; return how many rows were read."""
-        rows = tables.rows_of(self._db, user_id)
-        known = {sync.slot: sync for sync in tables.syncs_of(self._db, user_id)}
-        told = tell(user_id, known.values(), rows, self._now_ms)
-        self._absorb(user_id, known, told.slots)
-        return len(rows)
+    def absorb(self, user_id: str) -> Found:
+        """Take into `memory_sync` what another program wrote about a user; return what there is."""
+        found = tables.look_up_all(self._db, user_id, self._now_ms)
+        self._absorb(user_id, found.known, found.told.slots)
+        return found
 
     def close(self) -> None:
         """Write the digests."""
@@ -253,31 +250,9 @@ def absorb_some(db: sqlite3.Connection, after: str, most: int, now_ms: int) -> t
     name: str | None = after
     rows = 0
     while rows < most and (name := tables.next_user(db, name or "")) is not None:
-        rows += ledger.absorb(name) + 1
+        rows += len(ledger.absorb(name).rows) + 1
     ledger.close()
     return name, ledger.changes
-
-
-def note_news(db: sqlite3.Connection, user_id: str, now_ms: int) -> int:
-    """Absorb what another program wrote about one user, if it did; only then is anything written.
-
-    Returns how many records were news.
-    """
-    syncs = {sync.slot: sync for sync in tables.syncs_of(db, user_id)}
-    told = tell(user_id, syncs.values(), tables.rows_of(db, user_id), now_ms).slots
-    grave = max((record.revision for record in tables.grave_of(db, user_hash_of(user_id))), default="")
-    known = {slot: (sync.revision, sync.row_id) for slot, sync in syncs.items()}
-    said = {slot: (one.record.revision, one.row_id) for slot, one in told.items() if one.record.revision > grave}
-    if known == said:
-        return 0
-
-    def job(db: sqlite3.Connection) -> int:
-        ledger = Ledger(db, now_ms)
-        ledger.absorb(user_id)
-        ledger.close()
-        return ledger.changes
-
-    return in_transaction(db, job)
 
 
 def _find_user(db: sqlite3.Connection, user_hash: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from memory.backends.legacy.rows import Row, Sync, Told, tell, text_of
 from memory.model import (
@@ -20,7 +20,6 @@ from memory.model import (
     StoreIdentity,
     UserDigest,
     UserTombstone,
-    newest,
     record_hash,
     slot_of,
     user_hash_of,
@@ -29,7 +28,9 @@ from memory.revision import is_damaged
 from memory.sqlite_file import fetch, in_transaction, text_or_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
+
+T = TypeVar("T")
 
 # A row of `memory_sync` is an entry (row_id says where its text is), a tombstone (deleted), or, with the hash of a
 # user's id as user_id and no slot, a user's tombstone. A row of the digests is a UserDigest; xor in hex. What the
@@ -191,6 +192,20 @@ def place_scoped(db: sqlite3.Connection, *, hide: bool) -> None:
         db.execute("UPDATE OR REPLACE memory_sync_scopes SET row_id = ? WHERE row_id = ?", [there, row_id])
 
 
+def at_one_moment(db: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
+    """Run *job*, which only reads, so that nobody writes between its statements.
+
+    Of a row from before a change and what `memory_sync` says of it after, it would seem that another program had
+    changed it back. Keep it short: without a log nobody can write meanwhile.
+    """
+    db.execute("BEGIN")
+    try:
+        return job(db)
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
 class Found(NamedTuple):
     """What the file knows, has, and says about some slots of a user."""
 
@@ -223,6 +238,13 @@ def look_up(
     return Found(known, rows, tell(user_id, known.values(), rows, now_ms))
 
 
+def look_up_all(db: sqlite3.Connection, user_id: str, now_ms: int) -> Found:
+    """Return what the file knows, has and says about every slot of a user."""
+    known = {sync.slot: sync for sync in syncs_of(db, user_id)}
+    rows = rows_of(db, user_id)
+    return Found(known, rows, tell(user_id, known.values(), rows, now_ms))
+
+
 def _rows_under(db: sqlite3.Connection, user_id: str, key: str) -> dict[int, Row]:
     """Return the rows of a key, however another program has encoded it."""
     raw = key.encode()
@@ -243,12 +265,6 @@ def syncs_of(db: sqlite3.Connection, user_id: str) -> list[Sync]:
     """Return what is known of a user's slots."""
     sql = f"SELECT {_SYNC_COLUMNS} FROM memory_sync WHERE user_id = ? AND slot <> ''"
     return [Sync(*row) for row in db.execute(sql, [user_id])]
-
-
-def records_of(db: sqlite3.Connection, user_id: str, now_ms: int) -> dict[Position, Record]:
-    """Return what this file says of one user: what we wrote, as another program may have changed it since."""
-    told = tell(user_id, syncs_of(db, user_id), rows_of(db, user_id), now_ms)
-    return newest([*grave_of(db, user_hash_of(user_id)), *(said.record for said in told.slots.values())])
 
 
 def grave_of(db: sqlite3.Connection, user_hash: str) -> list[Record]:
@@ -291,19 +307,6 @@ def _rows_by_id(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, Row]:
         sql = f"SELECT {_ROW_COLUMNS} FROM memory_sync_rows WHERE id IN ({', '.join('?' * len(some))})"
         rows |= {row[0]: Row(*row) for row in db.execute(sql, some)}
     return rows
-
-
-def scan_all(db: sqlite3.Connection, after: Position | None, limit: int, now_ms: int) -> list[Record]:
-    """Return up to *limit* records of everybody behind *after*, in the order of their positions."""
-    records: list[Record] = []
-    name = after[0] if after is not None else next_name(db, "")
-    while name is not None and len(records) < limit:
-        found = dict(records_of(db, name, now_ms))
-        found = {position: record for position, record in found.items() if position[1]}
-        found |= {grave.position: grave for grave in grave_of(db, name)}
-        records += [found[p] for p in sorted(found) if after is None or p > after]
-        name = next_name(db, name)
-    return records[:limit]
 
 
 def next_name(db: sqlite3.Connection, after: str) -> str | None:

@@ -1,0 +1,123 @@
+"""The legacy backend beside others who write into its file at any moment, also between two of our statements."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing, suppress
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from memory.backends.legacy import LegacyMemoryBackend
+from memory.backends.legacy.ledger import Ledger
+from memory.model import MemoryEntry, newest
+from memory.sqlite_file import in_transaction
+from tests.contract import make_entry, revision
+from tests.memory.test_legacy import PREDECESSOR, query
+from tests.memory.test_recovery import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from memory.model import Record
+
+WRITES = (
+    "UPDATE memories SET value = 'coffee', updated_at = '2025-03-01 10:00:00' WHERE user_id = '1' AND key = 'drink'",
+    "INSERT INTO memories (user_id, key, value) VALUES ('1', 'pet', 'Rex')",
+)
+DELETES = "DELETE FROM memories WHERE user_id = '1' AND key IN ('drink', 'pet')"
+
+
+class Intruder:
+    """Does something to the file just before a certain statement of ours, if the file is free then."""
+
+    def __init__(self, path: Path, statement: int, work: Callable[[sqlite3.Connection], object]) -> None:
+        self.came = False
+        self._path = path
+        self._left = statement
+        self._work = work
+
+    def __call__(self, _: str) -> None:
+        self._left -= 1
+        if self._left == -1:
+            self.came = True
+            with (
+                suppress(sqlite3.OperationalError),  # it is locked: whoever came would have to wait
+                closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as db,
+            ):
+                in_transaction(db, self._work)
+
+
+async def beside(
+    folder: Path, journal: str, work: Callable[[sqlite3.Connection], object]
+) -> AsyncIterator[tuple[Path, LegacyMemoryBackend, Intruder]]:
+    """Yield a new file, looked through, and whoever comes before its first statement, its second, and so on.
+
+    Until nobody comes any more, because so many statements are never made.
+    """
+    for number in count():
+        path = folder / f"jakey {number}.db"
+        with closing(sqlite3.connect(path)) as db:
+            db.executescript(f"PRAGMA journal_mode = {journal}; {PREDECESSOR}")
+        intruder = Intruder(path, number, work)
+        async with LegacyMemoryBackend(path) as legacy:
+            await until(lambda legacy=legacy: legacy.comparable)
+            yield path, legacy, intruder
+        if not intruder.came:
+            return
+
+
+async def watch(legacy: LegacyMemoryBackend, intruder: Intruder | None) -> None:
+    """Let *intruder* come, or nobody any more."""
+    await legacy._file.run("watch", lambda db: db.set_trace_callback(intruder))
+
+
+async def told(legacy: LegacyMemoryBackend, user_id: str | None) -> list[Record]:
+    return [record async for page in legacy.pages(user_id) for record in page.records]
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("user_id", ["1", None])
+@pytest.mark.parametrize("quiet", [True, False])
+async def test_whatever_was_told_of_anothers_row_is_known_to_be_gone_when_the_row_is(
+    tmp_path: Path, journal: str, user_id: str | None, quiet: bool
+) -> None:
+    """*quiet*: nobody has written anything since the file was looked through."""
+
+    def write(db: sqlite3.Connection) -> None:
+        for statement in WRITES:
+            db.execute(statement)
+
+    async for path, legacy, intruder in beside(tmp_path, journal, write):
+        if not quiet:
+            query(path, "INSERT INTO memories (user_id, key, value) VALUES ('1', 'city', 'Rome')")
+        await watch(legacy, intruder)
+        before = await told(legacy, user_id)  # a comparison hands this to the others
+        await watch(legacy, None)
+        query(path, DELETES)
+
+        after = await told(legacy, user_id)
+
+        left = [record for record in newest([*before, *after]).values() if isinstance(record, MemoryEntry)]
+        assert {record.key for record in left if record.user_id == "1"} == ({"team"} if quiet else {"team", "city"})
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+async def test_what_is_read_is_as_it_was_at_one_moment(tmp_path: Path, journal: str) -> None:
+    old = make_entry("1", "drink", "water", revision=revision(1_760_000_000_000))
+    new = make_entry("1", "drink", "wine", revision=revision(1_770_000_000_000))
+
+    def write(db: sqlite3.Connection) -> None:
+        ledger = Ledger(db, 0)
+        ledger.put(new)
+        ledger.close()
+
+    async for _, legacy, intruder in beside(tmp_path, journal, write):
+        await legacy.put([old])
+        await watch(legacy, intruder)
+
+        page = await legacy.get("1", "drink", None)
+
+        assert page.records in ((old,), (new,))
