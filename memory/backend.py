@@ -43,6 +43,7 @@ from memory.model import (
 )
 from memory.report import HealthReport, StoreHealth, StoreState
 from memory.revision import HybridLogicalClock, one_above
+from memory.wire import record_from_text
 from memory.working_sets import Asked, WorkingSets
 
 if TYPE_CHECKING:
@@ -500,6 +501,13 @@ class StoreBackend(MemoryBackend):
     @abstractmethod
     async def claim(self, installation_id: str) -> None:
         """Make the store belong to *installation_id*, whoever it belonged to."""
+
+    async def put_texts(self, texts: Sequence[str]) -> int:
+        """Keep the records that *texts* stand for (wire.record_to_text), as `put` does.
+
+        Unlike `put`, it need not look into them where the store itself does.
+        """
+        return await self.put([record_from_text(text) for text in texts])
 
     @abstractmethod
     async def buckets(self) -> dict[str, tuple[int, int]]:

@@ -19,7 +19,7 @@ from memory.outbox import LAG_MAX
 from memory.report import StoreHealth, StoreState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from memory.backend import StoreBackend
     from memory.health import ProbePlan
@@ -165,9 +165,8 @@ class Replica(Member):
             await self._put(records[at : at + self._batch])
 
     async def _put(self, records: Sequence[Record]) -> None:
-        batch, began = self._batch, self._now()
         try:
-            await self.call("catch up", lambda: self.store.put(records))
+            await self._in_time(len(records), partial(self.store.put, records))
         except MemoryRejectedError as exc:
             if len(records) == 1:
                 await self._park(records[0], str(exc))
@@ -175,16 +174,26 @@ class Replica(Member):
             half = len(records) // 2
             await self._put(records[:half])
             await self._put(records[half:])
+        else:
+            await self._took(records)
+
+    async def _in_time(self, count: int, put: Callable[[], Awaitable[int]]) -> None:
+        """Call *put*, which hands over *count* records, and learn from it how many the store takes in its time."""
+        batch, began = self._batch, self._now()
+        try:
+            await self.call("catch up", put)
         except BackendUnavailableError as exc:
             if not exc.readable:
                 self._batch = max(1, batch // 4)
             raise
-        else:
-            if self._now() - began < self._timeout_s / 2:  # else a bigger one would be too late, and end its health
-                self._batch = min(self.store.batch, max(batch, len(records)) + 1 + batch // 4)
-            if not self._parked.keys().isdisjoint(map(owner_hash, records)):
-                await self._outbox.unpark(self.name, records)
-                await self.look_up_parked()
+        if self._now() - began < self._timeout_s / 2:  # else a bigger one would be too late, and end its health
+            self._batch = min(self.store.batch, max(batch, count) + 1 + batch // 4)
+
+    async def _took(self, records: Sequence[Record]) -> None:
+        """Strike off what the store refused before and has now."""
+        if not self._parked.keys().isdisjoint(map(owner_hash, records)):
+            await self._outbox.unpark(self.name, records)
+            await self.look_up_parked()
 
     async def confirm(self, seq: int) -> None:
         """Return when the store has everything up to row *seq*."""
@@ -381,14 +390,25 @@ class Replica(Member):
     async def _hand_over(self, rows: Sequence[Row]) -> None:
         first = rows[0].seq
         try:
-            await self.deliver([row.record for row in rows])
+            await self._put_rows(rows)
         except BackendUnavailableError as exc:
             tries = self._stuck[1] + 1 if self._stuck[0] == first else 1
             self._stuck = (first, tries)
             if len(rows) > 1 or tries < _TRIES or exc.readable:
                 raise
-            await self._park(rows[0].record, f"failed {tries} times, while everything else worked: {exc.reason}")
+            for record in await self._outbox.records(rows):
+                await self._park(record, f"failed {tries} times, while everything else worked: {exc.reason}")
         self._stuck = (0, 0)
+
+    async def _put_rows(self, rows: Sequence[Row]) -> None:
+        """Put *rows* as they are written; only if the store refuses them, or did refuse others, look into them."""
+        try:
+            await self._in_time(len(rows), partial(self.store.put_texts, [row.text for row in rows]))
+        except MemoryRejectedError:
+            await self.deliver(await self._outbox.records(rows))
+        else:
+            if self._parked:
+                await self._took(await self._outbox.records(rows))
 
     async def _park(self, record: Record, reason: str) -> None:
         if await self._outbox.park(self.name, record, reason):

@@ -1,7 +1,8 @@
-"""Records, digests and identities as JSON, for whatever carries them: the MCP tools today, files tomorrow."""
+"""Records, digests and identities as JSON, for whatever carries or keeps them: the MCP tools, the outbox, files."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _XOR = re.compile(r"[0-9a-f]{16}")
 _COUNT_MAX = 2**53  # above it JSON numbers are no longer exact everywhere
 _ID_MAX = 128
+
+_as_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each
 
 
 def record_to_json(record: Record) -> dict[str, Any]:
@@ -64,6 +67,22 @@ def record_from_json(data: dict[str, Any]) -> Record:
     except (TypeError, ValueError, OverflowError, OSError) as exc:  # OSError: a time that the platform cannot say
         raise MemoryRejectedError("record", "is malformed") from exc
     return record
+
+
+def record_to_text(record: Record) -> str:
+    """Return *record* as the text of a JSON object."""
+    return _as_json(record_to_json(record))
+
+
+def record_from_text(text: str) -> Record:
+    """Return the record that *text* stands for; MemoryRejectedError says why if it stands for none."""
+    try:
+        data = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise MemoryRejectedError("record", "is not JSON", "the text of a JSON object") from exc
+    if not isinstance(data, dict):
+        raise MemoryRejectedError("record", "is not an object")
+    return record_from_json(data)
 
 
 def page_to_json(page: Page) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from memory.errors import BackendUnavailableError
+from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import MemoryEntry, Page
 from memory.outbox import tables
 from memory.outbox.tables import Kept, Parked, Row
@@ -328,14 +328,21 @@ class Outbox:
         return await self._read("read", lambda db: tables.overlay_page(db, after, limit))
 
     async def rows(self, after: int, limit: int) -> list[Row]:
-        """Return what follows row *after*, in order: up to *limit* rows or 256 KiB, whichever is less.
+        """Return what follows row *after*, in order: up to *limit* rows or 256 KiB, whichever is less."""
+        return await self._read("feed", lambda db: tables.rows_after(db, after, limit))
 
-        A row that makes no sense any more is struck out, with an error in the log.
-        """
-        rows, damaged = await self._read("feed", lambda db: tables.rows_after(db, after, limit))
+    async def records(self, rows: Sequence[Row]) -> list[Record]:
+        """Return what *rows* say; one that makes no sense any more is struck out, with an error in the log."""
+        records: list[Record] = []
+        damaged: list[int] = []
+        for row in rows:
+            try:
+                records.append(row.record)
+            except MemoryRejectedError:
+                damaged.append(row.seq)
         if damaged:
             await self._strike_out(damaged)
-        return rows
+        return records
 
     async def _strike_out(self, seqs: Sequence[int]) -> None:
         log.error("%d damaged rows of the outbox were struck out", len(seqs), extra={"event": "outbox_damaged"})

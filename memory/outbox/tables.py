@@ -7,9 +7,10 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from memory.errors import MemoryRejectedError
 from memory.model import MemoryEntry, Page, UserTombstone, owner_hash, supersedes, user_hash_of
 from memory.sqlite_file import versioned
-from memory.wire import record_from_json, record_to_json
+from memory.wire import record_from_text, record_to_text
 
 if TYPE_CHECKING:
     import sqlite3
@@ -65,11 +66,16 @@ START = "coalesce((SELECT min(seq) FROM log) - 1, (SELECT seq FROM sqlite_sequen
 
 
 class Row(NamedTuple):
-    """A record of the log, and when it was acknowledged."""
+    """A record of the log as it was written, and when it was acknowledged."""
 
     seq: int
-    record: Record
+    text: str
     at_ms: int
+
+    @property
+    def record(self) -> Record:
+        """The record; MemoryRejectedError if the row is damaged."""
+        return record_from_text(self.text)
 
 
 class Parked(NamedTuple):
@@ -182,21 +188,16 @@ def overlay_page(db: sqlite3.Connection, after: Position | None, limit: int) -> 
     return Page(_sound([text] for _, _, text in rows[:limit]), following), _sound(graves)
 
 
-def rows_after(db: sqlite3.Connection, after: int, limit: int) -> tuple[list[Row], list[int]]:
-    """Return up to *limit* rows, or 256 KiB, that follow row *after*; and the numbers of damaged ones among them."""
+def rows_after(db: sqlite3.Connection, after: int, limit: int) -> list[Row]:
+    """Return up to *limit* rows, or 256 KiB, that follow row *after*, damaged ones among them."""
     rows: list[Row] = []
-    damaged: list[int] = []
     size = 0
     for seq, text, at_ms in db.execute("SELECT seq, record, at_ms FROM log WHERE seq > ? ORDER BY seq", [after]):
         size += len(text)
         if rows and (size > _BATCH_BYTES or len(rows) >= limit):
             break
-        record = parse(text)
-        if record is None:
-            damaged.append(seq)
-        else:
-            rows.append(Row(seq, record, at_ms))
-    return rows, damaged
+        rows.append(Row(seq, text if isinstance(text, str) else "", at_ms))  # "": damaged, as it shows further on
+    return rows
 
 
 def park(db: sqlite3.Connection, name: str, record: Record, reason: str, at_ms: int) -> bool:
@@ -206,7 +207,7 @@ def park(db: sqlite3.Connection, name: str, record: Record, reason: str, at_ms: 
     if any(not supersedes(record, known) for known in _sound(rows)):
         return False
     sql = "INSERT OR REPLACE INTO parked (store, user_id, slot, record, reason, since_ms) VALUES (?, ?, ?, ?, ?, ?)"
-    db.execute(sql, [*there, text_of(record), reason, at_ms])
+    db.execute(sql, [*there, record_to_text(record), reason, at_ms])
     return True
 
 
@@ -245,7 +246,7 @@ def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> None:
         db.executemany("DELETE FROM log WHERE seq = ?", buried)
         _unpark_buried(db, record)
     sql = "INSERT OR REPLACE INTO log (user_hash, user_id, slot, record, at_ms) VALUES (?, ?, ?, ?, ?)"
-    db.execute(sql, [owner, *record.position, text_of(record), at_ms])
+    db.execute(sql, [owner, *record.position, record_to_text(record), at_ms])
 
 
 def _unpark_buried(db: sqlite3.Connection, grave: UserTombstone) -> None:
@@ -309,15 +310,11 @@ def meta(db: sqlite3.Connection, name: str, default: str = "0" * 32) -> str:
     return str(row[0]) if row else default
 
 
-def text_of(record: Record) -> str:
-    return _text(record_to_json(record))
-
-
 def parse(text: str) -> Record | None:
     """Return the record that *text* stands for; None if it is damaged."""
     try:
-        return record_from_json(json.loads(text))
-    except (TypeError, ValueError, RecursionError):  # MemoryRejectedError is a ValueError
+        return record_from_text(text)
+    except MemoryRejectedError:
         return None
 
 

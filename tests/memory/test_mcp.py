@@ -217,13 +217,17 @@ async def test_more_than_a_mebibyte_of_a_user_comes_in_pages(server: MCPMemoryBa
 async def test_a_put_is_sent_in_parts_that_no_client_or_server_chokes_on() -> None:
     records = [make_entry("u", f"key{n}", "\x00" * size) for n in range(40) for size in (1, 20_000, 100_000)]
 
-    batches = list(mcp_backend._batches(records))
-
-    assert [item for batch in batches for item in batch] == [protocol.to_wire(record) for record in records]
-    assert max(len(json.dumps(batch)) for batch in batches) < 900_000
-    assert len(batches) < len(records)
     many = [make_entry("u", f"key{n}", "") for n in range(1_500)]
-    assert max(map(len, mcp_backend._batches(many))) <= 1_000
+
+    for wired in (protocol.to_wire, wire.record_to_text):
+        items: list[Any] = [wired(record) for record in records]
+        batches = list(mcp_backend._batches(items))
+
+        assert [item for batch in batches for item in batch] == items
+        assert max(len(json.dumps(batch)) for batch in batches) < 900_000
+        assert len(batches) < len(records)
+        small: list[Any] = [wired(record) for record in many]
+        assert max(map(len, mcp_backend._batches(small))) <= 1_000
 
 
 async def test_what_was_read_no_longer_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,16 @@ _RECORD = {
     "required": ["revision"],
 }
 _RECORDS = {"type": "array", "items": _RECORD}
+_RECORDS_OR_TEXTS = {
+    "type": "array",
+    "maxItems": LIMIT_MAX,
+    "items": {
+        **_RECORD,
+        "type": ["object", "string"],
+        "description": f"{_RECORD['description']} Or one of them as the text of a JSON object, whose metadata is an "
+        "object, too.",
+    },
+}
 _COUNT = {"type": "integer", "minimum": 0}
 _BUCKET = {**_TEXT, "pattern": "^[0-9a-f]{2}$"}
 _XOR = {**_TEXT, "pattern": "^[0-9a-f]{16}$"}
@@ -185,7 +195,7 @@ TOOLS = [
                 description="Keep records, all of this call or none, durably. Safe to repeat and to reorder: in each "
                 "place the greatest revision stays, and nothing at or below a user's deletion comes in. Send no more "
                 "than 256 KiB at once. Answers how many records changed anything.",
-                input_schema=object_of(records={**_RECORDS, "maxItems": LIMIT_MAX}),
+                input_schema=object_of(records=_RECORDS_OR_TEXTS),
                 output_schema=object_of(changed={"type": "integer", "minimum": 0}),
                 annotations=types.ToolAnnotations(
                     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False

@@ -38,7 +38,7 @@ from memory.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
     from memory.backends.mcp.endpoint import Endpoint
     from memory.revision import HybridLogicalClock
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Wired = TypeVar("Wired", dict[str, Any], str)
 
 
 class MCPMemoryBackend(StoreBackend):
@@ -107,8 +108,16 @@ class MCPMemoryBackend(StoreBackend):
     async def put(self, records: Sequence[Record]) -> int:
         for record in records:
             check_record(record)
+        return await self._put(map(protocol.to_wire, records))
+
+    async def put_texts(self, texts: Sequence[str]) -> int:
+        if not protocol.takes_texts(self._link.takes):  # a server of an earlier version
+            return await super().put_texts(texts)
+        return await self._put(texts)
+
+    async def _put(self, items: Iterable[Wired]) -> int:
         changed = 0
-        for batch in _batches(records):
+        for batch in _batches(items):
             answer = await self._ask("store", protocol.PUT, {"records": batch})
             count = answer.get("changed")
             if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= len(batch):
@@ -279,16 +288,15 @@ def _listed(items: object) -> list[Any]:
     return items
 
 
-def _batches(records: Sequence[Record]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
+def _batches(items: Iterable[Wired]) -> Iterator[list[Wired]]:
+    batch: list[Wired] = []
     size = 0
-    for record in records:
-        wired = protocol.to_wire(record)
-        cost = protocol.size_of(wired)
+    for item in items:
+        cost = protocol.size_of(item)
         if batch and (size + cost > protocol.BATCH_BYTES or len(batch) == LIMIT_MAX):
             yield batch
             batch, size = [], 0
-        batch.append(wired)
+        batch.append(item)
         size += cost
     if batch:
         yield batch

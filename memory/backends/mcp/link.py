@@ -15,7 +15,7 @@ from memory.backends.mcp.http import HTTPConnection
 from memory.backends.mcp.process import ServerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from types import ModuleType
 
     from memory.backends.mcp.connection import Connection
@@ -74,6 +74,8 @@ class MCPLink:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.reason = "not open"
+        self.takes: Mapping[str, Mapping[str, Any]] = {}
+        """The schema of what each tool takes, by its name, as the server said when it last came up."""
         self._endpoint = endpoint
         self._name = name
         self._tools = tools
@@ -241,12 +243,13 @@ class MCPLink:
             await server.start()
             sdk = await server.aside(_sdk)
             async with sdk.connected(server) as session:
-                missing = self._tools - await session.tools()
+                takes = await session.tools()
+                missing = self._tools - takes.keys()
                 if missing:
                     to_us = "" if isinstance(self._endpoint, Command) else " to us; a token may allow less than we need"
                     server.fail(f"the server does not offer {', '.join(sorted(missing))}{to_us}")
                 overdue.cancel()
-                self._enter(session, server)
+                self._enter(session, server, takes)
                 try:
                     await server.over.wait()
                 finally:
@@ -266,10 +269,11 @@ class MCPLink:
         self.reason = trouble or server.reason  # by now it knows the exit code
         return self.reason
 
-    def _enter(self, session: Session, server: Connection) -> None:
+    def _enter(self, session: Session, server: Connection, takes: Mapping[str, Mapping[str, Any]]) -> None:
         if server.over.is_set() or self._stop.is_set():
             return
         self._session = session
+        self.takes = takes
         self._ready.set()
         extra = {"event": "mcp_connected", "backend": self._name, "pid": server.pid}
         log.info("%s: connected to its server", self._name, extra=extra)

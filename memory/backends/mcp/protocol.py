@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from memory.errors import MemoryRejectedError
-from memory.wire import record_from_json, record_to_json
+from memory.wire import record_from_json, record_from_text, record_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,9 @@ def to_wire(record: Record) -> dict[str, Any]:
 
 
 def from_wire(data: object) -> Record:
-    """Return the record that *data* stands for; MemoryRejectedError names the field if it stands for none."""
+    """Return the record that *data* stands for, an object or the text of one; MemoryRejectedError if for none."""
+    if isinstance(data, str):
+        return record_from_text(data)
     if not isinstance(data, dict):
         raise MemoryRejectedError("record", "is not an object")
     if "metadata" in data:
@@ -53,7 +55,16 @@ def from_wire(data: object) -> Record:
     return record_from_json(data)
 
 
-def size_of(wired: Mapping[str, Any]) -> int:
+def takes_texts(taken: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether a server, of which *taken* says what each tool takes, lets records be put as texts."""
+    try:
+        kinds = taken[PUT]["properties"]["records"]["items"]["type"]
+    except (LookupError, TypeError):
+        return False
+    return isinstance(kinds, list) and "string" in kinds
+
+
+def size_of(wired: Mapping[str, Any] | str) -> int:
     """Return at least as many bytes as *wired* takes in a message."""
     return len(json.dumps(wired))
 

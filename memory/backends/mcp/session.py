@@ -53,17 +53,17 @@ class Session:
     def __init__(self, client: ClientSession) -> None:
         self._client = client
 
-    async def tools(self) -> frozenset[str]:
-        """Return the names of the tools that the server offers."""
-        names: set[str] = set()
+    async def tools(self) -> dict[str, dict[str, Any]]:
+        """Return the schema of what each tool takes that the server offers, by the tool's name."""
+        taken: dict[str, dict[str, Any]] = {}
         cursor = None
         for _ in range(_TOOL_PAGES_MAX):
             page = await self._client.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
-            names |= {tool.name for tool in page.tools}
+            taken |= {tool.name: tool.input_schema for tool in page.tools}
             cursor = page.next_cursor
             if cursor is None:
                 break
-        return frozenset(names)
+        return taken
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> Answer:
         """Call *tool*. Not by `call_tool`, whose schema check is slow and done again, better, by our caller."""
