@@ -12,6 +12,7 @@ from memory import antientropy, model, unified
 from memory.backends.legacy import backend as legacy_backend
 from memory.backends.legacy import telling
 from memory.backends.sqlite import SQLiteMemoryBackend, tables
+from memory.backends.sqlite.putting import Batch
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.flagged import FlaggedMemory
 from memory.member import Member
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from memory.backends.sqlite.tables import _User
     from memory.model import Position, Record
     from memory.outbox import Kept
     from memory.replica import Replica
@@ -71,17 +71,17 @@ def _outbox_off() -> None:
 
 def _tombstones_off() -> None:
     """A deletion takes away what there is, and leaves nothing in its place."""
-    put_one = tables._put_one
+    put = Batch.put
 
-    def careless(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> int:
-        changed = put_one(db, new, users)
+    def careless(self: Batch, new: Record) -> int:
+        changed = put(self, new)
         if changed and isinstance(new, Tombstone | UserTombstone):
-            user = users[model.owner_hash(new)]
-            _drop(db, user, new.position)
-            user.grave = "" if isinstance(new, UserTombstone) else user.grave
+            _drop(self, new)
+            if isinstance(new, UserTombstone):
+                self.users[model.owner_hash(new)].grave = ""
         return changed
 
-    tables._put_one = careless
+    Batch.put = careless  # type: ignore[method-assign]
 
 
 def _canary_off() -> None:
@@ -101,21 +101,21 @@ def _canary_off() -> None:
 
 def _last_writer_wins_off() -> None:
     """Whatever comes last stays, however old it is."""
-    put_one = tables._put_one
+    put = Batch.put
 
-    def credulous(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> int:
-        user = _user_in(db, new, users)
-        if not isinstance(new, UserTombstone) and new.revision > user.grave:
+    def credulous(self: Batch, new: Record) -> int:
+        if not isinstance(new, UserTombstone) and new.revision > self.users[model.owner_hash(new)].grave:
+            self.forget(new.position)
             find = "SELECT (revision, hash) > (?, ?) FROM memories WHERE user_id = ? AND slot = ?"
-            newer = db.execute(find, [new.revision, content_hash(new), *new.position]).fetchone()
+            newer = self.db.execute(find, [new.revision, content_hash(new), *new.position]).fetchone()
             if newer and newer[0]:
-                _drop(db, user, new.position)
-        return put_one(db, new, users)
+                _drop(self, new)
+        return put(self, new)
 
     def always(new: Record, old: Record) -> bool:
         return new != old
 
-    tables._put_one = credulous
+    Batch.put = credulous  # type: ignore[method-assign]
     model.supersedes = always
     vars(outbox_tables)["supersedes"] = always
     antientropy._says_more = lambda record, copy: record != copy
@@ -144,19 +144,19 @@ def _persisted_clock_off() -> None:
 
 def _grave_check_off() -> None:
     """What is older than its user's deletion comes in all the same."""
-    put_one = tables._put_one
+    put = Batch.put
 
-    def unburied(db: sqlite3.Connection, new: Record, users: dict[str, _User]) -> int:
+    def unburied(self: Batch, new: Record) -> int:
         if isinstance(new, UserTombstone):
-            return put_one(db, new, users)
-        user = _user_in(db, new, users)
+            return put(self, new)
+        user = self.users[model.owner_hash(new)]
         grave, user.grave = user.grave, ""
         try:
-            return put_one(db, new, users)
+            return put(self, new)
         finally:
             user.grave = grave
 
-    tables._put_one = unburied
+    Batch.put = unburied  # type: ignore[method-assign]
 
 
 def _fsync_gate_off() -> None:
@@ -197,15 +197,13 @@ def _absorbing_off() -> None:
     vars(telling)["_is_noted"] = lambda *_: True
 
 
-def _user_in(db: sqlite3.Connection, record: Record, users: dict[str, _User]) -> _User:
-    user_hash = model.owner_hash(record)
-    return users.setdefault(user_hash, tables._user(db, user_hash))
-
-
-def _drop(db: sqlite3.Connection, user: _User, position: Position) -> None:
-    """Take a row away as if it had never been there, in the digest, too."""
-    db.execute("DELETE FROM memories WHERE user_id = ? AND slot = ?", position)
+def _drop(batch: Batch, record: Record) -> None:
+    """Take the row in the place of *record* away as if it had never been there, in the digest, too."""
+    batch.forget(record.position)
+    batch.db.execute("DELETE FROM memories WHERE user_id = ? AND slot = ?", record.position)
+    user = batch.users[model.owner_hash(record)]
     user.changed = user.doubtful = True
+    user.is_new = False
 
 
 _applied: set[str] = set()

@@ -7,8 +7,9 @@ import sqlite3
 from typing import TYPE_CHECKING, ClassVar
 
 from memory.backend import PAGE, StoreBackend
-from memory.backends.sqlite import tables
+from memory.backends.sqlite import history, tables
 from memory.backends.sqlite.index import Index
+from memory.backends.sqlite.putting import put_all
 from memory.backends.sqlite.writer import Writer
 from memory.errors import BackendUnavailableError
 from memory.model import (
@@ -87,7 +88,7 @@ class SQLiteMemoryBackend(StoreBackend):
     async def put(self, records: Sequence[Record]) -> int:
         for record in records:
             check_record(record)
-        return await self._file.write("store", lambda db: tables.put_all(db, records))
+        return await self._file.write("store", lambda db: put_all(db, records))
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         found, parameters = _find(user_id, key, scopes)
@@ -141,12 +142,12 @@ class SQLiteMemoryBackend(StoreBackend):
         ]
 
     async def past(self, user_id: str) -> list[MemoryEntry]:
-        return await self._file.run("read the history", lambda db: tables.past(db, user_id))
+        return await self._file.run("read the history", lambda db: history.past(db, user_id))
 
     async def keep_past(self, entries: Sequence[MemoryEntry]) -> int:
         for entry in entries:
             check_record(entry)
-        return await self._file.write("keep the history", lambda db: tables.keep_past(db, entries))
+        return await self._file.write("keep the history", lambda db: history.keep_past(db, entries))
 
     async def sync(self) -> bool:
         return await self._file.run("sync", checkpoint)

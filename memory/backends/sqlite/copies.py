@@ -8,7 +8,8 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from memory.backends.sqlite import tables
+from memory.backends.sqlite import history, tables
+from memory.backends.sqlite.putting import put_all
 from memory.errors import MemoryRejectedError
 from memory.model import MemoryEntry, check_record, content_hash
 from memory.sqlite_copy import flush, read_only
@@ -145,8 +146,8 @@ def salvage(path: Path, target: Path, on_step: Progress) -> int:
         for records in reading.records():
             users = dict.fromkeys(record.user_id for record in records if isinstance(record, MemoryEntry))
             past = [entry for user_id in users for entry in reading.past(user_id)]
-            in_transaction(new, partial(tables.put_all, records=records))
-            in_transaction(new, partial(tables.keep_past, entries=past))
+            in_transaction(new, partial(put_all, records=records))
+            in_transaction(new, partial(history.keep_past, entries=past))
             on_step(reading.read, max(reading.read, reading.expected))
         return reading.lost
 
@@ -188,7 +189,7 @@ class _Salvage:
             return []
         self._past_told.add(user_id)
         with suppress(sqlite3.Error):
-            return [entry for entry in tables.past(self._db, user_id) if _is_sound(entry)]
+            return [entry for entry in history.past(self._db, user_id) if _is_sound(entry)]
         return []
 
     def _each(self) -> Iterator[Record]:

@@ -6,9 +6,8 @@ import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from memory.backends.sqlite.tables import creations, put_all
+from memory.backends.sqlite.putting import Known, creation_of, put_all, read_rows
 from memory.errors import BackendUnavailableError
-from memory.model import check_record
 from memory.sqlite_file import identity_of, in_transaction, is_refusal, reason_of
 
 if TYPE_CHECKING:
@@ -35,13 +34,21 @@ class Writer:
         self._name = name
         self._connection: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = file.identity
+        self._known = Known()
+        self._version: int | None = None
 
     def apply(self, records: Sequence[Record]) -> int:
-        for record in records:
-            check_record(record)
+        known, self._known = self._known, Known()
+
+        def job(db: sqlite3.Connection) -> int:
+            (version,) = db.execute("PRAGMA data_version").fetchone()
+            if version != self._version:  # somebody else has written since the last time
+                known.forget()
+                self._version = version
+            return put_all(db, records, known)
+
         try:
-            db = self._opened()
-            changed = in_transaction(db, lambda db: put_all(db, records))
+            changed = in_transaction(self._opened(), job)
         except sqlite3.Error as exc:
             self._check_place()
             readable = is_refusal(exc)
@@ -49,24 +56,29 @@ class Writer:
                 self.close()
             reason = reason_of(self._file.path, exc)
             raise BackendUnavailableError(self._name, "store", reason, readable=readable) from exc
+        self._known = known  # believed again only now that it is committed
         self._check_place()
         return changed
 
     def creations(self, positions: Sequence[Position]) -> dict[Position, datetime]:
         try:
-            return creations(self._connection or self._opened(), positions)
+            rows = self._known.rows = read_rows(self._opened(), positions)
         except sqlite3.Error as exc:
             reason = reason_of(self._file.path, exc)
             raise BackendUnavailableError(self._name, "store", reason, readable=is_refusal(exc)) from exc
+        created = {position: creation_of(row) for position, row in rows.items()}
+        return {position: moment for position, moment in created.items() if moment is not None}
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
+        self._known, self._version = Known(), None
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
 
     def _opened(self) -> sqlite3.Connection:
-        self._check_place()
+        if self._connection is None or self._identity is not self._file.identity:
+            self._check_place()
         if self._connection is None:
             # mode=rw: a file that was just taken away must not be made again, empty.
             uri = f"{self._file.path.absolute().as_uri()}?mode=rw"
