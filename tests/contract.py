@@ -29,6 +29,7 @@ from memory.model import (
     slot_of,
     user_hash_of,
 )
+from memory.wire import record_to_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -71,6 +72,26 @@ def make_entry(user_id: str, key: str, value: str, **changes: Any) -> MemoryEntr
         "revision": revision(NOW_MS),
     }
     return MemoryEntry(user_id=user_id, key=key, value=value, **(values | changes))
+
+
+TEA = record_to_text(make_entry("u", "drink", "tea"))
+NO_RECORDS = {
+    "nothing": ("", "record"),
+    "no JSON": (TEA[:-1], "record"),
+    "a list": (f"[{TEA}]", "record"),
+    "a text": ('"tea"', "record"),
+    "too deep": ('{"a":' * 5_000, "record"),
+    "deep lists": ("[" * 5_000, "record"),
+    "large": (TEA.replace("tea", "x" * 102_401), "value"),
+    "half a character": (TEA.replace("tea", "\\ud800"), "value"),
+    "a number": (TEA.replace('"tea"', "7"), "value"),
+    "metadata as text": (TEA.replace("{}", '"{}"'), "metadata"),
+    "metadata of no number": (TEA.replace("{}", '{"a": NaN}'), "metadata"),
+    "deep metadata": (TEA.replace("{}", '{"a": ' + "[" * 501 + "]" * 501 + "}"), "metadata"),
+    "without a scope": (TEA.replace('"scope"', '"scoop"'), "scope"),
+    "of the far future": (TEA.replace(revision(NOW_MS), "f" * 32), "revision"),
+}
+"""Texts that stand for no record, each with the field that is at fault."""
 
 
 async def everything(backend: MemoryBackend, user_id: str | None = None) -> dict[Position, Record]:
@@ -578,6 +599,35 @@ class StoreContract(BackendContract):
         counters = await asyncio.gather(*(backend.probe() for _ in range(8)))
 
         assert sorted(counters) == [before + n for n in range(1, 9)]
+
+    # Texts
+
+    async def test_texts_are_kept_as_the_records_that_they_stand_for(self, backend: StoreBackend, user: str) -> None:
+        records: list[Record] = [
+            make_entry(
+                user, "drink", '"tea" \\ é \x00\u2028\U0001f375', metadata={"a": {"b": [None, 1.5]}}, scope="dm"
+            ),
+            Tombstone(user, slot_of(user, "", "pet"), revision(NOW_MS)),
+            UserTombstone(user_hash_of(user), revision(NOW_MS - 1)),
+        ]
+        texts = [record_to_text(record) for record in records]
+
+        assert await backend.put_texts(texts) == 3
+        assert await backend.put_texts(texts) == 0
+        assert await backend.put_texts([]) == 0
+        assert await everything(backend, user) == {record.position: record for record in records}
+
+    @pytest.mark.parametrize(("text", "field"), NO_RECORDS.values(), ids=NO_RECORDS)
+    async def test_a_text_that_stands_for_no_record_is_refused_by_field_with_all_that_came_with_it(
+        self, backend: StoreBackend, user: str, text: str, field: str
+    ) -> None:
+        sound = [record_to_text(make_entry(user, f"key{n}", "value")) for n in range(3)]
+
+        with pytest.raises(MemoryRejectedError) as caught:
+            await backend.put_texts([*sound, text, *sound])
+
+        assert caught.value.field == field
+        assert await everything(backend, user) == {}
 
     # Digests
 

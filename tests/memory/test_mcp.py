@@ -24,13 +24,17 @@ import pytest_asyncio
 from memory import backend as backend_module
 from memory import wire
 from memory.backend import remaining_s
+from memory.backends.in_memory import InMemoryBackend
 from memory.backends.mcp import Command, MCPMemoryBackend, protocol
 from memory.backends.mcp import backend as mcp_backend
 from memory.backends.mcp import process as mcp_process
 from memory.backends.sqlite.tables import recomputed
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import MemoryEntry, Tombstone, UserDigest, UserTombstone, newest, slot_of, user_hash_of
+from memory.outbox import Outbox
+from memory.revision import HybridLogicalClock
 from tests.contract import NOW_MS, StoreContract, any_record, everything, make_entry, revision
+from tests.memory.unify import QUICK, unify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -70,6 +74,34 @@ FAKE = textwrap.dedent("""
 def real(db: Path, *, is_ours: bool = False, **settings: Any) -> MCPMemoryBackend:
     command = (sys.executable, "-m", "tools.mcp_server", "--db", str(db))
     return MCPMemoryBackend(Command(command, cwd=ROOT, is_ours=is_ours), **settings)
+
+
+# What makes our server one of before it took texts; and one that takes less than ours.
+EARLIER = """
+put.spec.input_schema["properties"]["records"]["items"]["type"] = "object"
+protocol.record_from_text = None
+"""
+NARROW = """
+def check_value(value):
+    if len(value) > 50:
+        raise MemoryRejectedError("value", "is too long for this server", "50 characters")
+model.check_value = check_value
+"""
+ALTERED = """
+import runpy, sys
+from memory import model
+from memory.backends.mcp import protocol
+from memory.errors import MemoryRejectedError
+from tools.mcp_server import replica
+put = next(tool for tool in replica.TOOLS if tool.spec.name == protocol.PUT)
+{change}
+sys.argv[1:] = ["--db", sys.argv[1]]
+runpy.run_module("tools.mcp_server", run_name="__main__")
+"""
+
+
+def altered(change: str, db: Path) -> MCPMemoryBackend:
+    return MCPMemoryBackend(Command((sys.executable, "-c", ALTERED.format(change=change), str(db)), cwd=ROOT))
 
 
 def script(source: str, *arguments: str, **settings: Any) -> MCPMemoryBackend:
@@ -228,6 +260,60 @@ async def test_a_put_is_sent_in_parts_that_no_client_or_server_chokes_on() -> No
         assert len(batches) < len(records)
         small: list[Any] = [wired(record) for record in many]
         assert max(map(len, mcp_backend._batches(small))) <= 1_000
+
+
+@pytest.mark.parametrize("knows_texts", [True, False])
+async def test_a_server_is_given_texts_if_it_says_that_it_takes_them_and_else_objects(
+    knows_texts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [make_entry("u", f"key{n}", "value", metadata={"a": [n]}) for n in range(3)]
+    if knows_texts:
+        monkeypatch.setattr(protocol, "to_wire", None)
+    backend = real(tmp_path / "memory.db") if knows_texts else altered(EARLIER, tmp_path / "memory.db")
+    async with up(backend):
+        assert await backend.put_texts([wire.record_to_text(entry) for entry in entries]) == 3
+        assert set((await everything(backend, "u")).values()) == set(entries)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"properties": None},
+        {"properties": {"records": {"items": {"type": "object"}}}},
+        {"properties": {"records": {"items": {"type": "string"}}}},
+        {"properties": {"records": {"items": [{"type": ["string"]}]}}},
+    ],
+)
+async def test_a_schema_that_does_not_say_that_texts_are_taken_means_objects(schema: Any) -> None:
+    assert not protocol.takes_texts({protocol.PUT: schema})
+    assert not protocol.takes_texts({})
+
+
+@pytest.mark.real
+async def test_of_what_stands_in_the_outbox_the_damaged_is_struck_out_the_refused_parked_and_the_rest_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = [make_entry(f"u{n}", "key", "value") for n in range(100)]
+    long = make_entry("u7", "long", "x" * 51)
+    outbox = Outbox(tmp_path / "outbox.db", HybridLogicalClock())
+    await outbox.open()
+    await outbox.append([*sound[:40], make_entry("u1", "pet", "Rex"), *sound[40:], long])
+    await outbox.close()
+    with closing(sqlite3.connect(outbox.path)) as db, db:
+        assert db.execute("UPDATE log SET record = substr(record, 9) WHERE record LIKE '%Rex%'").rowcount == 1
+
+    server = altered(NARROW, tmp_path / "memory.db")
+    async with unify(tmp_path, server, InMemoryBackend("other"), plan=QUICK) as memory:
+        await until(lambda: memory.report()["mcp"].parked == 1)
+        await until(lambda: not memory.report()["mcp"].behind)
+
+        assert set((await everything(server)).values()) == set(sound)
+        assert [(one.store, one.record, one.reason) for one in await memory.parked()] == [
+            ("mcp", long, "value is too long for this server (limit: 50 characters)")
+        ]
+    events = [vars(record).get("event") for record in caplog.records if record.levelno == logging.ERROR]
+    assert sorted(filter(None, events)) == ["outbox_damaged", "record_parked"]
 
 
 async def test_what_was_read_no_longer_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
