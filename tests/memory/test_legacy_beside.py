@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memory.backends.legacy import LegacyMemoryBackend
+from memory.backends.legacy import LegacyMemoryBackend, tables
 from memory.backends.legacy.ledger import Ledger
 from memory.model import MemoryEntry, newest
 from memory.sqlite_file import in_transaction
@@ -27,6 +27,7 @@ WRITES = (
     "UPDATE memories SET value = 'coffee', updated_at = '2025-03-01 10:00:00' WHERE user_id = '1' AND key = 'drink'",
     "INSERT INTO memories (user_id, key, value) VALUES ('1', 'pet', 'Rex')",
 )
+HUGE = "x" * 102_401
 DELETES = "DELETE FROM memories WHERE user_id = '1' AND key IN ('drink', 'pet')"
 
 
@@ -50,6 +51,17 @@ class Intruder:
                 in_transaction(db, self._work)
 
 
+def made(path: Path, journal: str = "delete") -> Path:
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(f"PRAGMA journal_mode = {journal}; {PREDECESSOR}")
+    return path
+
+
+@pytest.fixture
+def jakey(tmp_path: Path) -> Path:
+    return made(tmp_path / "jakey.db")
+
+
 async def beside(
     folder: Path, journal: str, work: Callable[[sqlite3.Connection], object]
 ) -> AsyncIterator[tuple[Path, LegacyMemoryBackend, Intruder]]:
@@ -58,9 +70,7 @@ async def beside(
     Until nobody comes any more, because so many statements are never made.
     """
     for number in count():
-        path = folder / f"jakey {number}.db"
-        with closing(sqlite3.connect(path)) as db:
-            db.executescript(f"PRAGMA journal_mode = {journal}; {PREDECESSOR}")
+        path = made(folder / f"jakey {number}.db", journal)
         intruder = Intruder(path, number, work)
         async with LegacyMemoryBackend(path) as legacy:
             await until(lambda legacy=legacy: legacy.comparable)
@@ -121,3 +131,55 @@ async def test_what_is_read_is_as_it_was_at_one_moment(tmp_path: Path, journal: 
         page = await legacy.get("1", "drink", None)
 
         assert page.records in ((old,), (new,))
+
+
+async def test_a_row_that_cannot_be_taken_any_more_is_known_to_be_gone_when_it_is(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        before = await told(legacy, "2")
+        query(jakey, "UPDATE memories SET value = ? WHERE user_id = '2'", HUGE)
+        assert await told(legacy, "2") == []
+        query(jakey, "DELETE FROM memories WHERE user_id = '2'")
+
+        await legacy.put(before)  # by a comparison with who was told of it
+
+        assert await legacy.get_all("2") == {}
+
+
+async def test_what_another_program_mends_is_newer_than_what_it_was(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        before = await told(legacy, "2")
+        query(jakey, "UPDATE memories SET value = ? WHERE user_id = '2'", HUGE)
+        await told(legacy, "2")
+        query(jakey, "UPDATE memories SET value = 'Giants' WHERE user_id = '2'")
+
+        await legacy.put(before)
+
+        assert await legacy.get_all("2") == {"team": "Giants"}
+
+
+async def test_what_became_unfit_comes_back_by_comparison_and_goes_with_its_key(
+    jakey: Path,
+) -> None:
+    news: list[str] = []
+    async with LegacyMemoryBackend(jakey) as legacy:
+        await until(lambda: legacy.comparable)
+        legacy.on_news = lambda: news.append("news")
+        before, digests = await told(legacy, "2"), await legacy.buckets()
+        query(jakey, "UPDATE memories SET value = ? WHERE user_id = '2'", HUGE)
+        await told(legacy, "2")
+        assert news == ["news"]
+        assert await legacy.buckets() != digests
+        await told(legacy, "2")
+        assert news == ["news"]  # only once
+
+        await legacy.put(before)
+
+        assert await legacy.buckets() == digests
+        assert await told(legacy, "2") == before
+        query(jakey, "DELETE FROM memories WHERE user_id = '2' AND key = 'team'")
+        await legacy.put(before)
+        assert await legacy.get_all("2") == {}
+    with closing(sqlite3.connect(jakey)) as db:
+        kept = db.execute("SELECT user_hash, count, xor FROM memory_sync_digests").fetchall()
+        recomputed = [(digest.user_hash, digest.count, f"{digest.xor:016x}") for digest in tables.recomputed(db)]
+        assert sorted(kept) == sorted(recomputed)
