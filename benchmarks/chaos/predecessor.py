@@ -25,6 +25,7 @@ _NEWEST = "f" * 32
 _USERS = ("old 1", "old 2", "old'3")
 _REST_S = (0.005, 0.03)
 _PATIENCE_S = 0.02
+_JUST_SAID = 0.5
 _NOT_OURS = """
 SELECT user_id, key, value FROM memories AS m WHERE NOT EXISTS (SELECT 1 FROM memory_sync WHERE row_id = m.id)
 """
@@ -97,6 +98,9 @@ def buried(path: Path) -> list[tuple[str, str, str]]:
 class Predecessor:
     """The program that came before: it goes on writing into its database, for people of its own, and reads all of it.
 
+    What it changes or deletes is as often as not what it has just said: that is when somebody may have been told of it
+    who has not noted it.
+
     What it deleted it does not say again: within a second, which is all that its times tell, nobody could know which
     came later.
     """
@@ -150,7 +154,9 @@ class Predecessor:
         """Return where one of its memories stands; what went with the file has to come back first."""
         held = set(db.execute("SELECT user_id, key FROM memories").fetchall())
         told = [place for place in self._told if place in held]
-        return self._dice.choice(told) if told else None
+        if not told:
+            return None
+        return told[-1] if self._dice.random() < _JUST_SAID else self._dice.choice(told)
 
     def _write(self, db: sqlite3.Connection, what: str, user: str, key: str) -> Attempt:
         attempt = self._model.begin(user, ("", key), "predecessor", deletes=what == "delete")
