@@ -10,12 +10,12 @@ import asyncio
 import json
 import time
 from abc import ABC, abstractmethod
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
+from memory.deadline import Bounded
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import (
     EVERYWHERE,
@@ -47,8 +47,7 @@ from memory.wire import record_from_text
 from memory.working_sets import Asked, WorkingSets
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-    from contextvars import Token
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from memory.model import StoreIdentity, UserDigest
     from memory.ranking import Stock
@@ -57,8 +56,6 @@ PAGE = 500
 """Records a page: about 100 kB of ordinary memories."""
 
 _A_FEW = 20
-
-_deadline: ContextVar[float | None] = ContextVar("memory_deadline", default=None)
 
 
 class MemoryBackend(ABC):
@@ -366,44 +363,8 @@ class MemoryBackend(ABC):
         if page.records:
             self.clock.observe(max(record.revision for record in page.records))
 
-    def _bounded(self, operation: str) -> _Bounded:
-        return _Bounded(self, operation)
-
-
-class _Bounded:
-    """Holds one operation to the deadline; an operation inside another shares the outer one's.
-
-    A class, since a generator would take longer than all else that is done for a read.
-    """
-
-    __slots__ = ("_backend", "_operation", "_timeout", "_token")
-
-    def __init__(self, backend: MemoryBackend, operation: str) -> None:
-        self._backend = backend
-        self._operation = operation
-        self._token: Token[float | None] | None = None
-
-    async def __aenter__(self) -> None:
-        if _deadline.get() is None:
-            deadline = asyncio.get_running_loop().time() + self._backend.deadline_s
-            self._timeout = asyncio.timeout_at(deadline)
-            await self._timeout.__aenter__()
-            self._token = _deadline.set(deadline)
-
-    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: Any) -> None:
-        if self._token is None:
-            return
-        _deadline.reset(self._token)
-        try:
-            await self._timeout.__aexit__(kind, exc, trace)
-        except TimeoutError as late:
-            raise self._late() from late
-        if isinstance(exc, TimeoutError):
-            raise self._late() from exc
-
-    def _late(self) -> BackendUnavailableError:
-        reason = f"no answer within {self._backend.deadline_s:g} s"
-        return BackendUnavailableError(self._backend.name, self._operation, reason)
+    def _bounded(self, operation: str) -> Bounded:
+        return Bounded(self.name, operation, self.deadline_s)
 
 
 class LocalWriter(Protocol):
@@ -548,21 +509,3 @@ class StoreBackend(MemoryBackend):
     def index(self) -> SearchIndex | None:
         """Return what the store keeps for searching, if it does."""
         return None
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Let what is done inside know that it has no more than *seconds*, nor more than the operation around it has."""
-    end = asyncio.get_running_loop().time() + seconds
-    outer = _deadline.get()
-    token = _deadline.set(end if outer is None else min(end, outer))
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
-
-
-def remaining_s() -> float | None:
-    """Return how many seconds the operation that is under way still has; None if none has a deadline."""
-    deadline = _deadline.get()
-    return None if deadline is None else max(0.0, deadline - asyncio.get_running_loop().time())

@@ -10,7 +10,7 @@ from contextvars import Context
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from memory.backend import remaining_s, within
+from memory.deadline import remaining_s, within
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
 from memory.health import CircuitBreaker, ProbePlan
 from memory.report import StoreHealth, StoreState

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
-from memory.backend import remaining_s
+from memory.deadline import remaining_s
 from memory.errors import BackendUnavailableError
 from memory.model import (
     MemoryEntry,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from memory.acknowledged import AcknowledgedRevisions
 from memory.antientropy import compare
-from memory.backend import PAGE, MemoryBackend, remaining_s
+from memory.backend import PAGE, MemoryBackend
+from memory.deadline import remaining_s
 from memory.errors import BackendUnavailableError, ConfigError, WriteConcernError
 from memory.indexing import Indexing
 from memory.member import stop

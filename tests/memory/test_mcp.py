@@ -21,9 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from memory import backend as backend_module
-from memory import wire
-from memory.backend import remaining_s
+from memory import deadline, wire
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.mcp import Command, MCPMemoryBackend, protocol
 from memory.backends.mcp import backend as mcp_backend
@@ -472,9 +470,9 @@ async def test_no_operation_outlives_its_own_deadline() -> None:
             began = time.monotonic()
             assert "no answer within" in await reason_of(call)
             assert time.monotonic() - began < 0.45
-        token = backend_module._deadline.set(asyncio.get_running_loop().time())
+        token = deadline._deadline.set(asyncio.get_running_loop().time())
         assert await reason_of(backend.probe()) == "no time was left to ask"
-        backend_module._deadline.reset(token)
+        deadline._deadline.reset(token)
 
 
 async def test_closing_takes_no_longer_for_a_stopped_server_and_open_may_follow(
@@ -813,7 +811,7 @@ async def test_the_link_has_no_part_in_the_deadline_of_the_operation_that_opened
     seen: list[float | None] = []
 
     async def sleep(_: float) -> None:
-        seen.append(remaining_s())
+        seen.append(deadline.remaining_s())
 
     async with script("raise SystemExit(1)", sleep=sleep) as backend:
         await backend.close()

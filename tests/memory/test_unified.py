@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import memory.backend
+import memory.deadline
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, MemoryRejectedError
@@ -390,8 +390,8 @@ async def test_a_store_is_not_blamed_for_time_that_others_used_up(
 
 
 async def _with_little_time(member: Replica) -> None:
-    token = memory.backend._deadline.set(asyncio.get_running_loop().time() + 0.01)
+    token = memory.deadline._deadline.set(asyncio.get_running_loop().time() + 0.01)
     try:
         await member.call("retrieve", lambda: member.backend.get("u1", "k", None))
     finally:
-        memory.backend._deadline.reset(token)
+        memory.deadline._deadline.reset(token)

@@ -7,9 +7,10 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memory.backend import PAGE, StoreBackend, remaining_s
+from memory.backend import PAGE, StoreBackend
 from memory.backends.mcp import protocol
 from memory.backends.mcp.link import LinkDownError, LinkStartingError, MCPLink
+from memory.deadline import remaining_s
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
 from memory.model import (
     LIMIT_MAX,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from memory.backend import PAGE, StoreBackend, remaining_s
+from memory.backend import PAGE, StoreBackend
 from memory.backends.mcp.endpoint import Command
 from memory.backends.mcp.envelope import (
     IDENTITY_ROW,
@@ -28,6 +28,7 @@ from memory.backends.mcp.held_file import HeldFile
 from memory.backends.mcp.index import indexed
 from memory.backends.mcp.link import MCPLink
 from memory.backends.mcp.rows import Row, RowExistsError, RowServer
+from memory.deadline import remaining_s
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
 from memory.model import (
     LIMIT_MAX,

@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from memory.backend import remaining_s
 from memory.backends.mcp.link import LinkDownError, LinkStartingError
 from memory.backends.mcp.profile import fill, pick
+from memory.deadline import remaining_s
 from memory.errors import BackendStartingError, BackendUnavailableError
 
 if TYPE_CHECKING:
