@@ -78,7 +78,7 @@ def _tombstones_off() -> None:
         if changed and isinstance(new, Tombstone | UserTombstone):
             _drop(self, new)
             if isinstance(new, UserTombstone):
-                self.users[model.owner_hash(new)].grave = ""
+                self.user_of(new).grave = ""
         return changed
 
     Batch.put = careless  # type: ignore[method-assign]
@@ -104,7 +104,7 @@ def _last_writer_wins_off() -> None:
     put = Batch.put
 
     def credulous(self: Batch, new: Record) -> int:
-        if not isinstance(new, UserTombstone) and new.revision > self.users[model.owner_hash(new)].grave:
+        if not isinstance(new, UserTombstone) and new.revision > self.user_of(new).grave:
             self.forget(new.position)
             find = "SELECT (revision, hash) > (?, ?) FROM memories WHERE user_id = ? AND slot = ?"
             newer = self.db.execute(find, [new.revision, content_hash(new), *new.position]).fetchone()
@@ -149,7 +149,7 @@ def _grave_check_off() -> None:
     def unburied(self: Batch, new: Record) -> int:
         if isinstance(new, UserTombstone):
             return put(self, new)
-        user = self.users[model.owner_hash(new)]
+        user = self.user_of(new)
         grave, user.grave = user.grave, ""
         try:
             return put(self, new)
@@ -201,7 +201,7 @@ def _drop(batch: Batch, record: Record) -> None:
     """Take the row in the place of *record* away as if it had never been there, in the digest, too."""
     batch.forget(record.position)
     batch.db.execute("DELETE FROM memories WHERE user_id = ? AND slot = ?", record.position)
-    user = batch.users[model.owner_hash(record)]
+    user = batch.user_of(record)
     user.changed = user.doubtful = True
     user.is_new = False
 

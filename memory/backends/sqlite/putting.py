@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
+from itertools import chain
 from operator import xor
 from typing import TYPE_CHECKING
 
@@ -22,20 +23,18 @@ from memory.model import (
     record_hash,
     said_hash,
     to_ms,
-    user_hash_of,
 )
 from memory.sqlite_file import fetch
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
-    from typing import Any, TypeAlias, TypeVar
+    from typing import Any, TypeAlias
 
     from memory.model import Position, Record
 
     Row: TypeAlias = tuple[Any, ...]
-    T = TypeVar("T")
 
 USERS_MAX = 2_048
 """Users whose digests are kept in mind between two transactions: less than a megabyte."""
@@ -49,6 +48,8 @@ _TYPES = (str,) * 8 + (int,) * 3
 """What the columns of a live entry's row are: user_id, slot, _COLUMNS, changes."""
 
 _REVISION, _SAID, _CREATED, _CHANGES = 2, 6, 8, 10
+
+_FIND_ROW = f"SELECT user_id, slot, {_COLUMNS}, changes FROM memories WHERE user_id = ? AND slot = ?"
 
 _INSERT = f"INSERT INTO memories (user_id, slot, {_COLUMNS}, changes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -75,6 +76,13 @@ _PUT = f"INSERT OR REPLACE INTO memories (user_id, slot, {_COLUMNS}) VALUES (?, 
 _FIND_OLD = """
 SELECT revision, hash, key IS NOT NULL, scope IS ? AND key IS ? FROM memories WHERE user_id = ? AND slot = ?
 """
+
+_FIND_USER = """
+SELECT d.user_id, d.count, d.xor, m.revision FROM (SELECT ?1 AS user_hash) AS u
+LEFT JOIN digests AS d ON d.user_hash = u.user_hash LEFT JOIN memories AS m ON m.user_id = u.user_hash AND m.slot = ''
+"""
+
+_FIND_ANY = "SELECT 1 FROM memories WHERE user_id = ? LIMIT 1"
 
 _RAISE_CLOCK = """
 INSERT INTO meta (name, value) VALUES ('clock', ?)
@@ -124,7 +132,9 @@ def put_all(db: sqlite3.Connection, records: Sequence[Record], known: Known | No
     if not records:
         return 0
     known = known or Known()
-    batch = Batch(db, records, known)
+    batch = Batch(db, known)
+    if not known.rows:
+        batch.look_up(records)
     changed = sum([batch.put(record) for record in records])
     batch.finish()
     db.execute(_RAISE_CLOCK, [max([record.revision for record in records])])
@@ -137,26 +147,33 @@ def put_all(db: sqlite3.Connection, records: Sequence[Record], known: Known | No
 class Batch:
     """Records on their way in. What is usual, a new entry or one in place of a sound one, is gathered."""
 
-    def __init__(self, db: sqlite3.Connection, records: Sequence[Record], known: Known) -> None:
+    def __init__(self, db: sqlite3.Connection, known: Known) -> None:
         self.db = db
-        self.users = _users_of(db, records, known.users)
+        self._known = known
         self._rows = known.rows
+        self._touched: dict[str, User] = {}
         self._past: list[Row] = []
         self._changed: dict[Position, Row] = {}
         self._new: dict[Position, Row] = {}
-        unseen = [
-            record.position
-            for record in records
-            if isinstance(record, MemoryEntry)
-            and not self.users[owner_hash(record)].is_new
-            and record.position not in self._rows
-        ]
-        if unseen:
-            self._rows.update(read_rows(db, unseen))
+
+    def look_up(self, records: Sequence[Record]) -> None:
+        """Read what stands where *records* will go, all of it at once."""
+        entries = [record for record in records if isinstance(record, MemoryEntry) and not self.user_of(record).is_new]
+        self._rows.update(read_rows(self.db, [entry.position for entry in entries]))
+
+    def user_of(self, record: Record) -> User:
+        user_hash = owner_hash(record)
+        user = self._touched.get(user_hash)
+        if user is None:
+            user = self._known.users.get(user_hash)
+            if user is None:
+                user = self._known.users[user_hash] = _user(self.db, record)
+            self._touched[user_hash] = user
+        return user
 
     def put(self, new: Record) -> int:
         """Put one record in, if it is news; return whether it was, as a number."""
-        user = self.users[owner_hash(new)]
+        user = self.user_of(new)
         if new.revision <= user.grave:
             return 0
         if isinstance(new, UserTombstone):
@@ -179,9 +196,9 @@ class Batch:
     def finish(self) -> None:
         """Write what was gathered, and the digests, once all else is in place."""
         self._flush()
-        changed = [user for user in self.users.values() if user.changed]
+        changed = [user for user in self._touched.values() if user.changed]
         self.db.executemany(PUT_DIGEST, [_digest(self.db, user) for user in changed])
-        for user in self.users.values():
+        for user in self._touched.values():
             user.changed = user.is_new = False
 
     def _gather(self, row: Row, user: User) -> bool:
@@ -258,10 +275,16 @@ class Batch:
 def read_rows(db: sqlite3.Connection, positions: Sequence[Position]) -> dict[Position, Row | None]:
     """Return what stands in the slots at *positions*, whatever it is."""
     found: dict[Position, Row | None] = dict.fromkeys(positions)
-    for some in _chunks(positions):
-        for number, *row in fetch(db, _find_rows(len(some)), [value for position in some for value in position]):
-            found[some[number]] = (*some[number], *row)
+    for start in range(0, len(positions), _AT_ONCE):
+        some = positions[start : start + _AT_ONCE]
+        for row in fetch(db, _find_rows(len(some)), [*chain.from_iterable(some)]):
+            found[row[:2]] = row
     return found
+
+
+@lru_cache(maxsize=_AT_ONCE)
+def _find_rows(count: int) -> str:
+    return " UNION ALL ".join([_FIND_ROW] * count)
 
 
 def creation_of(row: Row | None) -> datetime | None:
@@ -274,48 +297,17 @@ def creation_of(row: Row | None) -> datetime | None:
         return None
 
 
-def _users_of(db: sqlite3.Connection, records: Sequence[Record], known: dict[str, User]) -> dict[str, User]:
-    """Return whom *records* are about, by hash; *known* has them, too, from now on."""
-    owners: dict[str, str | None] = {r.user_hash: None for r in records if isinstance(r, UserTombstone)}
-    owners.update([(user_hash_of(r.user_id), r.user_id) for r in records if not isinstance(r, UserTombstone)])
-    unknown = [owner for owner in owners.items() if owner[0] not in known]
-    for some in _chunks(unknown):
-        for row in db.execute(_find_users(len(some)), [value for owner in some for value in owner]).fetchall():
-            known[row[0]] = _user(*row)
-    return {user_hash: known[user_hash] for user_hash in owners}
-
-
-def _user(user_hash: str, user_id: str | None, count: object, signed_xor: object, grave: object, is_new: int) -> User:
+def _user(db: sqlite3.Connection, record: Record) -> User:
+    user_hash = owner_hash(record)
+    user_id, count, signed_xor, grave = db.execute(_FIND_USER, [user_hash]).fetchone()
+    user = User(user_hash, user_id, 0, 0, sound(grave))
     if type(count) is type(signed_xor) is int:
-        return User(user_hash, user_id, count, unsigned(signed_xor), sound(grave), is_new=bool(is_new))
-    # There is no digest, or it is damaged.
-    return User(user_hash, user_id, 0, 0, sound(grave), doubtful=count is not None, is_new=bool(is_new))
-
-
-@lru_cache(maxsize=_AT_ONCE)
-def _find_rows(count: int) -> str:
-    asked = ", ".join([f"({number}, ?, ?)" for number in range(count)])
-    columns = ", ".join([f"m.{column}" for column in (*_COLUMNS.split(", "), "changes")])
-    return (
-        f"WITH asked (number, user_id, slot) AS (VALUES {asked}) SELECT asked.number, {columns} FROM asked "
-        "CROSS JOIN memories AS m ON m.user_id = asked.user_id AND m.slot = asked.slot"
-    )
-
-
-@lru_cache(maxsize=_AT_ONCE)
-def _find_users(count: int) -> str:
-    return f"""
-    WITH asked (user_hash, user_id) AS (VALUES {", ".join(["(?, ?)"] * count)})
-    SELECT asked.user_hash, d.user_id, d.count, d.xor, m.revision, d.user_id IS NULL AND asked.user_id IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM memories AS own WHERE own.user_id = asked.user_id)
-    FROM asked LEFT JOIN digests AS d ON d.user_hash = asked.user_hash
-    LEFT JOIN memories AS m ON m.user_id = asked.user_hash AND m.slot = ''
-    """
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _AT_ONCE):
-        yield items[start : start + _AT_ONCE]
+        user.count, user.xor = count, unsigned(signed_xor)
+    else:  # there is none, or it is damaged
+        user.doubtful = count is not None
+    if user_id is None and not isinstance(record, UserTombstone):
+        user.is_new = db.execute(_FIND_ANY, [record.user_id]).fetchone() is None
+    return user
 
 
 def _is_entry(row: Row) -> bool:

@@ -66,8 +66,7 @@ class Writer:
         except sqlite3.Error as exc:
             reason = reason_of(self._file.path, exc)
             raise BackendUnavailableError(self._name, "store", reason, readable=is_refusal(exc)) from exc
-        created = {position: creation_of(row) for position, row in rows.items()}
-        return {position: moment for position, moment in created.items() if moment is not None}
+        return {position: moment for position, row in rows.items() if (moment := creation_of(row)) is not None}
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
