@@ -136,8 +136,7 @@ async def _replay(store: MCPMemoryBackend) -> float:
 
 
 def _entry(clock: HybridLogicalClock, user_id: str, number: int) -> MemoryEntry:
-    draft = MemoryEntry(user_id=user_id, key=f"key {number}", value=_text(number))
-    return MemoryEntry(**{**{f: getattr(draft, f) for f in draft.__slots__}, "revision": clock.stamp()})
+    return MemoryEntry(user_id=user_id, key=f"key {number}", value=_text(number), revision=clock.stamp())
 
 
 def _ours(db: Path) -> MCPMemoryBackend:

@@ -148,7 +148,7 @@ class AcknowledgedRevisions:
         old = known.get(name)
         if old is None or revision > old.revision:
             # One step back is enough for a read that a write overtook; one that two overtook knows less, no more.
-            before = old and old._replace(before=None)
+            before = old and _Known(old.revision, old.key, old.scope, old.moment, None)
             known[name] = _Known(revision, key, scope, self.moment, before)
 
 

@@ -124,7 +124,7 @@ class MemoryBackend(ABC):
                 created_at=await self._creation_of(user_id, key, scope) or now,
                 updated_at=now,
             )
-            await self.write([draft])
+            await self._write([draft])
         return True
 
     async def retrieve(self, user_id: str, key: str, *, audience: Audience = None) -> MemoryEntry | None:
@@ -192,7 +192,7 @@ class MemoryBackend(ABC):
                     if key is None
                     else Tombstone(user_id, slot_of(user_id, scope, key))
                 )
-                await self.write([grave])
+                await self._write([grave])
         return existed
 
     async def cleanup(self, max_age_days: int) -> int:
@@ -276,6 +276,10 @@ class MemoryBackend(ABC):
     async def write(self, drafts: Sequence[Record]) -> int:
         """Stamp *drafts*, which have no revision yet, and keep them as `put` does."""
         return await self.put([replace(draft, revision=self.clock.stamp()) for draft in drafts])
+
+    async def _write(self, drafts: Sequence[Record]) -> int:
+        """Do the same with what was just checked, where it was made."""
+        return await self.write(drafts)
 
     async def find(self, user_id: str, asked: Asked) -> SearchResult:
         """Do what `search` does, which checked what was asked and watches the time."""

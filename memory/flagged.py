@@ -73,6 +73,9 @@ class FlaggedMemory(MemoryBackend):
             check_draft(draft)
         return await self._keep(drafts)
 
+    async def _write(self, drafts: Sequence[Record]) -> int:
+        return await self._keep(drafts)
+
     async def _keep(self, records: Sequence[Record]) -> int:
         if not await self._arrange():
             return await self._keep_in_legacy(records)

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform, overload
 
 from memory.errors import MemoryRejectedError
 from memory.revision import check_revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+T = TypeVar("T")
 
 USER_ID_MAX = 128
 KEY_MAX = 256
@@ -56,7 +58,13 @@ Position: TypeAlias = tuple[str, str]
 """Where a record stands in a store: (user_id, slot), or (hash of user_id, "") for a deleted user."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def _frozen(cls: type[T]) -> type[T]:
+    """Make *cls* a dataclass that mypy alone keeps from being changed: it is made in a third of the time."""
+    return dataclass(unsafe_hash=True, slots=True)(cls)
+
+
+@_frozen
 class MemoryEntry:
     """One thing remembered. Times are UTC with millisecond precision; they never decide what is newer."""
 
@@ -362,10 +370,10 @@ def check_value(value: str) -> None:
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
-    if not isinstance(metadata, Mapping):
-        raise MemoryRejectedError("metadata", "is not a mapping", "a JSON object")
     if type(metadata) is dict and _is_small(metadata):
         return
+    if not isinstance(metadata, Mapping):
+        raise MemoryRejectedError("metadata", "is not a mapping", "a JSON object")
     if _deeper_than(METADATA_MAX_DEPTH, metadata):
         raise MemoryRejectedError("metadata", "is nested too deep", f"{METADATA_MAX_DEPTH} levels")
     if not all(isinstance(name, str) for name in metadata):

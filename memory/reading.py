@@ -134,10 +134,15 @@ class Reader:
 
     def speaker(self, *, near: bool) -> Replica | None:
         """Return the store that is asked first, if its word, with the outbox over it, is enough."""
-        usable = [replica for replica in self._replicas if replica.usable]
-        if not usable or not all(replica.trusted for replica in usable):
-            return None
-        return usable[0] if len(usable) == 1 else self._in_order(usable, near=near)[0]
+        usable: list[Replica] = []
+        for replica in self._replicas:
+            if replica.usable:
+                if not replica.trusted:
+                    return None
+                usable.append(replica)
+        if len(usable) > 1:
+            return self._in_order(usable, near=near)[0]
+        return usable[0] if usable else None
 
     async def scan(self, user_id: str, after: Position | None, limit: int) -> Page:
         """Return a page of one user's records; a store on this machine goes first, because there may be many."""

@@ -1,7 +1,7 @@
 """One SQLite file, opened once, used from one thread: what the stores that are SQLite files share.
 
-Each job runs as one call on aiosqlite's thread, so that no coroutine can slip a statement into another's
-transaction, and a caller that stops waiting leaves a transaction done or undone, never open.
+Each job runs as one call on the file's thread, so that no coroutine can slip a statement into another's transaction,
+and a caller that stops waiting leaves a transaction done or undone, never open.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import sqlite3
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
-
-import aiosqlite
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.sqlite_copy import keep_before_upgrade, utc_stamp
+from memory.sqlite_thread import SQLiteThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,10 +32,17 @@ log = logging.getLogger(__name__)
 DAMAGED = ".damaged-"
 """Stands between the name of a file and when it was found damaged."""
 
-_CLOSE_S = 1.0
 _GONE = "the file was removed or replaced while it was in use"
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _REFUSALS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY})
+
+
+class Submitted(NamedTuple, Generic[T]):
+    """A job that is under way, and in which file."""
+
+    future: asyncio.Future[T]
+    thread: SQLiteThread | None
+    identity: FileIdentity | None
 
 
 class SQLiteFile:
@@ -63,12 +69,13 @@ class SQLiteFile:
         keep_damaged_aside: bool = True,
     ) -> None:
         self.path = path
+        self._place = os.fspath(path)  # a Path is made into a text anew each time that it is looked at
         self._name = name
         self._schema = schema
         self._wal = wal
         self._busy_timeout_s = busy_timeout_s
         self._keep_damaged_aside = keep_damaged_aside
-        self._connection: aiosqlite.Connection | None = None
+        self._thread: SQLiteThread | None = None
         self._beside: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = None
         self._opening = asyncio.Lock()
@@ -85,24 +92,18 @@ class SQLiteFile:
             BackendUnavailableError: it cannot be opened now, is no database, or is newer than this program.
         """
         async with self._opening:
-            if self._connection is not None:
+            if self._thread is not None:
                 return
-            connection = aiosqlite.connect(
-                self.path,
-                factory=_JobConnection,
-                isolation_level=None,
-                timeout=self._busy_timeout_s,
-            )
             identity: FileIdentity | None = None
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileExistsError):  # for nobody else to read; SQLite gives its journals the same mode
                     os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-                self._connection = await _connected(connection)
+                thread = self._thread = await SQLiteThread.open(self.path, busy_timeout_s=self._busy_timeout_s)
                 identity = identity_of(self.path)
-                await self._run(self._connection, identity, self._prepare)
+                await thread.submit(partial(self._in_place, identity, self._prepare))
                 if self._wal:
-                    self._beside = await self._run(self._connection, identity, self._open_beside)
+                    self._beside = await thread.submit(partial(self._in_place, identity, self._open_beside))
                 self._identity = identity
             except (sqlite3.Error, OSError, _FileGoneError) as exc:
                 await self._give_up(identity, exc)
@@ -123,18 +124,34 @@ class SQLiteFile:
             BackendUnavailableError: SQLite failed; *operation* says at what. It is readable if *job* writes and only
                 that was refused: the file is locked, the disk is full.
         """
-        connection, identity = self._connection, self._identity
-        if connection is None or identity is None:
-            raise BackendUnavailableError(self._name, operation, "not open")
+        return await self.outcome(operation, self.submit(job), writes=writes)
+
+    def submit(self, job: Callable[[sqlite3.Connection], T]) -> Submitted[T]:
+        """Have *job* run on the file's thread, behind all that was submitted before; for `outcome`, or to be told."""
+        thread, identity = self._thread, self._identity
+        if thread is None or identity is None:
+            future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            future.set_exception(_NotOpenError("not open"))
+            return Submitted(future, None, None)
+        return Submitted(thread.submit(partial(self._in_place, identity, job)), thread, identity)
+
+    def has(self, submitted: Submitted[T]) -> bool:
+        """Return whether the file was not closed since *submitted*."""
+        return submitted.thread is self._thread
+
+    async def outcome(self, operation: str, submitted: Submitted[T], *, writes: bool = False) -> T:
+        """Return what became of a job; raises as `run` does, which is this of what is submitted now."""
         try:
-            return await self._run(connection, identity, job)
+            return await submitted.future
         except MemoryRejectedError:
-            raise  # *job* refuses what it was given
-        except (sqlite3.Error, OSError, ValueError, _FileGoneError) as exc:  # ValueError: closed meanwhile
+            raise  # the job refuses what it was given
+        except _NotOpenError as exc:
+            raise BackendUnavailableError(self._name, operation, str(exc)) from None
+        except (sqlite3.Error, OSError, ValueError, _FileGoneError) as exc:
             if isinstance(exc, _FileGoneError | StaleFileError) or is_damage(exc):
                 async with self._opening:
-                    if self._connection is connection:  # else another job was faster, and it may be open again
-                        await self._give_up(identity, exc)
+                    if self._thread is submitted.thread:  # else another job was faster, and it may be open again
+                        await self._give_up(submitted.identity, exc)
             readable = writes and is_refusal(exc) and (self._wal or not is_locked(exc))
             reason = reason_of(self.path, exc)
             raise BackendUnavailableError(self._name, operation, reason, readable=readable) from exc
@@ -153,32 +170,23 @@ class SQLiteFile:
             found = job(db)
         except (sqlite3.Error, OSError, ValueError):  # whatever it is, `run` says it
             return None
-        return found if identity == identity_of(self.path) else None
+        return found if identity == identity_of(self._place) else None
 
     def check_place(self) -> None:
         """Raise, within a job, if the open file is no longer at its path; after every job that is looked at anyway."""
-        if self._identity != identity_of(self.path):
+        if self._identity != identity_of(self._place):
             raise _FileGoneError(_GONE)
 
     async def write(self, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run *job* in a transaction: all of it is kept, durably, or none."""
         return await self.run(operation, lambda db: in_transaction(db, job), writes=True)
 
-    async def _run(
-        self, connection: aiosqlite.Connection, identity: FileIdentity, job: Callable[[sqlite3.Connection], T]
-    ) -> T:
-        outcome: list[T] = []
-
-        def work(db: sqlite3.Connection) -> None:
-            try:
-                outcome.append(job(db))
-            finally:
-                if identity != identity_of(self.path):
-                    raise _FileGoneError(_GONE)  # what was just written is in a file that nobody will find again
-
-        # executescript is the one public call that hands its argument through untouched.
-        await connection.executescript(cast("str", work))
-        return outcome[0]
+    def _in_place(self, identity: FileIdentity, job: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
+        try:
+            return job(db)
+        finally:
+            if identity != identity_of(self._place):
+                raise _FileGoneError(_GONE)  # what was just written is in a file that nobody will find again
 
     def _open_beside(self, _: sqlite3.Connection) -> sqlite3.Connection:
         """Open a second connection, which only reads and waits for nobody."""
@@ -237,21 +245,14 @@ class SQLiteFile:
         return aside.name
 
     async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
+        thread, self._thread = self._thread, None
         beside, self._beside = self._beside, None
         self._identity = None
         if beside is not None:  # before the other: whoever closes a file last brings it in order, which takes long
             with suppress(sqlite3.Error):
                 beside.close()
-        if connection is None:
-            return
-        ending = asyncio.ensure_future(connection.close())
-        await asyncio.wait({ending}, timeout=_CLOSE_S)
-        if ending.done():
-            with suppress(sqlite3.Error):
-                ending.result()
-        else:
-            ending.cancel()
+        if thread is not None:
+            await thread.close()
 
 
 class StaleFileError(sqlite3.Error):
@@ -362,7 +363,7 @@ def read_afresh(path: Path, job: Callable[[sqlite3.Connection], T], *, timeout_s
         return job(db)
 
 
-def identity_of(path: Path) -> FileIdentity:
+def identity_of(path: Path | str) -> FileIdentity:
     """Return which file is at *path* now; (-1, -1) if there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116 - two microseconds on the way of every call
@@ -402,30 +403,8 @@ class _FileGoneError(Exception):
     """The open file is no longer the one at its path."""
 
 
-class _JobConnection(sqlite3.Connection):
-    """Runs a callable where a script would go."""
-
-    def executescript(self, job: object) -> sqlite3.Cursor:
-        if callable(job):
-            job(self)
-            return self.cursor()
-        return super().executescript(str(job))
-
-
-async def _connected(connection: aiosqlite.Connection) -> aiosqlite.Connection:
-    """Open *connection*; who is cut off meanwhile waits for its thread, or it would come back to a closed loop."""
-
-    async def connect() -> aiosqlite.Connection:
-        return await connection
-
-    opening = asyncio.ensure_future(connect())
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        await asyncio.wait({opening}, timeout=_CLOSE_S)
-        if opening.done() and opening.exception() is None:
-            await connection.close()
-        raise
+class _NotOpenError(Exception):
+    """There is no open file."""
 
 
 def _step(number: int, step: str | Schema, db: sqlite3.Connection, *, keep_copy: bool) -> None:

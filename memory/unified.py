@@ -201,6 +201,9 @@ class UnifiedMemoryBackend(MemoryBackend):
             check_draft(draft)
         return await self.keep(drafts)
 
+    async def _write(self, drafts: Sequence[Record]) -> int:
+        return await self.keep(drafts)
+
     async def keep(self, records: Sequence[Record]) -> int:
         """Keep checked *records*; those without a revision are stamped. Returns how many changed anything."""
         if not self.replicas:
@@ -357,7 +360,7 @@ class UnifiedMemoryBackend(MemoryBackend):
 
     async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
         near = self._reader.speaker(near=True)
-        if near is not None and self.outbox.is_attached(near.name) and near.fed >= self.outbox.offered:
+        if near is not None and self.outbox.commits.looks_up(near.name, near.fed):
             return None  # it is found out where it is written
         return await super()._creation_of(user_id, key, scope)
 

@@ -11,59 +11,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from contextlib import suppress
-from contextvars import Context
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from memory.errors import BackendUnavailableError, MemoryRejectedError
-from memory.model import MemoryEntry, Page
+from memory.model import Page
 from memory.outbox import tables
-from memory.outbox.tables import Kept, Parked, Row
+from memory.outbox.group_commit import GroupCommit
+from memory.outbox.tables import Parked, Row
 from memory.sqlite_file import SQLiteFile, in_transaction
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Collection, Sequence
-    from datetime import datetime
     from pathlib import Path
 
     from memory.backend import LocalWriter
     from memory.model import Position, Record
+    from memory.outbox.tables import Kept
     from memory.revision import HybridLogicalClock
+    from memory.sqlite_file import Submitted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_GROUP_MAX = 1_000
 _ROWS_PER_MS = 1_000
 _BUSY_S = 0.3
 _READ_BUSY_S = 0.05
 _READ_PATIENCE_S = 0.2
 _RETRY_S = 1.0
-_HAND_OVER_S = 0.02
-
-
-@dataclass(slots=True)
-class _Writer:
-    """A store's way in from our thread, and whom to tell which rows went in: those after one seq, up to another."""
-
-    leg: LocalWriter
-    applied: Callable[[int, int], None]
-
-
-_Call: TypeAlias = "tuple[Sequence[Record], asyncio.Future[Kept]]"
-
-
-@dataclass(slots=True)
-class _Done:
-    """What has become of a group so far: empty until it is committed; then who has it, and who does not, and why."""
-
-    kept: list[Kept] = field(default_factory=list)
-    applied: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
 
 
 class Outbox:
@@ -84,10 +59,6 @@ class Outbox:
         """Why the last append failed; empty if it did not."""
         self.home = ""
         """The installation's id, as far as it is known: also while the file cannot be read."""
-        self.newest = 0
-        """The last row that was appended by this process."""
-        self.offered = 0
-        """The last of those rows that the attached stores were offered."""
         self.on_replaced: Callable[[], None] = lambda: None
         self._now = now
         self._writing = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S)
@@ -99,11 +70,13 @@ class Outbox:
         self._closed = True
         self._openings = 0
         self._reopening = asyncio.Lock()
-        self._writers: dict[str, _Writer] = {}
-        self._listeners: list[asyncio.Event] = []
-        self._waiting: deque[_Call] = deque()
-        self._handing_over: asyncio.Future[None] | None = None
-        self._flushing: asyncio.Task[None] | None = None
+        self.commits = GroupCommit(
+            self._writing,
+            clock,
+            again=self._again,
+            on_success=self._succeed,
+            on_failure=self._fail,
+        )
         self._not_before = 0.0
 
     async def open(self) -> None:
@@ -134,12 +107,7 @@ class Outbox:
     async def close(self) -> None:
         """Finish what is being appended, and close; whatever comes later fails."""
         self._closed = True
-        if self._flushing is not None:
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({self._flushing}, timeout=1.0)
-            self._flushing = None
-        for name in list(self._writers):
-            await self.detach(name)
+        await self.commits.close()
         await self._reading.close()
         await self._writing.close()
         self._openings = 0
@@ -147,27 +115,31 @@ class Outbox:
     def listen(self) -> asyncio.Event:
         """Return an event that is set whenever something was appended here."""
         event = asyncio.Event()
-        self._listeners.append(event)
+        self.commits.listeners.append(event)
         return event
 
     # Writing
 
     def attach(self, name: str, leg: LocalWriter, applied: Callable[[int, int], None]) -> None:
         """Write to the store *name*, too, in the same call as the log, from now on and until that fails."""
-        self._writers[name] = _Writer(leg, applied)
+        self.commits.attach(name, leg, applied)
 
     def is_attached(self, name: str) -> bool:
-        return name in self._writers
+        return self.commits.is_attached(name)
 
     async def detach(self, name: str) -> None:
         """Stop writing to the store *name*."""
-        writer = self._writers.pop(name, None)
-        if writer is None:
-            return
-        with suppress(BackendUnavailableError, TimeoutError):  # behind what is being written, if anything is
-            async with asyncio.timeout(1.0):
-                await self._writing.run("detach", lambda _: writer.leg.close())
-        writer.leg.close()
+        await self.commits.detach(name)
+
+    @property
+    def newest(self) -> int:
+        """The last row that was appended by this process."""
+        return self.commits.newest
+
+    @property
+    def offered(self) -> int:
+        """The last of those rows that the attached stores were offered."""
+        return self.commits.offered
 
     async def append(self, records: Sequence[Record]) -> Kept:
         """Keep *records* durably, all or none; those without a revision are stamped.
@@ -179,116 +151,11 @@ class Outbox:
         """
         if self.trouble and self._now() < self._not_before:
             raise BackendUnavailableError("outbox", "store", self.trouble)
-        future: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-        self._waiting.append((records, future))
-        if self._flushing is None or self._flushing.done():
-            # A context of its own: the deadline of one caller must not follow the others.
-            self._flushing = asyncio.create_task(self._flush(), name="outbox", context=Context())
-        return await future
-
-    async def _flush(self) -> None:
-        while self._waiting:
-            group: list[_Call] = []
-            size = 0
-            while self._waiting and size < _GROUP_MAX:
-                records, future = self._waiting.popleft()
-                if not future.done():  # the caller did not wait that long
-                    group.append((records, future))
-                    size += len(records)
-            if group:
-                await self._commit(group)
-
-    async def _commit(self, group: list[_Call]) -> None:
-        loop = asyncio.get_running_loop()
-        writers = dict(self._writers)
-        over = self._handing_over = loop.create_future()
-
-        def tell(kept: list[Kept]) -> None:
-            loop.call_soon_threadsafe(partial(self._acknowledge, group, kept, early=True))
-
-        done = _Done()
-        try:
-            await self._again(self._writing, "store", lambda db: self._write(db, group, writers, done, tell))
-        except BackendUnavailableError as exc:
-            if not done.kept:
-                self._fail(exc)
-            self._refuse(group, exc)
-        except Exception as exc:
-            log.exception("The outbox failed unexpectedly", extra={"event": "outbox_fault"})
-            self._refuse(group, BackendUnavailableError("outbox", "store", type(exc).__name__))
-        if done.kept:
-            self._acknowledge(group, done.kept)
-            for name, reason in done.failed.items():
-                if self._writers.get(name) is writers[name]:
-                    del self._writers[name]
-                log.debug("%s did not take a batch directly: %s", name, reason)
-            _tell([w for name, w in writers.items() if name in done.applied], done.kept)
-            self.offered = self.newest
-        over.set_result(None)
-        for event in self._listeners:
-            event.set()
-
-    def _write(
-        self,
-        db: sqlite3.Connection,
-        group: list[_Call],
-        writers: dict[str, _Writer],
-        done: _Done,
-        tell: Callable[[list[Kept]], object],
-    ) -> None:
-        """Commit the log, say so, then write to each local store, on one thread, one after the other.
-
-        What nobody waits for any more is left out: its caller may have written something newer elsewhere by now, and
-        would be overtaken by itself.
-        """
-
-        def job(db: sqlite3.Connection) -> list[Kept]:
-            calls: list[Sequence[Record]] = [[] if future.cancelled() else records for records, future in group]
-            if done.kept:  # the file went away a moment later: the new one gets the very same
-                calls = [one.records for one in done.kept]
-            return tables.append(db, self.clock, calls, created)
-
-        created = _creations([record for records, _ in group for record in records], writers)
-        kept = in_transaction(db, job)
-        self._writing.check_place()
-        done.kept = kept
-        tell(kept)
-        records = [record for one in kept for record in one.records]
-        for name, writer in writers.items():
-            try:
-                changed = writer.leg.apply(records)
-            except BackendUnavailableError as exc:
-                done.failed[name] = exc.reason
-                writer.leg.close()
-            else:
-                done.applied.add(name)
-                if len(kept) == 1:
-                    done.kept = [Kept(kept[0].records, kept[0].last_seq, changed)]
-
-    def _acknowledge(self, group: list[_Call], kept: list[Kept], *, early: bool = False) -> None:
-        """These stand in the log: say so to those who wait; *early*: if they need not hear what the stores say.
-
-        How many records of others changed anything, only a store can tell; and what is forgotten is to be gone.
-        """
-        self._succeed()
-        self.newest = max(self.newest, kept[-1].last_seq)
-        for (records, future), one in zip(group, kept, strict=True):
-            if not future.done() and not (early and _concerns_stores(records)):
-                future.set_result(one)
-
-    @staticmethod
-    def _refuse(group: list[_Call], error: BackendUnavailableError) -> None:
-        for _, future in group:
-            if not future.done():
-                future.set_exception(error)
+        return await self.commits.append(records)
 
     async def handed_over(self) -> None:
-        """Wait until the attached stores were offered what is acknowledged: as a rule well under a millisecond.
-
-        A read that comes so soon is answered faster so. One of them that hangs is not waited for.
-        """
-        if self.offered < self.newest and self._handing_over is not None:
-            await asyncio.wait({self._handing_over}, timeout=_HAND_OVER_S)
+        """Wait until the attached stores were offered what is acknowledged: as a rule well under a millisecond."""
+        await self.commits.handed_over()
 
     # Reading
 
@@ -526,11 +393,19 @@ class Outbox:
             self.trouble = ""
             log.info("The outbox can be written again", extra={"event": "outbox_up"})
 
-    async def _again(self, file: SQLiteFile, operation: str, job: Callable[[sqlite3.Connection], T]) -> T:
-        openings = self._openings
+    async def _again(
+        self,
+        file: SQLiteFile,
+        operation: str,
+        job: Callable[[sqlite3.Connection], T],
+        first: Submitted[T] | None = None,
+    ) -> T:
+        """Return what becomes of *job*, which may be under way as *first*; if its file was lost, once more."""
+        # One that began in a file that is open no longer has somebody else who opens it again.
+        openings = self._openings if first is None or file.has(first) else -1
         writes = file is self._writing
         try:
-            return await file.run(operation, job, writes=writes)
+            return await file.outcome(operation, first or file.submit(job), writes=writes)
         except BackendUnavailableError as exc:
             if exc.readable or self._closed:  # locked, or full: a second try would only cost as much again
                 raise
@@ -558,25 +433,3 @@ class Outbox:
             self._fail(exc)
             raise
         self._succeed()
-
-
-def _concerns_stores(records: Sequence[Record]) -> bool:
-    """Return whether any of *records* is more than a new entry."""
-    return any(record.revision or not isinstance(record, MemoryEntry) for record in records)
-
-
-def _creations(drafts: Sequence[Record], writers: dict[str, _Writer]) -> dict[Position, datetime]:
-    """Return when what *drafts* replace was first made, as a local store has it; a time for display, no more."""
-    positions = [d.position for d in drafts if not d.revision and isinstance(d, MemoryEntry)]
-    for writer in writers.values() if positions else ():
-        with suppress(BackendUnavailableError):  # it will say so again, where it counts
-            return writer.leg.creations(positions)
-    return {}
-
-
-def _tell(writers: Sequence[_Writer], kept: Sequence[Kept]) -> None:
-    rows = sum([len(one.records) for one in kept])
-    if rows:
-        last_seq = kept[0].last_seq
-        for writer in writers:
-            writer.applied(last_seq - rows, last_seq)

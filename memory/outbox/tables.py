@@ -115,6 +115,7 @@ def append(
     """
     known = highest = meta(db, "clock")
     clock.observe(known)
+    last_seq = 0
     at_ms = clock.now_ms()
     kept: list[list[Record]] = []
     for drafts in calls:
@@ -123,12 +124,12 @@ def append(
             record = draft if draft.revision else _stamped(draft, clock.stamp(), created)
             is_new = record.revision > highest  # then it need not be compared with what is there
             if is_new or _is_news(db, record):
-                _insert(db, record, at_ms)
+                last_seq = _insert(db, record, at_ms)
                 kept[-1].append(record)
                 highest = max(highest, record.revision)
     if highest != known:
         set_meta(db, "clock", highest)
-    last_seq = head(db)
+    last_seq = last_seq or head(db)
     return [Kept(tuple(records), last_seq, len(records)) for records in kept]
 
 
@@ -234,8 +235,8 @@ def _is_news(db: sqlite3.Connection, record: Record) -> bool:
     return all(supersedes(record, old) for old in known) and all(record.revision > grave.revision for grave in graves)
 
 
-def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> None:
-    """Put *record* at the end of the log, in place of an older one and of what it buries."""
+def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> int:
+    """Put *record* at the end of the log, in place of an older one and of what it buries; return its row."""
     owner = owner_hash(record)
     if isinstance(record, UserTombstone):
         buried = [
@@ -246,7 +247,8 @@ def _insert(db: sqlite3.Connection, record: Record, at_ms: int) -> None:
         db.executemany("DELETE FROM log WHERE seq = ?", buried)
         _unpark_buried(db, record)
     sql = "INSERT OR REPLACE INTO log (user_hash, user_id, slot, record, at_ms) VALUES (?, ?, ?, ?, ?)"
-    db.execute(sql, [owner, *record.position, record_to_text(record), at_ms])
+    inserted = db.execute(sql, [owner, *record.position, record_to_text(record), at_ms])
+    return inserted.lastrowid or head(db)
 
 
 def _unpark_buried(db: sqlite3.Connection, grave: UserTombstone) -> None:

@@ -309,7 +309,7 @@ async def test_a_file_that_goes_away_behind_an_acknowledgement_is_made_anew_with
     outbox.attach("sqlite", leg, lambda _before, _last: None)
 
     kept = await outbox.append([draft("drink", "tea")])
-    await asyncio.wait({outbox._flushing} if outbox._flushing else ())
+    await all_offered(outbox)
 
     assert [row.record for row in await outbox.rows(0, 10)] == [*kept.records]
     assert [record.revision for record in leg.got] == 2 * [kept.records[0].revision]
