@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from selectors import DefaultSelector
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -39,7 +38,7 @@ from memory.errors import BackendUnavailableError, MemoryRejectedError, WriteCon
 from memory.health import CircuitBreaker, ProbePlan
 from memory.member import Member
 from memory.model import MemoryEntry, StoreIdentity
-from memory.outbox import Outbox, tables
+from memory.outbox import Outbox, group_commit, tables
 from memory.replica import Replica
 from memory.report import StoreState
 from memory.revision import HybridLogicalClock
@@ -116,16 +115,15 @@ def _owned(loop: asyncio.AbstractEventLoop, work: Any, **given: Any) -> asyncio.
     return task
 
 
-class InlineConnection:
-    """What the product uses of aiosqlite, on the loop's thread; a job is done even if nobody waits for it any more."""
+class InlineThread:
+    """A file's thread on the loop's own; a job is done even if nobody waits for it any more."""
 
     dice: ClassVar[random.Random]
 
-    def __init__(self, path: Path, **given: Any) -> None:
-        self._busy_s: float = given["timeout"]
-        self._open: Callable[[], sqlite3.Connection] = lambda: sqlite3.connect(path, **given | {"timeout": 0})
-        self._db: sqlite3.Connection | None = None
-        self._jobs: deque[tuple[Any, asyncio.Future[None]]] = deque()
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        self._busy_s = busy_timeout_s
+        self._db: sqlite3.Connection | None = sqlite3.connect(path, isolation_level=None, timeout=0)
+        self._jobs: deque[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = deque()
         loop = asyncio.get_running_loop()
         assert isinstance(loop, InstantLoop)
         self._loop = loop
@@ -133,18 +131,16 @@ class InlineConnection:
         if isinstance(self._process, Process):
             self._process.connections.append(self)
 
-    def __await__(self) -> Generator[Any, None, InlineConnection]:
-        yield
-        self._db = self._open()
-        return self
+    @classmethod
+    async def open(cls, path: Path, *, busy_timeout_s: float) -> InlineThread:
+        await asyncio.sleep(0)
+        return cls(path, busy_timeout_s)
 
-    async def executescript(self, job: Any) -> None:
-        if self._db is None:
-            raise ValueError("no active connection")
-        done: asyncio.Future[None] = self._loop.create_future()
+    def submit(self, job: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        done: asyncio.Future[T] = self._loop.create_future()
         self._jobs.append((job, done))
         self._loop.call_soon(self._turn)
-        await done
+        return done
 
     async def close(self) -> None:
         await asyncio.sleep(0)
@@ -165,7 +161,7 @@ class InlineConnection:
                 raise ValueError("no active connection")
             if isinstance(self._process, Process):
                 self._process.tick()
-            self._db.executescript(job)
+            found = job(self._db)
         except sqlite3.OperationalError as exc:
             # Whoever finds the file locked waits for it; here nobody else runs, so that it is locked all the while.
             self._loop.call_later(self._busy_s, _fail, done, exc)
@@ -173,10 +169,10 @@ class InlineConnection:
             _fail(done, exc)
         else:
             if not done.done():
-                done.set_result(None)
+                done.set_result(found)
 
 
-def _fail(done: asyncio.Future[None], exc: BaseException) -> None:
+def _fail(done: asyncio.Future[Any], exc: BaseException) -> None:
     if not done.done():
         done.set_exception(exc)
 
@@ -393,7 +389,7 @@ class Process:
         self.since = world.loop.now
         self.alive = True
         self.ticks_left: int | None = None
-        self.connections: list[InlineConnection] = []
+        self.connections: list[InlineThread] = []
         self.clock = HybridLogicalClock(lambda: START_MS + int(world.loop.now * 1000) + world.ahead_ms, node=number)
         self.outbox = Outbox(world.folder / "outbox.db", self.clock, now=world.loop.time)
         plan = ProbePlan(interval_s=INTERVAL_S, retry_s=0.25, retry_max_s=1.0)
@@ -461,7 +457,7 @@ class World:
     """The machine: disks, processes, the loop and the clocks."""
 
     def __init__(self, seed: int, kinds: Sequence[bool], priorities: Sequence[int], concern: str | int) -> None:
-        self.dice = InlineConnection.dice = random.Random(seed)
+        self.dice = InlineThread.dice = random.Random(seed)
         self.loop = InstantLoop()
         self.loop.set_exception_handler(self._complain)
         self.folder = Path(tempfile.mkdtemp(prefix="stateful-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None))
@@ -1040,7 +1036,8 @@ PLAN = settings(
 @pytest.fixture(autouse=True)
 def inline(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
     """SQLite on the loop's thread; and no logs, of which thousands of faults make too many."""
-    monkeypatch.setattr(memory.sqlite_file, "aiosqlite", SimpleNamespace(connect=InlineConnection))
+    monkeypatch.setattr(memory.sqlite_file, "SQLiteThread", InlineThread)
+    monkeypatch.setattr(group_commit, "_GIVE_WAY_S", 0.0)  # there is nobody to give way to
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
