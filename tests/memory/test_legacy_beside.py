@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import aclosing, closing, suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 
-from memory.backends.legacy import LegacyMemoryBackend, tables
+from memory.backends.legacy import LegacyMemoryBackend, backend, tables
 from memory.backends.legacy.ledger import Ledger
 from memory.model import MemoryEntry, newest
 from memory.sqlite_file import in_transaction
@@ -18,7 +18,7 @@ from tests.memory.test_legacy import PREDECESSOR, query
 from tests.memory.test_recovery import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from memory.model import Record
@@ -64,7 +64,7 @@ def jakey(tmp_path: Path) -> Path:
 
 async def beside(
     folder: Path, journal: str, work: Callable[[sqlite3.Connection], object]
-) -> AsyncIterator[tuple[Path, LegacyMemoryBackend, Intruder]]:
+) -> AsyncGenerator[tuple[Path, LegacyMemoryBackend, Intruder], None]:
     """Yield a new file, looked through, and whoever comes before its first statement, its second, and so on.
 
     Until nobody comes any more, because so many statements are never made.
@@ -90,28 +90,29 @@ async def told(legacy: LegacyMemoryBackend, user_id: str | None) -> list[Record]
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 @pytest.mark.parametrize("user_id", ["1", None])
-@pytest.mark.parametrize("quiet", [True, False])
+@pytest.mark.parametrize("about", ["1", "2", ""])
 async def test_whatever_was_told_of_anothers_row_is_known_to_be_gone_when_the_row_is(
-    tmp_path: Path, journal: str, user_id: str | None, quiet: bool
+    tmp_path: Path, journal: str, user_id: str | None, about: str
 ) -> None:
-    """*quiet*: nobody has written anything since the file was looked through."""
+    """*about*: whom something was written about since the file was looked through, if anything was."""
 
     def write(db: sqlite3.Connection) -> None:
         for statement in WRITES:
             db.execute(statement)
 
-    async for path, legacy, intruder in beside(tmp_path, journal, write):
-        if not quiet:
-            query(path, "INSERT INTO memories (user_id, key, value) VALUES ('1', 'city', 'Rome')")
-        await watch(legacy, intruder)
-        before = await told(legacy, user_id)  # a comparison hands this to the others
-        await watch(legacy, None)
-        query(path, DELETES)
+    async with aclosing(beside(tmp_path, journal, write)) as cases:
+        async for path, legacy, intruder in cases:
+            if about:
+                query(path, "INSERT INTO memories (user_id, key, value) VALUES (?, 'city', 'Rome')", about)
+            await watch(legacy, intruder)
+            before = await told(legacy, user_id)  # a comparison hands this to the others
+            await watch(legacy, None)
+            query(path, DELETES)
 
-        after = await told(legacy, user_id)
+            after = await told(legacy, user_id)
 
-        left = [record for record in newest([*before, *after]).values() if isinstance(record, MemoryEntry)]
-        assert {record.key for record in left if record.user_id == "1"} == ({"team"} if quiet else {"team", "city"})
+            left = [record for record in newest([*before, *after]).values() if isinstance(record, MemoryEntry)]
+            assert {record.key for record in left if record.user_id == "1"} == {"team", *["city"] * (about == "1")}
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
@@ -124,13 +125,14 @@ async def test_what_is_read_is_as_it_was_at_one_moment(tmp_path: Path, journal: 
         ledger.put(new)
         ledger.close()
 
-    async for _, legacy, intruder in beside(tmp_path, journal, write):
-        await legacy.put([old])
-        await watch(legacy, intruder)
+    async with aclosing(beside(tmp_path, journal, write)) as cases:
+        async for _, legacy, intruder in cases:
+            await legacy.put([old])
+            await watch(legacy, intruder)
 
-        page = await legacy.get("1", "drink", None)
+            page = await legacy.get("1", "drink", None)
 
-        assert page.records in ((old,), (new,))
+            assert page.records in ((old,), (new,))
 
 
 async def test_a_row_that_cannot_be_taken_any_more_is_known_to_be_gone_when_it_is(jakey: Path) -> None:
@@ -154,12 +156,17 @@ async def test_what_another_program_mends_is_newer_than_what_it_was(jakey: Path)
 
         await legacy.put(before)
 
-        assert await legacy.get_all("2") == {"team": "Giants"}
+        (after,) = await told(legacy, "2")
+        assert isinstance(after, MemoryEntry)
+        assert after.value == "Giants"
+        assert after.revision > before[0].revision
 
 
 async def test_what_became_unfit_comes_back_by_comparison_and_goes_with_its_key(
-    jakey: Path,
+    jakey: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(backend, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(backend, "_REST", 0)
     news: list[str] = []
     async with LegacyMemoryBackend(jakey) as legacy:
         await until(lambda: legacy.comparable)
@@ -167,13 +174,17 @@ async def test_what_became_unfit_comes_back_by_comparison_and_goes_with_its_key(
         before, digests = await told(legacy, "2"), await legacy.buckets()
         query(jakey, "UPDATE memories SET value = ? WHERE user_id = '2'", HUGE)
         await told(legacy, "2")
-        assert news == ["news"]
         assert await legacy.buckets() != digests
-        await told(legacy, "2")
-        assert news == ["news"]  # only once
+
+        await legacy.probe()
+        await until(lambda: legacy._looking is not None and legacy._looking.done())
+        query(jakey, "INSERT INTO memories (user_id, key, value) VALUES ('1', 'city', 'Rome')")
+        with closing(sqlite3.connect(jakey, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")  # nobody else writes now, nor has to about the other person
+            assert await told(legacy, "2") == []
+        assert news == ["news"]
 
         await legacy.put(before)
-
         assert await legacy.buckets() == digests
         assert await told(legacy, "2") == before
         query(jakey, "DELETE FROM memories WHERE user_id = '2' AND key = 'team'")
