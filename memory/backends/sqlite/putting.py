@@ -312,7 +312,7 @@ def _user(db: sqlite3.Connection, record: Record) -> User:
 
 def _is_entry(row: Row) -> bool:
     """Return whether *row* is a sound entry's, as far as that shows."""
-    return tuple(map(type, row)) == _TYPES and row[_CHANGES] >= 0 and sound(row[_REVISION]) != ""
+    return tuple(map(type, row)) == _TYPES and sound(row[_REVISION]) != ""
 
 
 def _row_of(record: MemoryEntry | Tombstone) -> Row:

@@ -25,6 +25,9 @@ class Writer:
     """Writes from the thread that calls it, over a connection of its own; see LocalWriter.
 
     It commits without fsync and never checkpoints, which would take long; `SQLiteMemoryBackend.sync` does both.
+    What it is given was checked where it came in: by `write` or `put` of the memory that keeps the outbox. What it has
+    read it believes until anybody else writes to the file; only its own thread calls it, so nothing comes in between.
+
     It is for the file that the backend had open when it was made, and for no other: whose a file is that came in its
     place, somebody has to look first.
     """
