@@ -63,6 +63,15 @@ async def fed(unified: UnifiedMemoryBackend) -> None:
             await replica.confirm(newest)
 
 
+async def analysed(unified: UnifiedMemoryBackend) -> None:
+    """Return when every entry was analysed in the background, as it soon is in a bot."""
+    made_by = unified.sets.language.fingerprint
+    indices = [index for replica in unified.replicas if (index := replica.store.index()) is not None]
+    async with asyncio.timeout(_PATIENCE_S):
+        while any([await index.unfinished("analysis", made_by, 1) for index in indices]):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(_LOOK_S)
+
+
 async def fill(unified: UnifiedMemoryBackend, memories: Iterable[Memory]) -> None:
     """Put in many memories at once, as a migration does, and wait until all stores have them."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mcp import Client, StdioServerParameters
 
+from app.responsive import stay_responsive
 from benchmarks.mcp import ECHO, PROJECT
 from benchmarks.speed import installation, made
 from benchmarks.speed.floor import Floor
@@ -66,6 +67,9 @@ async def measure(folder: Path, plan: Plan) -> dict[str, Any]:
         floor.fill([*kept, *asked])
         await installation.fill(systems.alone, [*kept, *asked])
         await installation.fill(systems.two, kept)
+        await installation.analysed(systems.alone)
+        await installation.analysed(systems.two)
+        stay_responsive()  # as the bot does, once it is ready
         return {**await _Rounds(systems, kept, asked).run(plan.rounds), **await _crowds(systems, kept, plan.slices)}
 
 
