@@ -43,13 +43,15 @@ class HybridLogicalClock:
         self._now_ms = now_ms or _wall_ms
         self._node = secrets.randbits(64) if node is None else node
         self._highest = 0  # wall time and counter in one integer
+        self._latest = ""
         self._lock = threading.Lock()
 
     def stamp(self) -> str:
         """Return a revision above the wall clock and above every revision given or observed so far."""
         with self._lock:
             self._highest = max(self._now_ms() * _COUNTERS, self._highest + 1)
-            return f"{self._highest:016x}{self._node:016x}"
+            self._latest = f"{self._highest:016x}{self._node:016x}"
+            return self._latest
 
     def observe(self, revision: str) -> None:
         """Raise the clock to *revision*, so that whatever is stamped next is above it.
@@ -57,6 +59,8 @@ class HybridLogicalClock:
         Not to a damaged one, nor to one from the year 5999 on: else a single forged record would leave no revision
         above itself that anybody takes, and end all writing and forgetting. So there is always a year of them left.
         """
+        if revision <= self._latest:  # as a rule it is the very one
+            return
         if not is_damaged(revision) and _ms_of(revision) < _YEAR_5999_MS:
             with self._lock:
                 self._highest = max(self._highest, int(revision[:16], 16))

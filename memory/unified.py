@@ -124,7 +124,7 @@ class UnifiedMemoryBackend(MemoryBackend):
     @property
     def replicas(self) -> tuple[Replica, ...]:
         """The stores that make the memory, best priority first."""
-        return tuple(replica for replica in self.members if replica.counted)
+        return tuple([replica for replica in self.members if replica.counted])
 
     async def open(self) -> None:
         """Open the outbox and every store; one that is not up yet comes in later. Returns within the deadline."""

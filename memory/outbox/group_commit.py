@@ -235,8 +235,8 @@ class GroupCommit:
             return
         self._called = False  # first: who comes from now on calls again
         size = 0
-        with suppress(IndexError):
-            while size < _GROUP_MAX:
+        with suppress(IndexError):  # where two threads take
+            while self._waiting and size < _GROUP_MAX:
                 records, future = self._waiting.popleft()
                 if not future.done():  # the caller did not wait that long
                     group.calls.append((records, future))
