@@ -38,16 +38,16 @@ class Writer:
         self._connection: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = file.identity
         self._known = Known()
-        self._version: int | None = None
+        self._as_of: tuple[sqlite3.Connection, int] | None = None
 
     def apply(self, records: Sequence[Record]) -> int:
         known, self._known = self._known, Known()
 
         def job(db: sqlite3.Connection) -> int:
-            (version,) = db.execute("PRAGMA data_version").fetchone()
-            if version != self._version:  # somebody else has written since the last time
+            as_of = (db, db.execute("PRAGMA data_version").fetchone()[0])
+            if as_of != self._as_of:  # somebody else has written since the last time
                 known.forget()
-                self._version = version
+                self._as_of = as_of
             return put_all(db, records, known)
 
         try:
@@ -73,7 +73,7 @@ class Writer:
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
-        self._known, self._version = Known(), None
+        self._known, self._as_of = Known(), None
         if connection is not None:
             with suppress(sqlite3.Error):
                 connection.close()
