@@ -135,10 +135,6 @@ class SQLiteFile:
             return Submitted(future, None, None)
         return Submitted(thread.submit(partial(self._in_place, identity, job)), thread, identity)
 
-    def has(self, submitted: Submitted[T]) -> bool:
-        """Return whether the file was not closed since *submitted*."""
-        return submitted.thread is self._thread
-
     async def outcome(self, operation: str, submitted: Submitted[T], *, writes: bool = False) -> T:
         """Return what became of a job; raises as `run` does, which is this of what is submitted now."""
         try:

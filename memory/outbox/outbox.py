@@ -401,8 +401,7 @@ class Outbox:
         first: Submitted[T] | None = None,
     ) -> T:
         """Return what becomes of *job*, which may be under way as *first*; if its file was lost, once more."""
-        # One that began in a file that is open no longer has somebody else who opens it again.
-        openings = self._openings if first is None or file.has(first) else -1
+        openings = self._openings  # a file is not opened again before the last of its jobs has said what became of it
         writes = file is self._writing
         try:
             return await file.outcome(operation, first or file.submit(job), writes=writes)

@@ -19,7 +19,7 @@ import pytest
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError
 from memory.model import MemoryEntry, Tombstone, UserTombstone, from_ms, user_hash_of
-from memory.outbox import LAG_MAX, Outbox
+from memory.outbox import LAG_MAX, Outbox, group_commit
 from memory.revision import HybridLogicalClock
 from tests.contract import NOW_MS, make_entry, revision
 
@@ -313,6 +313,59 @@ async def test_a_file_that_goes_away_behind_an_acknowledgement_is_made_anew_with
 
     assert [row.record for row in await outbox.rows(0, 10)] == [*kept.records]
     assert [record.revision for record in leg.got] == 2 * [kept.records[0].revision]
+
+
+async def test_calls_that_meet_a_lost_file_together_have_it_made_anew_once(outbox: Outbox, path: Path) -> None:
+    replaced: list[None] = []
+    outbox.on_replaced = lambda: replaced.append(None)
+    leg = SlowLeg()
+    outbox.attach("sqlite", leg, lambda _before, _last: None)
+
+    first = await outbox.append([draft("drink", "tea")])  # its thread stands in the store now
+    second = asyncio.create_task(outbox.append([draft("drink", "coffee")]))
+    third = asyncio.create_task(outbox.rewind("nobody"))
+    await asyncio.sleep(0)
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    leg.go_on.set()
+    await asyncio.gather(second, third)
+    await all_offered(outbox)
+
+    assert replaced == [None]
+    assert await in_log(outbox) == [("drink", "coffee")]
+    assert (await second).records[0].revision > first.records[0].revision
+
+
+async def test_more_than_a_group_takes_waits_for_the_next(outbox: Outbox) -> None:
+    leg = SlowLeg()
+    outbox.attach("sqlite", leg, lambda _before, _last: None)
+    await outbox.append([draft("first")])
+    calls = [asyncio.create_task(outbox.append([draft(f"{n}-{m}") for m in range(400)])) for n in range(4)]
+    await asyncio.sleep(0)
+    leg.go_on.set()
+    kept = await asyncio.gather(*calls)
+
+    assert [len(one.records) for one in kept] == [400, 400, 400, 400]
+    assert len({one.last_seq for one in kept}) == 2
+    assert len(await in_log(outbox)) == 100
+    await all_offered(outbox)
+    assert len(leg.got) == 1_601
+
+
+async def test_who_waits_alone_goes_on_before_the_store_is_written(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "_GIVE_WAY_S", 10.0)
+    order: list[str] = []
+    leg = SlowLeg(lambda: order.append("store"))
+    leg.go_on.set()
+    outbox.attach("sqlite", leg, lambda _before, _last: None)
+
+    await outbox.append([draft("drink", "tea")])
+    order.append("caller")
+    await all_offered(outbox)
+
+    assert order == ["caller", "store"]
 
 
 async def test_an_outbox_that_is_locked_fails_soon_and_works_again(outbox: Outbox, path: Path) -> None:
