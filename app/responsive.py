@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 
-_YOUNG, _MIDDLE, _OLD = 1_000, 5, 10_000
+_YOUNG, _MIDDLE, _OLD = 500, 2, 50_000
 _SWITCH_S = 0.001
 
 

@@ -329,10 +329,7 @@ class Replica(Member):
             self._seen = (self._seen[0], max(counter, self._seen[1]))
             if self._news is not None:
                 self._news.set()  # the feeder notes it
-        if not self._outbox.is_attached(self.name):
-            leg = self.store.writer()
-            if leg is not None:
-                self._outbox.attach(self.name, leg, self._applied)
+        self._attach()
         if not was_up:
             self.on_change()
             if self._news is not None:
@@ -345,6 +342,13 @@ class Replica(Member):
 
     def _may_be_read(self) -> bool:
         return self._seen is not None and not self._foreign
+
+    def _attach(self) -> None:
+        """Let the outbox write to the store directly, where that can be."""
+        if not self._outbox.is_attached(self.name):
+            leg = self.store.writer()
+            if leg is not None:
+                self._outbox.attach(self.name, leg, self._applied)
 
     def _applied(self, before: int, last: int) -> None:
         """Rows after *before*, up to *last*, went in directly; anything earlier that did not is a gap to be fed."""
@@ -364,6 +368,7 @@ class Replica(Member):
                     # What other processes append is looked for now and then, and wherever it left a gap.
                     if not is_told or self._must_rewind or self.fed < self._outbox.newest:
                         await self.catch_up()
+                        self._attach()  # what it did not take directly was in its way for a moment, no more
                     await self._settle()
                 if self.trusted and self._seen is not None and self._seen != self._noted:
                     await self._outbox.saw(self.name, *self._seen)

@@ -144,10 +144,15 @@ class GroupCommit:
 
     def append(self, records: Sequence[Record]) -> asyncio.Future[Kept]:
         """Have *records* kept, all or none; see Outbox.append."""
-        future: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Kept] = loop.create_future()
         self._waiting.append((records, future))
         if not self._called:
-            self._call()
+            self._called = True
+            if self._under_way:  # then others will come in the same turn of the loop: all of them together
+                loop.call_soon(self._call)
+            else:
+                self._call()
         return future
 
     async def handed_over(self) -> None:
@@ -162,7 +167,6 @@ class GroupCommit:
 
     def _call(self) -> None:
         """Have the file's thread take what waits when it comes to it."""
-        self._called = True
         group = _Group(asyncio.get_running_loop().create_future(), dict(self._writers))
         self._under_way.add(group.over)
         submitted = self._file.submit(partial(self._commit, group))
@@ -205,6 +209,7 @@ class GroupCommit:
         for event in self.listeners:
             event.set()
         if self._waiting and not self._called:
+            self._called = True
             self._call()
 
     def _acknowledge(self, group: _Group, kept: list[Kept], *, early: bool = False) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -387,6 +389,28 @@ async def test_a_store_is_not_blamed_for_time_that_others_used_up(
 
     first.fault = second.fault = ""
     assert await unified.store("u1", "drink", "tea")
+
+
+async def test_a_store_that_was_locked_for_a_moment_is_written_directly_again_once_it_was_fed(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    async with unify(tmp_path, SQLiteMemoryBackend(path), plan=BY_HAND) as unified:
+        (store,) = unified.replicas
+
+        async def becomes(attached: bool) -> None:
+            async with asyncio.timeout(10):
+                while unified.outbox.is_attached(store.name) is not attached:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.01)
+
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await unified.store("u1", "drink", "tea")
+            await becomes(False)
+        await becomes(True)
+
+        assert store.usable
+        await unified.store("u1", "drink", "milk")
+        await unified.outbox.handed_over()
+        assert await store.store.get_all("u1") == {"drink": "milk"}
 
 
 async def _with_little_time(member: Replica) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from memory.model import Position, Record
     from memory.sqlite_file import FileIdentity, SQLiteFile
 
-_BUSY_S = 0.01
-"""A LocalWriter waits for nobody; this only outlasts another's commit."""
+_BUSY_S = 0.1
+"""A LocalWriter waits for nobody; this only outlasts another's commit, whose thread may wait for the interpreter."""
 
 
 class Writer:
