@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import mock
 
 from benchmarks.chaos.predecessor import FILE, LEGACY
@@ -25,6 +25,7 @@ from memory.health import ProbePlan
 from memory.model import user_hash_of
 from memory.revision import HybridLogicalClock
 from tools import mcp_server
+from tools.mcp_server.server import TOOLS
 
 if TYPE_CHECKING:
     import random
@@ -49,6 +50,7 @@ class ScriptedLink:
     """
 
     pid = None
+    takes: ClassVar = {name: tool.spec.input_schema for name, tool in TOOLS.items()}
 
     def __init__(self, path: Path, now_ms: Any, dice: random.Random) -> None:
         self.fault = ""
