@@ -6,13 +6,13 @@ Merkle tree of fixed shape, kept by each store as it is written.
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from memory.errors import BackendUnavailableError
 from memory.model import MemoryEntry, UserTombstone, content_hash, newest
 from memory.revision import is_damaged
+from memory.tasks import together
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -37,7 +37,7 @@ async def compare(replicas: Sequence[Replica]) -> int:
     """
     present = [replica for replica in replicas if replica.usable and replica.store.comparable]
     epochs = {replica: replica.epoch for replica in present}
-    await asyncio.gather(*(replica.catch_up() for replica in present if replica.writable))
+    await together(*(replica.catch_up() for replica in present if replica.writable))
     run = _Comparison(present)
     await run.compare()
     # A store that lost what it knew learns nothing from another such, unless there is nobody else to learn from.
@@ -113,7 +113,7 @@ class _Comparison:
             after = end
 
     async def _scan(self, replicas: Sequence[Replica], user_id: str, after: Position | None) -> dict[Replica, Page]:
-        pages = await asyncio.gather(*(r.call("compare", partial(r.store.scan, user_id, after)) for r in replicas))
+        pages = await together(*(r.call("compare", partial(r.store.scan, user_id, after)) for r in replicas))
         return dict(zip(replicas, pages, strict=True))
 
     async def _give(self, replica: Replica, record: Record) -> None:
@@ -141,7 +141,7 @@ class _Comparison:
             replica.differences = max(0, replica.differences - len(batch))
 
     async def _ask_all(self, operation: str, work: Callable[[Replica], Awaitable[T]]) -> dict[Replica, T]:
-        answers = await asyncio.gather(*(r.call(operation, partial(work, r)) for r in self._replicas))
+        answers = await together(*(r.call(operation, partial(work, r)) for r in self._replicas))
         return dict(zip(self._replicas, answers, strict=True))
 
 

@@ -14,6 +14,7 @@ from memory.deadline import remaining_s, within
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
 from memory.health import CircuitBreaker, ProbePlan
 from memory.report import StoreHealth, StoreState
+from memory.tasks import stop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -230,13 +231,6 @@ class Member:
 
 class _NotItsFaultError(BackendUnavailableError):
     """The operation had too little time left for this store: nothing is known about it."""
-
-
-async def stop(task: asyncio.Task[None] | None) -> None:
-    """Cancel *task* and wait until it has ended."""
-    if task is not None:
-        task.cancel()
-        await asyncio.wait({task})
 
 
 async def _started(work: Callable[[], Awaitable[T]]) -> T:

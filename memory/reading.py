@@ -15,6 +15,7 @@ from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.merge import get_in_all, merge_pages
 from memory.model import MemoryEntry, Page, UserTombstone, newest, owner_hash, slot_of, user_hash_of
 from memory.report import StoreState
+from memory.tasks import together
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -354,7 +355,7 @@ async def ask(
         except (BackendUnavailableError, MemoryRejectedError) as exc:
             return exc
 
-    answers = await asyncio.gather(*(one(replica) for replica in replicas))
+    answers = await together(*(one(replica) for replica in replicas))
     return dict(zip(replicas, answers, strict=True))
 
 

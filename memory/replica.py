@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
-from memory.member import Member, stop
+from memory.member import Member
 from memory.model import owner_hash
 from memory.outbox import LAG_MAX
 from memory.report import StoreHealth, StoreState
+from memory.tasks import stop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -21,11 +21,11 @@ from memory.backend import PAGE, MemoryBackend
 from memory.deadline import remaining_s
 from memory.errors import BackendUnavailableError, ConfigError, WriteConcernError
 from memory.indexing import Indexing
-from memory.member import stop
 from memory.model import MemoryEntry, Page, check_draft, check_record, newest
 from memory.reading import Reader, ask, nobody
 from memory.recall import Recall
 from memory.report import HealthReport, StoreState
+from memory.tasks import stop, together
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Sequence
@@ -141,7 +141,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             for replica in sorted(self.members, key=lambda replica: replica.counted):
                 if replica.may_found:
                     await replica.open()
-        await asyncio.gather(*(replica.open() for replica in self.members))
+        await together(*(replica.open() for replica in self.members))
         self._attention.set()
         self._tidier = asyncio.create_task(self._tidy(), name="compare stores", context=Context())
         if self._indexes:
@@ -155,7 +155,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             self._opened = False
             await stop(self._tidier)
             await self._indexing.close()
-            await asyncio.gather(*(replica.close() for replica in self.members))
+            await together(*(replica.close() for replica in self.members))
             await self.outbox.close()
             if self._folder is not None:
                 self._folder.leave()
@@ -377,7 +377,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         await self._check_all()
         await self.settle(settle_s)
         with suppress(BackendUnavailableError):
-            await asyncio.gather(*(replica.count_backlog() for replica in self.members))
+            await together(*(replica.count_backlog() for replica in self.members))
         return self.report()
 
     def report(self) -> HealthReport:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from memory.backups.making import Manner, make
 from memory.backups.work import UnderWayError, free_bytes, only_one
 from memory.errors import BackendUnavailableError
-from memory.member import stop
 from memory.sqlite_copy import BEFORE_UPGRADE, PART, utc_stamp
 from memory.sqlite_file import DAMAGED
+from memory.tasks import stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

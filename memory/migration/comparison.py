@@ -29,6 +29,7 @@ from memory.migration.reading import Counts
 from memory.migration.streams import PAGE, SourceStream, Stream
 from memory.migration.threads import in_thread
 from memory.model import UserTombstone, user_hash_of
+from memory.tasks import together
 
 if TYPE_CHECKING:
     import sqlite3
@@ -108,7 +109,7 @@ class Comparison:
         streams += [self._was] if self._was is not None else []
         self._parked = {(one.store, one.record.position) for one in await self._unified.parked()}
         try:
-            await asyncio.gather(*(stream.open() for stream in streams))
+            await together(*(stream.open() for stream in streams))
             while True:
                 if self._whole.trouble:
                     raise BackendUnavailableError("the memory", "be read", self._whole.trouble)

@@ -22,10 +22,10 @@ from memory.backups.making import Manner
 from memory.backups.work import UnderWayError, only_one
 from memory.config import MemoryFileSettings, load_settings
 from memory.errors import BackendUnavailableError, ConfigError
-from memory.member import stop
 from memory.migration.journal import Journal
 from memory.model import MemoryEntry, Tombstone, UserTombstone, slot_of, user_hash_of
 from memory.shared import MemorySystem, SharedMemory
+from memory.tasks import stop
 from memory.unified import Batch
 from tests.contract import NOW_MS, everything, make_entry, revision
 from tests.memory.faulty import FaultyBackend

@@ -844,3 +844,31 @@ async def test_a_record_that_a_store_always_fails_on_does_not_hold_up_the_others
         await memory.retry_parked()
         await until(lambda: healthy(memory))
         assert await same_in_all(memory)
+
+
+@pytest.mark.parametrize("turns", range(16))
+async def test_closing_ends_while_a_comparison_is_under_way_of_which_a_store_fails(tmp_path: Path, turns: int) -> None:
+    go_on = asyncio.Event()
+
+    class Comparing(FaultyBackend):
+        waits = False
+
+        async def buckets(self) -> dict[str, tuple[int, int]]:
+            if self.waits:
+                await go_on.wait()
+                await asyncio.sleep(0 if self.fault else 3600)
+            return await super().buckets()
+
+    clock = HybridLogicalClock()
+    failing, silent = Comparing("failing", clock=clock), Comparing("silent", clock=clock)
+    memory = unify(tmp_path, failing, silent, plan=BY_HAND, compare_s=0.01)
+    await memory.open()
+    failing.waits = silent.waits = True
+    await asyncio.sleep(0.1)
+    failing.fault = "down"
+    go_on.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        await memory.close()

@@ -25,6 +25,12 @@ async def thread(tmp_path: Path) -> AsyncIterator[SQLiteThread]:
     await thread.close()
 
 
+async def no_more_threads_than(before: int) -> None:
+    async with asyncio.timeout(5):
+        while threading.active_count() > before:  # noqa: ASYNC110 - a thread ends in its own time
+            await asyncio.sleep(0.01)
+
+
 async def test_jobs_run_one_after_the_other_on_one_thread_that_is_not_the_loops(thread: SQLiteThread) -> None:
     def job(number: int, db: sqlite3.Connection) -> tuple[int, int]:
         db.execute("INSERT INTO t VALUES (?)", [number])
@@ -68,9 +74,7 @@ async def test_closing_does_what_was_asked_before_and_ends_the_thread(tmp_path: 
     with sqlite3.connect(tmp_path / "x.db") as db:
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
     db.close()
-    async with asyncio.timeout(5):
-        while threading.active_count() > before:  # noqa: ASYNC110 - the thread ends in its own time
-            await asyncio.sleep(0.01)
+    await no_more_threads_than(before)
 
 
 async def test_a_job_that_hangs_is_left_behind_and_its_thread_ends_when_it_does(tmp_path: Path) -> None:
@@ -83,9 +87,7 @@ async def test_a_job_that_hangs_is_left_behind_and_its_thread_ends_when_it_does(
     assert threading.active_count() > before
 
     go_on.set()
-    async with asyncio.timeout(5):
-        while threading.active_count() > before:  # noqa: ASYNC110 - the thread ends in its own time
-            await asyncio.sleep(0.01)
+    await no_more_threads_than(before)
 
 
 async def test_a_file_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
@@ -94,6 +96,4 @@ async def test_a_file_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> 
     with pytest.raises(sqlite3.OperationalError):
         await SQLiteThread.open(tmp_path / "nowhere" / "x.db", busy_timeout_s=0.1)
 
-    async with asyncio.timeout(5):
-        while threading.active_count() > before:  # noqa: ASYNC110 - the thread ends in its own time
-            await asyncio.sleep(0.01)
+    await no_more_threads_than(before)
