@@ -35,8 +35,8 @@ from memory.model import MemoryEntry
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from memory.backend import StoreBackend
     from memory.revision import HybridLogicalClock
+    from memory.store import StoreBackend
 
 PROJECT = Path(__file__).resolve().parent.parent
 _MEMORIES = 100

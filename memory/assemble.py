@@ -28,8 +28,8 @@ from memory.unified import UnifiedMemoryBackend
 from memory.working_sets import WorkingSets
 
 if TYPE_CHECKING:
-    from memory.backend import StoreBackend
     from memory.config import BackendTable, MemorySettings
+    from memory.store import StoreBackend
 
 log = logging.getLogger(__name__)
 

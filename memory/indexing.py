@@ -14,18 +14,18 @@ from contextvars import Context
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from memory.backend import Derived
 from memory.embedding import EndpointEmbedder, Indexer, Lacking, StaticVectors, text_of
 from memory.errors import BackendUnavailableError, ConfigError
+from memory.store import Derived
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
 
-    from memory.backend import SearchIndex
     from memory.embedding import Embedded
     from memory.language import Language
     from memory.ranking import Stock
     from memory.replica import Replica
+    from memory.store import SearchIndex
     from memory.working_sets import WorkingSets
 
 log = logging.getLogger(__name__)

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Sequence
 
     from memory.acknowledged import AcknowledgedRevisions
-    from memory.backend import SearchIndex
     from memory.model import Record, UserDigest
     from memory.outbox import Outbox
     from memory.reading import Reader
     from memory.replica import Replica
+    from memory.store import SearchIndex
     from memory.working_sets import Asked, HeldSet, WorkingSets
 
 log = logging.getLogger(__name__)

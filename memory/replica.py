@@ -22,10 +22,10 @@ from memory.tasks import stop
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from memory.backend import StoreBackend
     from memory.health import ProbePlan
     from memory.model import Record, StoreIdentity
     from memory.outbox import Outbox, Row
+    from memory.store import StoreBackend
 
 log = logging.getLogger(__name__)
 

@@ -34,8 +34,9 @@ from memory.wire import record_to_text
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from memory.backend import MemoryBackend, StoreBackend
+    from memory.backend import MemoryBackend
     from memory.model import Position, Record
+    from memory.store import StoreBackend
 
 NOW_MS = 1_790_000_000_000
 

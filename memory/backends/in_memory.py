@@ -9,7 +9,7 @@ from functools import reduce
 from operator import xor
 from typing import TYPE_CHECKING
 
-from memory.backend import PAGE, StoreBackend
+from memory.backend import PAGE
 from memory.model import (
     Audience,
     MemoryEntry,
@@ -27,6 +27,7 @@ from memory.model import (
     supersedes,
     user_hash_of,
 )
+from memory.store import StoreBackend
 from memory.wire import check_bucket
 
 if TYPE_CHECKING:

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from memory.backend import LocalWriter
     from memory.model import Position, Record
     from memory.revision import HybridLogicalClock
     from memory.sqlite_file import SQLiteFile, Submitted
+    from memory.store import LocalWriter
 
 log = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
-    from memory.backend import LocalWriter
     from memory.model import Position, Record
     from memory.outbox.tables import Kept
     from memory.revision import HybridLogicalClock
     from memory.sqlite_file import Submitted
+    from memory.store import LocalWriter
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

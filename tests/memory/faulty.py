@@ -6,18 +6,19 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from memory.backend import PAGE, StoreBackend
+from memory.backend import PAGE
 from memory.backends.in_memory import InMemoryBackend
 from memory.errors import BackendStartingError, BackendUnavailableError
 from memory.model import MemoryEntry
+from memory.store import StoreBackend
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
     from datetime import datetime
 
-    from memory.backend import LocalWriter
     from memory.model import Audience, Page, Position, Record, StoreIdentity, UserDigest
     from memory.revision import HybridLogicalClock
+    from memory.store import LocalWriter
 
 T = TypeVar("T")
 

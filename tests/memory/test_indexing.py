@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from memory.backend import Derived
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.embedding import Embedded, EndpointEmbedder, EndpointSettings
 from memory.errors import BackendUnavailableError
@@ -19,6 +18,7 @@ from memory.indexing import Vectors, _noted, _writable, analyse, mark_of
 from memory.language import load_language
 from memory.model import Tombstone, slot_of
 from memory.revision import HybridLogicalClock
+from memory.store import Derived
 from memory.unified import Batch
 from memory.working_sets import WorkingSets
 from tests.contract import make_entry

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from memory.backend import StoreBackend
     from memory.outbox import Outbox
+    from memory.store import StoreBackend
     from memory.unified import UnifiedMemoryBackend
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
     from pathlib import Path
 
-    from memory.backend import LocalWriter
     from memory.model import Record
+    from memory.store import LocalWriter
 
 TABLES = ("memories", "history", "digests")
 

@@ -31,7 +31,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 import memory.sqlite_file
 from memory import antientropy, model
 from memory.acknowledged import AcknowledgedRevisions
-from memory.backend import PAGE, StoreBackend
+from memory.backend import PAGE
 from memory.backends import in_memory
 from memory.backends.in_memory import InMemoryBackend
 from memory.errors import BackendUnavailableError, MemoryRejectedError, WriteConcernError
@@ -42,6 +42,7 @@ from memory.outbox import Outbox, group_commit, tables
 from memory.replica import Replica
 from memory.report import StoreState
 from memory.revision import HybridLogicalClock
+from memory.store import StoreBackend
 from memory.unified import UnifiedMemoryBackend
 from tests.memory.faulty import run_now
 
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from memory.backend import LocalWriter
     from memory.model import Audience, Page, Position, Record, UserDigest
+    from memory.store import LocalWriter
 
 T = TypeVar("T")
 

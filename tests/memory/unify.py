@@ -12,7 +12,7 @@ from memory.unified import UnifiedMemoryBackend
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from memory.backend import StoreBackend
+    from memory.store import StoreBackend
 
 QUICK = ProbePlan(interval_s=0.05, retry_s=0.01, retry_max_s=0.02)
 BY_HAND = ProbePlan(interval_s=300, retry_s=300, retry_max_s=300)

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from mcp.types import CallToolResult
 
-    from memory.backend import StoreBackend
     from memory.model import Record
+    from memory.store import StoreBackend
 
 ROOT = Path(__file__).parents[2]
 COMMAND = ["-m", "tools.mcp_server", "--db"]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from mcp.types import CallToolResult
 
-    from memory.backend import StoreBackend
+    from memory.store import StoreBackend
 
 BOTH = frozenset({Scope.READ, Scope.WRITE})
 

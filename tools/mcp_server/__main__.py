@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
-    from memory.backend import StoreBackend
+    from memory.store import StoreBackend
 
 CANNOT_RUN = 2
 

@@ -14,7 +14,7 @@ from memory.model import LIMIT_MAX, check_user_id
 from tools.mcp_server import memories
 
 if TYPE_CHECKING:
-    from memory.backend import StoreBackend
+    from memory.store import StoreBackend
     from tools.mcp_server.grants import Grant
 
 INSTRUCTIONS = (

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mcp.server import ServerRequestContext
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from memory.backend import StoreBackend
+    from memory.store import StoreBackend
     from tools.mcp_server.tokens import TokenFile
 
 BODY_BYTES = 2 * 1024 * 1024

@@ -34,8 +34,8 @@ from tools.mcp_server.grants import Scope
 from tools.mcp_server.tool import Tool, object_of
 
 if TYPE_CHECKING:
-    from memory.backend import StoreBackend
     from memory.model import Audience
+    from memory.store import StoreBackend
 
 ANSWER_BYTES = 250_000
 """What the memories in one answer may take, text and data together."""

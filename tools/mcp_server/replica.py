@@ -27,8 +27,8 @@ from tools.mcp_server.tool import Tool, object_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from memory.backend import StoreBackend
     from memory.model import Position, Record
+    from memory.store import StoreBackend
 
 _CHUNK = 50
 """Records read from the file at once, so that a page of large ones does not cost 50 MB."""

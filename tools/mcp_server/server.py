@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mcp.server import ServerRequestContext
 
-    from memory.backend import StoreBackend
+    from memory.store import StoreBackend
 
     T = TypeVar("T")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from memory.backend import StoreBackend
+    from memory.store import StoreBackend
     from tools.mcp_server.grants import Grant
 
 log = logging.getLogger(__name__)

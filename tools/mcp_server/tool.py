@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from memory.backend import StoreBackend
+from memory.store import StoreBackend
 
 if TYPE_CHECKING:
     import mcp_types as types

@@ -11,7 +11,7 @@ from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from memory.backend import PAGE, StoreBackend
+from memory.backend import PAGE
 from memory.backends.legacy import tables, telling
 from memory.backends.legacy.ledger import Ledger, absorb_some
 from memory.errors import BackendUnavailableError
@@ -29,6 +29,7 @@ from memory.model import (
     user_hash_of,
 )
 from memory.sqlite_file import SQLiteFile, is_damage
+from memory.store import StoreBackend
 from memory.wire import check_bucket
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memory.backend import PAGE, StoreBackend
+from memory.backend import PAGE
 from memory.backends.mcp import protocol
 from memory.backends.mcp.link import LinkDownError, LinkStartingError, MCPLink
 from memory.deadline import remaining_s
@@ -29,6 +29,7 @@ from memory.model import (
     slot_of,
     user_hash_of,
 )
+from memory.store import StoreBackend
 from memory.wire import (
     check_bucket,
     check_installation_id,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from memory.backend import PAGE, StoreBackend
+from memory.backend import PAGE
 from memory.backends.mcp.endpoint import Command
 from memory.backends.mcp.envelope import (
     IDENTITY_ROW,
@@ -50,6 +50,7 @@ from memory.model import (
     supersedes,
     user_hash_of,
 )
+from memory.store import StoreBackend
 from memory.wire import (
     check_bucket,
     check_installation_id,

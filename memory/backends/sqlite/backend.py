@@ -6,7 +6,7 @@ import secrets
 import sqlite3
 from typing import TYPE_CHECKING, ClassVar
 
-from memory.backend import PAGE, StoreBackend
+from memory.backend import PAGE
 from memory.backends.sqlite import history, tables
 from memory.backends.sqlite.index import Index
 from memory.backends.sqlite.putting import put_all
@@ -35,14 +35,15 @@ from memory.sqlite_file import (
     read_afresh,
     reason_of,
 )
+from memory.store import StoreBackend
 from memory.wire import check_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from memory.backend import LocalWriter, SearchIndex
     from memory.revision import HybridLogicalClock
+    from memory.store import LocalWriter, SearchIndex
 
 _CANARY_MAX_AGE_MS = 3_600_000
 """After this, a canary was left by a process that died."""

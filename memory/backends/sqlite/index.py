@@ -8,20 +8,20 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from memory.backend import Shelf
 from memory.backends.sqlite import tables
 from memory.errors import BackendUnavailableError
 from memory.model import MemoryEntry, UserDigest, user_hash_of
 from memory.ranking import Stock
 from memory.sqlite_file import fetch, in_transaction
+from memory.store import Shelf
 from memory.uncollected import uncollected
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Sequence
 
-    from memory.backend import Derived
     from memory.sqlite_file import SQLiteFile
+    from memory.store import Derived
 
 T = TypeVar("T")
 
