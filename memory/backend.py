@@ -109,7 +109,7 @@ class MemoryBackend(ABC):
         check_value(value)
         check_scope(scope)
         check_metadata(metadata or {})
-        async with self._bounded("store"):
+        with self._bounded("store"):
             now = from_ms(self.clock.now_ms())
             draft = MemoryEntry(
                 user_id=user_id,
@@ -129,7 +129,7 @@ class MemoryBackend(ABC):
         check_key(key)
         page = self.peek(user_id, key, audience)
         if page is None:
-            async with self._bounded("retrieve"):
+            with self._bounded("retrieve"):
                 page = await self.get(user_id, key, audience)
         self._observe(page)
         found = [entry for entry in visible(page.records, audience) if entry.key == key]
@@ -150,7 +150,7 @@ class MemoryBackend(ABC):
         check_query(query or "")
         check_limit(limit)
         asked = Asked(query or "", limit, audience, name, from_ms(self.clock.now_ms()))
-        async with self._bounded("search"):
+        with self._bounded("search"):
             return await self.find(user_id, asked)
 
     async def get_all(self, user_id: str, *, audience: Audience = None) -> dict[str, str]:
@@ -159,7 +159,7 @@ class MemoryBackend(ABC):
         Unavailable where `search` would return what little is known and name every store as missing.
         """
         check_user_id(user_id)
-        async with self._bounded("get_all"):
+        with self._bounded("get_all"):
             page = await self._all_of(user_id)
         self._check_answered("get_all", page)  # a dictionary cannot say how much is missing from it
         entries = sorted(visible(page.records, audience), key=lambda entry: entry.revision)
@@ -175,7 +175,7 @@ class MemoryBackend(ABC):
         check_scope(scope)
         if key is not None:
             check_key(key)
-        async with self._bounded("delete"):
+        with self._bounded("delete"):
             if key is None:
                 existed, unsure = await self._has_any(user_id)
             else:
@@ -214,7 +214,7 @@ class MemoryBackend(ABC):
         """Probe now. The report is true as a whole only if every store kept, gave back and forgot a canary."""
         began = time.perf_counter()
         try:
-            async with self._bounded("health_check"):
+            with self._bounded("health_check"):
                 await self.probe()
         except BackendUnavailableError as exc:
             state, detail = StoreState.DOWN, exc.reason

@@ -815,7 +815,7 @@ async def test_the_link_has_no_part_in_the_deadline_of_the_operation_that_opened
 
     async with script("raise SystemExit(1)", sleep=sleep) as backend:
         await backend.close()
-        async with backend._bounded("open"):
+        with backend._bounded("open"):
             seen.clear()
             await backend.open()
         await until(lambda: seen)
