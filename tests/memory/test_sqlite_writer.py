@@ -84,7 +84,7 @@ async def test_what_another_connection_writes_after_the_look_is_seen(
     before = [said(1), said(2)] if was_there else [said(2, "pet")]
     for record in before:
         writer.apply([record])
-    writer.creations([said(7).position])
+    writer.creations([said(7).position, said(7, "pet").position])  # of several, the rows are kept in mind
 
     await backend.put([OTHERS[what]])
     writer.apply([said(7)])
@@ -231,6 +231,18 @@ async def test_a_damaged_row_is_replaced_and_spoils_nothing_else(
     with closing(driver.connect(path)) as db:
         kept = db.execute("SELECT count, xor FROM digests").fetchall()
         assert [(count, xor % (1 << 64)) for count, xor in kept] == [(d.count, d.xor) for d in recomputed(db)]
+
+
+@pytest.mark.parametrize("created_ms", ["NULL", "'long ago'", "CAST(x'ff41' AS TEXT)", "9223372036854775807", "0.5"])
+@pytest.mark.parametrize("keys", [["drink"], ["drink", "pet"]])
+async def test_a_time_that_makes_no_sense_is_not_told(
+    path: Path, writer: LocalWriter, keys: list[str], created_ms: str
+) -> None:
+    writer.apply([said(1), said(1, "pet")])
+    with closing(driver.connect(path, isolation_level=None)) as db:
+        db.execute(f"UPDATE memories SET created_ms = {created_ms} WHERE key = 'drink'")
+
+    assert said(1).position not in writer.creations([said(1, key).position for key in keys])
 
 
 async def test_when_a_row_is_damaged_the_time_it_tells_is_still_believed(path: Path, writer: LocalWriter) -> None:

@@ -49,6 +49,11 @@ _TYPES = (str,) * 8 + (int,) * 3
 
 _REVISION, _SAID, _CREATED, _CHANGES = 2, 6, 8, 10
 
+_FIND_CREATED = """
+SELECT created_ms FROM memories
+WHERE user_id = ? AND slot = ? AND key IS NOT NULL AND typeof(created_ms) = 'integer'
+"""
+
 _FIND_ROW = f"SELECT user_id, slot, {_COLUMNS}, changes FROM memories WHERE user_id = ? AND slot = ?"
 
 _INSERT = f"INSERT INTO memories (user_id, slot, {_COLUMNS}, changes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -289,10 +294,18 @@ def _find_rows(count: int) -> str:
 
 def creation_of(row: Row | None) -> datetime | None:
     """Return when the live entry in *row* was first made, if there is one, and it tells."""
-    if row is None or row[5] is None:
-        return None
+    return None if row is None or row[5] is None else _moment(row[_CREATED])
+
+
+def read_creation(db: sqlite3.Connection, position: Position) -> datetime | None:
+    """Return the same of what stands at *position*, of which nothing else is read."""
+    row = db.execute(_FIND_CREATED, position).fetchone()
+    return None if row is None else _moment(row[0])
+
+
+def _moment(ms: Any) -> datetime | None:
     try:
-        return from_ms(row[_CREATED])
+        return from_ms(ms)
     except (TypeError, OverflowError):
         return None
 

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from memory.backends.sqlite.putting import Known, creation_of, put_all, read_rows
+from memory.backends.sqlite.putting import Known, creation_of, put_all, read_creation, read_rows
 from memory.errors import BackendUnavailableError
 from memory.sqlite_file import identity_of, in_transaction, is_refusal, reason_of
 
@@ -65,11 +65,16 @@ class Writer:
 
     def creations(self, positions: Sequence[Position]) -> dict[Position, datetime]:
         try:
-            rows = self._known.rows = read_rows(self._opened(), positions)
+            db = self._opened()
+            if len(positions) == 1:  # somebody waits for this one alone: the rest of the row is read in `apply`
+                found = {positions[0]: read_creation(db, positions[0])}
+            else:
+                rows = self._known.rows = read_rows(db, positions)
+                found = {position: creation_of(row) for position, row in rows.items()}
         except sqlite3.Error as exc:
             reason = reason_of(self._file.path, exc)
             raise BackendUnavailableError(self._name, "store", reason, readable=is_refusal(exc)) from exc
-        return {position: moment for position, row in rows.items() if (moment := creation_of(row)) is not None}
+        return {position: moment for position, moment in found.items() if moment is not None}
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
