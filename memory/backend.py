@@ -7,7 +7,6 @@ promise made in this file, for each backend.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -29,15 +28,16 @@ from memory.model import (
     UserTombstone,
     check_key,
     check_limit,
-    check_metadata,
     check_name,
     check_query,
+    check_said,
     check_scope,
     check_user_id,
-    check_value,
+    checked_metadata,
     from_ms,
     newest,
     slot_of,
+    stamped,
     user_hash_of,
     visible,
 )
@@ -46,7 +46,7 @@ from memory.revision import HybridLogicalClock, one_above
 from memory.working_sets import Asked, WorkingSets
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 
 PAGE = 500
 """Records a page: about 100 kB of ordinary memories."""
@@ -104,23 +104,12 @@ class MemoryBackend(ABC):
         Limits: user_id 1-128 characters, key 1-256, scope up to 128, value 102,400 bytes of UTF-8, metadata
         16 KiB of JSON.
         """
-        check_user_id(user_id)
-        check_key(key)
-        check_value(value)
-        check_scope(scope)
-        check_metadata(metadata or {})
+        check_said(user_id, key, value, scope)
+        said = checked_metadata(metadata)
         with self._bounded("store"):
             now = from_ms(self.clock.now_ms())
-            draft = MemoryEntry(
-                user_id=user_id,
-                key=key,
-                value=value,
-                scope=scope,
-                metadata=json.loads(json.dumps(metadata)) if metadata else {},  # as every store will give it back
-                created_at=await self._creation_of(user_id, key, scope) or now,
-                updated_at=now,
-            )
-            await self._write([draft])
+            created = now if self._dates_what_it_writes() else await self._creation_of(user_id, key, scope) or now
+            await self._write([MemoryEntry(user_id, key, value, scope, said, created, now)])
         return True
 
     async def retrieve(self, user_id: str, key: str, *, audience: Audience = None) -> MemoryEntry | None:
@@ -271,11 +260,11 @@ class MemoryBackend(ABC):
 
     async def write(self, drafts: Sequence[Record]) -> int:
         """Stamp *drafts*, which have no revision yet, and keep them as `put` does."""
-        return await self.put([replace(draft, revision=self.clock.stamp()) for draft in drafts])
+        return await self.put(stamped(drafts, self.clock))
 
-    async def _write(self, drafts: Sequence[Record]) -> int:
+    def _write(self, drafts: Sequence[Record]) -> Awaitable[int]:
         """Do the same with what was just checked, where it was made."""
-        return await self.write(drafts)
+        return self.write(drafts)
 
     async def find(self, user_id: str, asked: Asked) -> SearchResult:
         """Do what `search` does, which checked what was asked and watches the time."""
@@ -322,6 +311,10 @@ class MemoryBackend(ABC):
                         return False, unsure
                     after = page.next
         return True, True
+
+    def _dates_what_it_writes(self) -> bool:
+        """Return whether `_write` itself finds out when what it replaces was first made."""
+        return False
 
     async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
         """Return when the entry was first made; None if there is none, or if to find out takes too long.

@@ -12,7 +12,7 @@ from memory.errors import BackendUnavailableError, MemoryRejectedError, WriteCon
 from memory.model import MemoryEntry, Page, check_draft, check_record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
     from pathlib import Path
 
     from memory.flag import MigrationFlag
@@ -73,8 +73,8 @@ class FlaggedMemory(MemoryBackend):
             check_draft(draft)
         return await self._keep(drafts)
 
-    async def _write(self, drafts: Sequence[Record]) -> int:
-        return await self._keep(drafts)
+    def _write(self, drafts: Sequence[Record]) -> Awaitable[int]:
+        return self._keep(drafts)
 
     async def _keep(self, records: Sequence[Record]) -> int:
         if not await self._arrange():

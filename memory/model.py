@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform, overload
@@ -19,6 +19,8 @@ from memory.revision import check_revision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from memory.revision import HybridLogicalClock
 
 T = TypeVar("T")
 
@@ -223,6 +225,11 @@ def user_hash_of(user_id: str) -> str:
     return hashlib.sha256(user_id.encode()).hexdigest()
 
 
+def stamped(records: Sequence[Record], clock: HybridLogicalClock) -> list[Record]:
+    """Return *records*, those without a revision with the next ones of *clock*."""
+    return [record if record.revision else replace(record, revision=clock.stamp()) for record in records]
+
+
 def content_hash(record: Record) -> str:
     """Return 64 bits, in hex, over what *record* says beside its identity; empty for a deletion."""
     if not isinstance(record, MemoryEntry):
@@ -324,16 +331,30 @@ def check_draft(record: Record) -> None:
     """Raise MemoryRejectedError when a limit is broken in *record*, which has yet to get its revision."""
     match record:
         case MemoryEntry():
-            check_user_id(record.user_id)
-            check_key(record.key)
-            check_scope(record.scope)
-            check_value(record.value)
+            check_said(record.user_id, record.key, record.value, record.scope)
             check_metadata(record.metadata)
         case Tombstone():
             check_user_id(record.user_id)
             _check_hex("slot", record.slot, 32)
         case UserTombstone():
             _check_hex("user_hash", record.user_hash, 64)
+
+
+def check_said(user_id: str, key: str, value: str, scope: str) -> None:
+    """Raise MemoryRejectedError when a limit is broken by one of these; nearly all are fine at a glance."""
+    if (
+        type(user_id) is type(key) is type(value) is type(scope) is str
+        and 0 < len(user_id) <= USER_ID_MAX
+        and 0 < len(key) <= KEY_MAX
+        and len(value) <= VALUE_MAX_BYTES
+        and len(scope) <= SCOPE_MAX
+        and (user_id + key + value + scope).isascii()
+    ):
+        return
+    check_user_id(user_id)
+    check_key(key)
+    check_value(value)
+    check_scope(scope)
 
 
 def check_user_id(user_id: str) -> None:
@@ -362,11 +383,20 @@ def check_limit(limit: int) -> None:
 
 
 def check_value(value: str) -> None:
-    if type(value) is str and len(value) <= VALUE_MAX_BYTES and value.isascii():
-        return
     size = len(_utf8("value", value))
     if size > VALUE_MAX_BYTES:
         raise MemoryRejectedError("value", f"is {size:,} bytes long", f"{VALUE_MAX_BYTES:,} bytes of UTF-8")
+
+
+def checked_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return *metadata* as every store will give it back; MemoryRejectedError when a limit is broken."""
+    if not metadata:
+        return {}
+    if type(metadata) is dict and _is_small(metadata):
+        return metadata.copy()  # which is what JSON would make of it
+    check_metadata(metadata)
+    said: dict[str, Any] = json.loads(_as_json(metadata))
+    return said
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:

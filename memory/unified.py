@@ -18,18 +18,17 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from memory.acknowledged import AcknowledgedRevisions
 from memory.antientropy import compare
 from memory.backend import PAGE, MemoryBackend
-from memory.deadline import remaining_s
-from memory.errors import BackendUnavailableError, ConfigError, WriteConcernError
+from memory.errors import BackendUnavailableError, ConfigError
 from memory.indexing import Indexing
 from memory.model import MemoryEntry, Page, check_draft, check_record, newest
-from memory.reading import Reader, ask, nobody
+from memory.reading import Reader, nobody
 from memory.recall import Recall
 from memory.report import HealthReport, StoreState
 from memory.tasks import stop, together
+from memory.writing import Writer, stores_needed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Sequence
-    from datetime import datetime
+    from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 
     from memory.embedding import EndpointEmbedder, StaticVectors
     from memory.folder import Folder
@@ -45,7 +44,6 @@ _SETTLE_STEP_S = 0.02
 _FIRST_COMPARISON_S = 0.5
 _RETRY_S = 0.2
 _AGAIN_S = 1.0
-_CONCERN_LEFT_S = 0.1
 _LOAD_MAX = 1_000
 
 
@@ -97,7 +95,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         self.members = sorted(replicas, key=lambda replica: replica.priority)
         """All that are fed, compared and read: the stores, and legacy while it takes part."""
         self.outbox = outbox
-        self._concern = _stores_needed(write_concern, len(self.replicas))
+        concern = stores_needed(write_concern, len(self.replicas))
         self._compare_s = compare_s
         self._folder = folder
         self._strikes_off = strikes_off
@@ -106,6 +104,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             name, self.members, outbox, self._acknowledged, hedge_s=hedge_s, shared=self._is_shared, dice=dice
         )
         self._recall = Recall(self.sets, self._reader, outbox, self._acknowledged)
+        self._writer = Writer(name, self.members, outbox, self._acknowledged, self._recall, concern=concern)
         self._indexes = indexes
         self._indexing = Indexing(self.sets, self.members, embedder, query_timeout_s)
         self._opened = False
@@ -201,90 +200,24 @@ class UnifiedMemoryBackend(MemoryBackend):
             check_draft(draft)
         return await self.keep(drafts)
 
-    async def _write(self, drafts: Sequence[Record]) -> int:
-        return await self.keep(drafts)
+    def _write(self, drafts: Sequence[Record]) -> Awaitable[int]:
+        return self._writer.keep(drafts)
 
-    async def keep(self, records: Sequence[Record]) -> int:
+    def keep(self, records: Sequence[Record]) -> Awaitable[int]:
         """Keep checked *records*; those without a revision are stamped. Returns how many changed anything."""
-        if not self.replicas:
-            raise nobody(self.name, "store", self.members, {})
-        try:
-            kept = await self.log(records)
-        except BackendUnavailableError as exc:
-            return await self._put_everywhere(records, exc)
-        await self.meet_concern(kept)
-        return kept.changed
+        return self._writer.keep(records)
 
-    async def log(self, records: Sequence[Record]) -> Kept:
+    def log(self, records: Sequence[Record]) -> Awaitable[Kept]:
         """Put *records* into the outbox, which feeds every store; they are acknowledged with that."""
-        kept = await self.outbox.append(records)
-        self._note(kept.records)
-        return kept
+        return self._writer.log(records)
 
-    async def put_into(self, replica: Replica, records: Sequence[Record]) -> int:
-        """Stamp and put *records* into one store alone, since nothing else takes them; the others are compared with it.
+    def put_into(self, replica: Replica, records: Sequence[Record]) -> Awaitable[int]:
+        """Put *records* into one store alone, since nothing else takes them; see Writer.put_into."""
+        return self._writer.put_into(replica, records)
 
-        Raises:
-            BackendUnavailableError: neither does that store.
-        """
-        stamped = self._stamped(records)
-        changed = await replica.call("store", partial(replica.store.put, stamped))
-        self._note(stamped)
-        for other in self.members:
-            other.distrust(rewind=False)
-        return changed
-
-    def _note(self, records: Sequence[Record]) -> None:
-        """These were acknowledged: from now on no read may know less."""
-        self._acknowledged.note(records)
-        self._recall.note(records)
-
-    def _stamped(self, records: Sequence[Record]) -> list[Record]:
-        return [record if record.revision else replace(record, revision=self.clock.stamp()) for record in records]
-
-    async def _put_everywhere(self, records: Sequence[Record], outbox: BackendUnavailableError) -> int:
-        """Without an outbox a write counts only if every store took it: nothing would remember who missed it."""
-        absent = [replica for replica in self.replicas if not replica.writable]
-        if absent:
-            reasons = "; ".join(f"{r.name}: {r.health().detail or 'is not ready'}" for r in absent)
-            raise BackendUnavailableError(self.name, "store", f"{outbox.reason}; {reasons}") from outbox
-        stamped = self._stamped(records)
-        outcomes = await ask(self.members, "store", lambda replica: replica.store.put(stamped))
-        changed = [outcomes[replica] for replica in self.replicas]
-        if not all(isinstance(outcome, int) for outcome in changed):
-            error = nobody(self.name, "store", self.replicas, {r: outcomes[r] for r in self.replicas})
-            if isinstance(error, BackendUnavailableError):
-                error = BackendUnavailableError(self.name, "store", f"{outbox.reason}; {error.reason}")
-            raise error from outbox
-        for replica, outcome in outcomes.items():
-            if not isinstance(outcome, int):
-                replica.distrust(rewind=False)
-        self._note(stamped)
-        return max((outcome for outcome in changed if isinstance(outcome, int)), default=0)
-
-    async def meet_concern(self, kept: Kept) -> None:
-        """Wait until as many stores have what was logged as must have it.
-
-        Raises:
-            WriteConcernError: they do not have it in time. It is kept, and they will.
-        """
-        if not self._concern:
-            return
-        waits = {asyncio.ensure_future(r.confirm(kept.last_seq)): r for r in self.replicas}
-        try:
-            left_s = remaining_s()
-            async with asyncio.timeout(None if left_s is None else left_s - _CONCERN_LEFT_S):
-                for count, done in enumerate(asyncio.as_completed(waits), start=1):
-                    await done
-                    if count >= self._concern:
-                        return
-        except TimeoutError:
-            kept_in = tuple(r.name for wait, r in waits.items() if wait.done())
-            waiting = tuple(r.name for wait, r in waits.items() if not wait.done())
-            raise WriteConcernError(self.name, kept_in, waiting) from None
-        finally:
-            for wait in waits:
-                wait.cancel()
+    def meet_concern(self, kept: Kept) -> Awaitable[None]:
+        """Wait until as many stores have what was logged as must have it; see Writer.meet_concern."""
+        return self._writer.meet_concern(kept)
 
     async def load(self, batches: AsyncIterable[Batch]) -> int:
         """Put many records that come with their revisions into a store of this machine; return how many were news.
@@ -358,11 +291,9 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
         return await self.nearest(user_id, key, scope)
 
-    async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
+    def _dates_what_it_writes(self) -> bool:
         near = self._reader.speaker(near=True)
-        if near is not None and self.outbox.commits.looks_up(near.name, near.fed):
-            return None  # it is found out where it is written
-        return await super()._creation_of(user_id, key, scope)
+        return near is not None and self.outbox.commits.looks_up(near.name, near.fed)
 
     # Health, recovery
 
@@ -518,14 +449,3 @@ class UnifiedMemoryBackend(MemoryBackend):
             _, late = await asyncio.wait(checks, timeout=self.deadline_s)
             for check in late:
                 checks[check].give_up(f"no answer within {self.deadline_s:g} s")
-
-
-def _stores_needed(write_concern: str | int, stores: int) -> int:
-    """Return how many stores must have a write; ConfigError if there are not so many."""
-    named = {"local": 0, "all": stores}
-    needed = write_concern if isinstance(write_concern, int) else named.get(write_concern, -1)
-    if not 0 <= needed <= stores:
-        raise ConfigError(
-            f'memory.write_concern: {write_concern!r} cannot be met (limit: "local", "all" or 1 to {stores})'
-        )
-    return needed

@@ -172,7 +172,7 @@ def _flag_off_outbox_off() -> None:
     """What is written with the flag off is in the legacy store, and nobody else hears of it."""
 
     async def alone(self: FlaggedMemory, records: Sequence[Record]) -> int:
-        stamped = self._unified._stamped(records)
+        stamped = model.stamped(records, self._unified.clock)
         return await self._legacy.call("store", lambda: self._legacy.store.put(stamped))
 
     FlaggedMemory._keep_in_legacy = alone  # type: ignore[method-assign]
