@@ -69,6 +69,19 @@ class HybridLogicalClock:
         """Return the wall clock: for display, recency and retention, never for order."""
         return self._now_ms()
 
+    def latest(self) -> str:
+        """Return a revision that is not below any that was given or observed: for whoever remembers it."""
+        with self._lock:
+            return f"{self._highest:016x}{self._node:016x}"
+
+    def latest_ms(self) -> int:
+        """Return the wall clock, or the latest time of a revision that was given or observed, if that is later.
+
+        A wall clock may go back by years: a small machine without a battery starts in 1970. What was written before
+        is not from the future then.
+        """
+        return max(self._now_ms(), self._highest // _COUNTERS)
+
 
 def check_revision(revision: str) -> None:
     """Raise MemoryRejectedError unless *revision* is well formed and from before the year 6000."""

@@ -88,7 +88,7 @@ class Comparison:
         self._unified = unified
         self._db = db
         self._live = live
-        self._now_ms = unified.clock.now_ms() if now_ms is None else now_ms
+        self._now_ms = unified.clock.latest_ms() if now_ms is None else now_ms
         self._is_preview = not stores
         self._stores = {replica.name: replica for replica in stores if replica.usable}
         self._source = SourceStream(db, self._now_ms, notes)
@@ -244,7 +244,7 @@ class Comparison:
         if self._live is None or not user_ids:
             return [self._read_one(self._db, user_id, self._now_ms) for user_id in user_ids]
         with closing(source.open_passing_copy(self._live, lambda _done, _total: None)) as db:
-            now_ms = self._unified.clock.now_ms()
+            now_ms = self._unified.clock.latest_ms()
             return [self._read_one(db, user_id, now_ms) for user_id in user_ids]
 
     def _read_one(self, db: sqlite3.Connection, user_id: str, now_ms: int) -> tuple[Marked, Mapping[str, Mark]]:

@@ -12,7 +12,8 @@ import pytest
 from memory.backends.legacy import LegacyMemoryBackend, backend, tables
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import MemoryEntry, Tombstone, slot_of
-from tests.contract import StoreContract
+from memory.revision import HybridLogicalClock
+from tests.contract import NOW_MS, StoreContract, revision
 from tests.memory.test_recovery import until
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ def jakey(tmp_path: Path) -> Path:
     with closing(sqlite3.connect(path)) as db:
         db.executescript(PREDECESSOR)
     return path
+
+
+YEAR_3000_MS = 32_503_680_000_000
 
 
 def query(path: Path, sql: str, *values: object) -> list[tuple[object, ...]]:
@@ -293,6 +297,55 @@ async def test_a_private_row_that_was_unfit_for_a_while_is_forgotten_with_its_ke
         await legacy.put([Tombstone("1", slot, legacy.clock.stamp())])
 
         assert query(jakey, "SELECT id FROM memories WHERE key = 'plan'") == []
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("back", [timedelta(hours=25), timedelta(days=365 * 50)])
+async def test_a_wall_clock_that_goes_back_takes_nothing_away(
+    tmp_path: Path, back: timedelta, *, restarts: bool
+) -> None:
+    gone_back_ms = 0
+
+    def clock() -> HybridLogicalClock:
+        return HybridLogicalClock(lambda: NOW_MS - gone_back_ms)
+
+    legacy = LegacyMemoryBackend(tmp_path / "jakey.db", clock=clock())
+    await legacy.open()
+    await legacy.store("1", "drink", "tea", scope="dm")
+    await legacy.store("1", "pet", "Rex")
+    deleted = await legacy.retrieve("1", "pet")
+    assert deleted is not None
+    await legacy.delete("1", "pet")
+    await legacy.health_check()
+    before = await everything(legacy)
+    assert len(before) == 2
+
+    gone_back_ms = back // timedelta(milliseconds=1)
+    if restarts:
+        await legacy.close()
+        legacy = LegacyMemoryBackend(tmp_path / "jakey.db", clock=clock())
+        await legacy.open()
+    query(tmp_path / "jakey.db", "INSERT INTO memories (user_id, key, value) VALUES ('2', 'team', 'Eagles')")
+    assert await legacy.get_all("2") == {"team": "Eagles"}
+    assert await legacy.put([deleted]) == 0
+    await legacy.health_check()
+    await until(lambda: legacy.comparable)
+
+    assert [record for record in await everything(legacy) if record.position[0] == "1"] == before
+    await legacy.store("1", "pet", "Tom")
+    assert await legacy.get_all("1") == {"drink": "tea", "pet": "Tom"}
+    await legacy.close()
+
+
+async def test_what_cannot_be_ours_does_not_raise_the_clock(tmp_path: Path) -> None:
+    async with LegacyMemoryBackend(tmp_path / "jakey.db") as legacy:
+        await legacy.store("1", "drink", "tea")
+        query(tmp_path / "jakey.db", "UPDATE memory_sync SET revision = ?", revision(YEAR_3000_MS))
+
+    async with LegacyMemoryBackend(tmp_path / "jakey.db") as legacy:
+        await legacy.store("1", "pet", "Rex")
+        assert legacy.clock.latest_ms() < YEAR_3000_MS
+        assert await legacy.get_all("1") == {"drink": "tea", "pet": "Rex"}
 
 
 async def test_a_row_dated_ahead_beats_nothing_that_is_written_here(jakey: Path) -> None:

@@ -100,10 +100,9 @@ class LegacyMemoryBackend(StoreBackend):
                 raise BackendUnavailableError(self.name, "open", reason) from exc
             raise
         self._absorbed, self._read = None, (None, [])
-        highest = "SELECT max(revision) FROM memory_sync"
-        (revision,) = await self._file.run("open", lambda db: db.execute(highest).fetchone())
-        if revision is not None:
-            self.clock.observe(revision)
+        self.clock.observe(await self._file.run("open", tables.clock))
+        latest_ms = self.clock.latest_ms()
+        self.clock.observe(await self._file.run("open", lambda db: tables.highest(db, latest_ms)))
         if await self._file.run("open", lambda db: tables.is_misplaced(db, hide=self._hide)):
             await self._file.write("open", lambda db: tables.place_scoped(db, hide=self._hide))
         self._look_through()
@@ -120,7 +119,7 @@ class LegacyMemoryBackend(StoreBackend):
             check_record(record)
 
         def job(db: sqlite3.Connection) -> tuple[int, int]:
-            ledger = Ledger(db, self.clock.now_ms(), hide=self._hide)
+            ledger = Ledger(db, self.clock.latest_ms(), hide=self._hide)
             changed = sum(ledger.put(record) for record in records)
             ledger.close()
             return changed, ledger.changes
@@ -134,7 +133,7 @@ class LegacyMemoryBackend(StoreBackend):
         slots = None if scopes is None else {slot_of(user_id, scope, key) for scope in scopes}
 
         def job(db: sqlite3.Connection) -> list[Record]:
-            told = tables.look_up(db, user_id, key, slots, self.clock.now_ms()).told
+            told = tables.look_up(db, user_id, key, slots, self.clock.latest_ms()).told
             said = [one.record for slot, one in told.slots.items() if slots is None or slot in slots]
             if slots is None:
                 said = [record for record in said if isinstance(record, MemoryEntry) and record.key == key]
@@ -147,7 +146,7 @@ class LegacyMemoryBackend(StoreBackend):
         def known(db: sqlite3.Connection) -> tuple[list[Record], Position | None] | None:
             if self._absorbed != tables.data_version(db):
                 return None
-            records, following = tables.known_page(db, user_id, after, limit, self.clock.now_ms())
+            records, following = tables.known_page(db, user_id, after, limit, self.clock.latest_ms())
             if user_id is not None and after is None:
                 records = tables.grave_of(db, user_hash_of(user_id)) + records
             return records, following
@@ -156,7 +155,7 @@ class LegacyMemoryBackend(StoreBackend):
             page = tables.at_one_moment(db, known)
             if page is not None:
                 return *page, 0
-            now_ms = self.clock.now_ms()
+            now_ms = self.clock.latest_ms()
             if user_id is None:
                 found, news = telling.everybody(db, after, limit + 1, now_ms)
                 return found[:limit], found[limit - 1].position if len(found) > limit else None, news
@@ -187,11 +186,12 @@ class LegacyMemoryBackend(StoreBackend):
             self.on_news()
 
     async def probe(self) -> int:
-        value = secrets.token_hex(16)
+        value, clock = secrets.token_hex(16), self.clock.latest()
 
         def write(db: sqlite3.Connection) -> int:
             counter = int(tables.meta(db, "counter") or 0) + 1
             tables.set_meta(db, "counter", str(counter))
+            tables.set_meta(db, "clock", clock)
             tables.set_meta(db, f"canary:{value}", value)
             return counter
 
@@ -237,7 +237,7 @@ class LegacyMemoryBackend(StoreBackend):
         def job(db: sqlite3.Connection) -> tuple[str | None, int, int]:
             nonlocal spent_s
             began = time.monotonic()
-            last, news = absorb_some(db, after or "", _ROWS_AT_ONCE, self.clock.now_ms())
+            last, news = absorb_some(db, after or "", _ROWS_AT_ONCE, self.clock.latest_ms())
             spent_s += time.monotonic() - began
             return last, news, tables.data_version(db)
 

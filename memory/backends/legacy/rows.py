@@ -28,7 +28,7 @@ from memory.model import (
     supersedes,
     to_ms,
 )
-from memory.revision import is_damaged, one_above
+from memory.revision import AHEAD_MAX_MS, is_damaged, one_above
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,7 +40,6 @@ _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC is what such texts mean
 _SECOND = timedelta(seconds=1)
 _AHEAD_MS = 5_000
 """How far ahead of our clock a time may be. One that is further would beat what is written here meanwhile."""
-_DAY_MS = 86_400_000
 _MS_FROM = 100_000_000_000
 """Numbers from here on are milliseconds: as seconds, the year 5138."""
 
@@ -101,7 +100,8 @@ def tell(user_id: str, syncs: Iterable[Sync], rows: Mapping[int, Row], now_ms: i
     """Return what *rows* say about a user, as *syncs* know them.
 
     Args:
-        now_ms: the present; a row from after it does not know its time.
+        now_ms: the latest time that is known of (HybridLogicalClock.latest_ms); a row from after it does not know its
+            own, and what lies a day ahead of it was not written by us.
     """
     told = Told({}, [], [], [])
     ours: dict[int, Sync] = {}
@@ -139,7 +139,7 @@ def tell(user_id: str, syncs: Iterable[Sync], rows: Mapping[int, Row], now_ms: i
 def _is_sound(sync: Sync, now_ms: int) -> bool:
     """Return whether we can have written *sync*: else one damaged row would stop the clock of all."""
     revision = sync.revision
-    return isinstance(revision, str) and not is_damaged(revision) and int(revision[:12], 16) <= now_ms + _DAY_MS
+    return isinstance(revision, str) and not is_damaged(revision) and int(revision[:12], 16) <= now_ms + AHEAD_MAX_MS
 
 
 def _written_anew(user_id: str, orphans: dict[str, Sync], rows: Iterable[Row]) -> dict[int, Sync]:

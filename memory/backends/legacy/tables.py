@@ -24,7 +24,7 @@ from memory.model import (
     slot_of,
     user_hash_of,
 )
-from memory.revision import is_damaged
+from memory.revision import AHEAD_MAX_MS, NEVER, is_damaged
 from memory.sqlite_file import fetch, in_transaction, text_or_bytes
 
 if TYPE_CHECKING:
@@ -353,6 +353,20 @@ def identify(db: sqlite3.Connection) -> StoreIdentity:
 def meta(db: sqlite3.Connection, name: str) -> str:
     row = db.execute("SELECT value FROM memory_sync_meta WHERE name = ?", [name]).fetchone()
     return str(row[0]) if row else ""
+
+
+def clock(db: sqlite3.Connection) -> str:
+    """Return how far the clock of who wrote here last had come, as of a canary."""
+    revision = meta(db, "clock")
+    return NEVER if is_damaged(revision) else revision
+
+
+def highest(db: sqlite3.Connection, now_ms: int) -> str:
+    """Return the highest revision in the file, without those that make no sense; *now_ms*: see rows.tell."""
+    first_of_none = f"{now_ms + AHEAD_MAX_MS + 1:012x}"
+    sql = "SELECT max(revision) FROM memory_sync WHERE revision < ? AND length(revision) = 32"
+    (revision,) = db.execute(sql, [first_of_none]).fetchone()
+    return NEVER if revision is None or is_damaged(revision) else str(revision)
 
 
 def set_meta(db: sqlite3.Connection, name: str, value: str) -> None:
