@@ -17,7 +17,9 @@ from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.flagged import FlaggedMemory
 from memory.member import Member
 from memory.model import Page, Tombstone, UserTombstone, content_hash
+from memory.outbox import appending
 from memory.outbox import tables as outbox_tables
+from memory.outbox.appending import Appender
 
 if TYPE_CHECKING:
     import sqlite3
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from memory.model import Position, Record
     from memory.outbox import Kept
     from memory.replica import Replica
-    from memory.revision import HybridLogicalClock
 
 _NEVER = "0" * 32
 
@@ -54,19 +55,19 @@ def apply(name: str) -> None:
 
 def _outbox_off() -> None:
     """What is acknowledged is in the local store alone, and nobody is fed."""
-    append = outbox_tables.append
+    append = Appender.append
 
     def forgetful(
+        self: Appender,
         db: sqlite3.Connection,
-        clock: HybridLogicalClock,
-        calls: Sequence[Sequence[Record]],
+        wanted: Callable[[], Sequence[Sequence[Record]]],
         created: Mapping[Position, datetime],
     ) -> list[Kept]:
-        kept = append(db, clock, calls, created)
-        db.execute("DELETE FROM log")
+        kept = append(self, db, wanted, created)
+        outbox_tables.strike_out(db, range(kept[0].last_seq, kept[0].last_seq - 2_000, -1))
         return kept
 
-    outbox_tables.append = forgetful
+    Appender.append = forgetful  # type: ignore[method-assign]
 
 
 def _tombstones_off() -> None:
@@ -117,7 +118,7 @@ def _last_writer_wins_off() -> None:
 
     Batch.put = credulous  # type: ignore[method-assign]
     model.supersedes = always
-    vars(outbox_tables)["supersedes"] = always
+    vars(outbox_tables)["supersedes"] = vars(appending)["supersedes"] = always
     antientropy._says_more = lambda record, copy: record != copy
 
 
@@ -130,15 +131,15 @@ def _overlay_off() -> None:
 
 def _persisted_clock_off() -> None:
     """A process begins at the wall clock, whatever was stamped before it."""
-    in_outbox, in_store = outbox_tables.meta, tables.meta_in
+    head, in_store = outbox_tables.head, tables.meta_in
 
-    def no_clock(db: sqlite3.Connection, name: str, default: str = _NEVER) -> str:
-        return _NEVER if name == "clock" else in_outbox(db, name, default)
+    def no_clock(db: sqlite3.Connection) -> outbox_tables.Head:
+        return head(db)._replace(clock=_NEVER)
 
     def no_clock_either(db: sqlite3.Connection, name: str) -> str | None:
         return None if name == "clock" else in_store(db, name)
 
-    outbox_tables.meta = no_clock
+    outbox_tables.head = vars(appending)["head"] = no_clock
     tables.meta_in = no_clock_either
 
 

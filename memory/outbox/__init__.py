@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from memory.outbox.appending import Kept
 from memory.outbox.outbox import Outbox
-from memory.outbox.tables import LAG_MAX, Kept, Parked, Row
+from memory.outbox.tables import LAG_MAX, Parked, Row
 
 __all__ = ["LAG_MAX", "Kept", "Outbox", "Parked", "Row"]

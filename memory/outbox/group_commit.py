@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from memory.errors import BackendUnavailableError
 from memory.model import MemoryEntry
-from memory.outbox import tables
-from memory.outbox.tables import Kept
-from memory.sqlite_file import in_transaction
+from memory.outbox.appending import Appender, Kept
 
 if TYPE_CHECKING:
     import sqlite3
@@ -102,7 +100,7 @@ class GroupCommit:
         self.listeners: list[asyncio.Event] = []
         """Set after every commit."""
         self._file = file
-        self._clock = clock
+        self._appender = Appender(clock)
         self._again = again
         self._on_success = on_success
         self._on_failure = on_failure
@@ -256,17 +254,16 @@ class GroupCommit:
         would be overtaken by itself.
         """
 
-        def job(db: sqlite3.Connection) -> list[Kept]:
-            calls: list[Sequence[Record]] = [[] if future.cancelled() else records for records, future in group.calls]
+        def wanted() -> list[Sequence[Record]]:
             if group.kept:  # the file went away a moment later: the new one gets the very same
-                calls = [one.records for one in group.kept]
-            return tables.append(db, self._clock, calls, created)
+                return [one.records for one in group.kept]
+            return [[] if future.cancelled() else records for records, future in group.calls]
 
         self._take(group)
         if not group.calls:
             return
         created = _creations([record for records, _ in group.calls for record in records], group.writers)
-        kept = in_transaction(db, job)
+        kept = self._appender.append(db, wanted, created)
         self._file.check_place()
         group.kept = kept
         self._told.clear()

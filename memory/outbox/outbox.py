@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memory.model import Position, Record
-    from memory.outbox.tables import Kept
+    from memory.outbox.appending import Kept
     from memory.revision import HybridLogicalClock
     from memory.sqlite_file import Submitted
     from memory.store import LocalWriter
@@ -213,8 +213,7 @@ class Outbox:
 
     async def _strike_out(self, seqs: Sequence[int]) -> None:
         log.error("%d damaged rows of the outbox were struck out", len(seqs), extra={"event": "outbox_damaged"})
-        gone = "DELETE FROM log WHERE seq = ?"
-        await self._change("strike out", lambda db: db.executemany(gone, [[seq] for seq in seqs]).rowcount)
+        await self._change("strike out", lambda db: tables.strike_out(db, seqs))
 
     async def waiting(self, after: int) -> tuple[int, int | None]:
         """Return how many rows follow row *after*, and when the oldest of them came in (milliseconds)."""

@@ -21,6 +21,7 @@ from memory.errors import BackendUnavailableError
 from memory.model import MemoryEntry, Tombstone, UserTombstone, from_ms, user_hash_of
 from memory.outbox import LAG_MAX, Outbox, group_commit
 from memory.revision import HybridLogicalClock
+from memory.wire import record_to_text
 from tests.contract import NOW_MS, make_entry, revision
 
 if TYPE_CHECKING:
@@ -30,6 +31,20 @@ if TYPE_CHECKING:
     from memory.model import Position, Record
 
 ROOT = Path(__file__).resolve().parents[2]
+
+MANY_MORE = "INSERT OR REPLACE INTO meta SELECT 'seq', max(seq) + ? FROM log"
+"""As if so many rows had come and gone."""
+
+OLD = """
+CREATE TABLE log (seq INTEGER PRIMARY KEY AUTOINCREMENT, user_hash TEXT NOT NULL, user_id TEXT NOT NULL,
+    slot TEXT NOT NULL, record TEXT NOT NULL, at_ms INTEGER NOT NULL, UNIQUE (user_id, slot));
+CREATE TABLE stores (name TEXT PRIMARY KEY, cursor INTEGER NOT NULL, store_id TEXT NOT NULL DEFAULT '',
+    counter INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE parked (store TEXT NOT NULL, user_id TEXT NOT NULL, slot TEXT NOT NULL, record TEXT NOT NULL,
+    reason TEXT NOT NULL, since_ms INTEGER NOT NULL, PRIMARY KEY (store, user_id, slot)) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+"""A file of version 2, in which numbers and clock had rows of their own."""
 
 
 @pytest.fixture
@@ -99,19 +114,84 @@ async def test_a_store_lacks_nothing_until_more_is_appended_by_whomever_or_somet
     assert not outbox.holds_nothing_after(kept.last_seq)
 
 
-async def test_a_file_of_the_first_version_is_taken_over_with_what_it_holds(outbox: Outbox, path: Path) -> None:
-    await outbox.append([draft("before")])
-    await outbox.close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("CREATE INDEX log_by_user ON log (user_hash)")
-        db.execute("PRAGMA user_version = 1")
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("rows", [0, 2])
+async def test_a_file_of_an_older_version_is_taken_over_with_what_it_holds(
+    tmp_path: Path, version: int, rows: int
+) -> None:
+    path, clock = tmp_path / "old.db", revision(86_400_000)
+    index = "CREATE INDEX log_by_user ON log (user_hash);" if version == 1 else ""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(f"{OLD}{index}PRAGMA user_version = {version};")
+        names = [("outbox_id", "0" * 32), ("installation_id", "home"), ("clock", clock)]
+        db.executemany("INSERT INTO meta VALUES (?, ?)", names)
+        for number in range(1, 4):
+            record = make_entry("u1", f"key {number}", "tea")
+            row = [number, user_hash_of("u1"), *record.position, record_to_text(record), NOW_MS]
+            db.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", row)
+        db.execute("DELETE FROM log WHERE seq <= ?", [3 - rows])
+        db.execute("INSERT INTO stores (name, cursor) VALUES ('a', ?)", [3 - rows])
+        db.commit()
 
+    outbox = Outbox(path, HybridLogicalClock(now_ms=lambda: NOW_MS))
     await outbox.open()
-    await outbox.append([draft("after")])
+    assert [row.seq for row in await outbox.rows(0, 100)] == [2, 3][2 - rows :]
+    kept = await outbox.append([draft("after")])
 
-    assert await in_log(outbox) == [("before", "tea"), ("after", "tea")]
+    assert kept.last_seq == 4
+    assert kept.records[0].revision > clock
+    assert [key for key, _ in await in_log(outbox)] == [*["key 2", "key 3"][2 - rows :], "after"]
+    assert (await outbox.installation(), await outbox.registered()) == ("home", ["a"])
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT 1 FROM sqlite_master WHERE name = 'log_by_user'").fetchall() == []
+    await outbox.close()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("many", [1, 2])
+async def test_neither_numbers_nor_revisions_are_used_again_when_all_rows_are_gone(
+    path: Path, many: int, *, restarts: bool
+) -> None:
+    outbox = Outbox(path, HybridLogicalClock(now_ms=lambda: NOW_MS + 3_600_000))
+    await outbox.open()
+    await outbox.register(["a"], alone=False)
+    before = await outbox.append([draft(f"before {n}") for n in range(many)])
+    await outbox.advance("a", before.last_seq)
+    assert await in_log(outbox) == []
+    if restarts:
+        await outbox.close()
+        outbox = Outbox(path, HybridLogicalClock(now_ms=lambda: NOW_MS))
+        await outbox.open()
+    after = await outbox.append([draft("after")])
+
+    assert after.last_seq == before.last_seq + 1
+    assert after.records[0].revision > before.records[-1].revision
+    await outbox.close()
+
+
+async def test_what_comes_with_a_revision_of_another_clock_is_below_what_is_written_next(outbox: Outbox) -> None:
+    await outbox.append([draft("first")])
+    ahead = make_entry("u1", "drink", "tea", revision=revision(864_000_000))
+    await outbox.append([ahead])
+    kept = await outbox.append([draft("drink", "coffee")])
+
+    assert kept.records[0].revision > ahead.revision
+    assert await in_log(outbox) == [("first", "tea"), ("drink", "coffee")]
+
+
+async def test_lone_writes_of_two_processes_take_turns_and_none_is_lost(path: Path) -> None:
+    one, other = Outbox(path, HybridLogicalClock()), Outbox(path, HybridLogicalClock())
+    await one.open()
+    await other.open()
+
+    kept = [await outbox.append([draft(f"key {n}")]) for n, outbox in enumerate([one, one, other, one, other, other])]
+
+    assert [key for key, _ in await in_log(one)] == [f"key {n}" for n in range(6)]
+    assert [k.last_seq for k in kept] == [row.seq for row in await one.rows(0, 100)]
+    revisions = [k.records[0].revision for k in kept]
+    assert revisions == sorted(set(revisions))
+    await one.close()
+    await other.close()
 
 
 async def test_what_is_appended_is_stamped_and_kept_newest_of_each_slot_in_order(outbox: Outbox) -> None:
@@ -184,7 +264,7 @@ async def test_a_store_that_is_far_behind_waits_no_longer_if_two_others_have_it(
     await outbox.register(["a", "b", "far"], alone=False)
     await outbox.append([draft("old")])
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'log'", [LAG_MAX + 10])
+        db.execute(MANY_MORE, [LAG_MAX + 10])
     kept = await outbox.append([draft("new")])
 
     await outbox.advance("a", kept.last_seq)
@@ -198,7 +278,7 @@ async def test_of_two_stores_the_one_behind_holds_everything_back_however_far(ou
     await outbox.register(["a", "far"], alone=False)
     await outbox.append([draft("old")])
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'log'", [LAG_MAX + 10])
+        db.execute(MANY_MORE, [LAG_MAX + 10])
     kept = await outbox.append([draft("new")])
 
     await outbox.advance("a", kept.last_seq)

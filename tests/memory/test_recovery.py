@@ -17,6 +17,7 @@ from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError, WriteConcernError
 from memory.folder import Folder
 from memory.model import MemoryEntry, Tombstone, slot_of, user_hash_of
+from memory.outbox import tables
 from memory.report import StoreState
 from memory.revision import HybridLogicalClock
 from tests.contract import NOW_MS, everything, make_entry, revision
@@ -599,8 +600,9 @@ async def test_a_damaged_row_of_the_outbox_holds_up_nobody(tmp_path: Path, caplo
     async with files(tmp_path) as memory:
         await until(lambda: healthy(memory))
         with closing(sqlite3.connect(tmp_path / "outbox.db")) as db, db:
-            broken = "INSERT INTO log (user_hash, user_id, slot, record, at_ms) VALUES (?, 'u1', 's', '{\"user', 0)"
-            db.execute(broken, [user_hash_of("u1")])
+            columns = "seq, user_hash, user_id, slot, record, clock, at_ms"
+            broken = f"INSERT INTO log ({columns}) SELECT {tables.HEAD_SEQ} + 1, ?, ?, ?, ?, ?, 0"
+            db.execute(broken, [user_hash_of("u1"), "u1", "s", '{"user', "no clock"])
         await memory.store("u1", "drink", "tea")
         assert await memory.get_all("u1") == {"drink": "tea"}
 
