@@ -54,7 +54,10 @@ SELECT created_ms FROM memories
 WHERE user_id = ? AND slot = ? AND key IS NOT NULL AND typeof(created_ms) = 'integer'
 """
 
-_FIND_ROW = f"SELECT user_id, slot, {_COLUMNS}, changes FROM memories WHERE user_id = ? AND slot = ?"
+_FIND_ROWS = f"""
+WITH asked (of, at) AS (VALUES {{}})
+SELECT user_id, slot, {_COLUMNS}, changes FROM asked CROSS JOIN memories ON user_id = of AND slot = at
+"""
 
 _INSERT = f"INSERT INTO memories (user_id, slot, {_COLUMNS}, changes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -289,7 +292,7 @@ def read_rows(db: sqlite3.Connection, positions: Sequence[Position]) -> dict[Pos
 
 @lru_cache(maxsize=_AT_ONCE)
 def _find_rows(count: int) -> str:
-    return " UNION ALL ".join([_FIND_ROW] * count)
+    return _FIND_ROWS.format(", ".join(["(?, ?)"] * count))
 
 
 def creation_of(row: Row | None) -> datetime | None:
