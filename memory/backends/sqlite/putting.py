@@ -300,9 +300,9 @@ def creation_of(row: Row | None) -> datetime | None:
     return None if row is None or row[5] is None else _moment(row[_CREATED])
 
 
-def read_creation(db: sqlite3.Connection, position: Position) -> datetime | None:
+def read_creation(cursor: sqlite3.Cursor, position: Position) -> datetime | None:
     """Return the same of what stands at *position*, of which nothing else is read."""
-    row = db.execute(_FIND_CREATED, position).fetchone()
+    row = cursor.execute(_FIND_CREATED, position).fetchone()
     return None if row is None else _moment(row[0])
 
 

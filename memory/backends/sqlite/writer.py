@@ -35,7 +35,7 @@ class Writer:
     def __init__(self, file: SQLiteFile, name: str) -> None:
         self._file = file
         self._name = name
-        self._connection: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None  # made once: each statement would make one of its own
         self._identity: FileIdentity | None = file.identity
         self._known = Known()
         self._as_of: tuple[sqlite3.Connection, int] | None = None
@@ -51,7 +51,7 @@ class Writer:
             return put_all(db, records, known)
 
         try:
-            changed = in_transaction(self._opened(), job)
+            changed = in_transaction(self._opened().connection, job)
         except sqlite3.Error as exc:
             self._check_place()
             readable = is_refusal(exc)
@@ -65,36 +65,35 @@ class Writer:
 
     def creations(self, positions: Sequence[Position]) -> dict[Position, datetime]:
         try:
-            db = self._opened()
+            cursor = self._opened()
             if len(positions) == 1:  # somebody waits for this one alone: the rest of the row is read in `apply`
-                found = {positions[0]: read_creation(db, positions[0])}
-            else:
-                rows = self._known.rows = read_rows(db, positions)
-                found = {position: creation_of(row) for position, row in rows.items()}
+                moment = read_creation(cursor, positions[0])
+                return {} if moment is None else {positions[0]: moment}
+            rows = self._known.rows = read_rows(cursor.connection, positions)
         except sqlite3.Error as exc:
             reason = reason_of(self._file.path, exc)
             raise BackendUnavailableError(self._name, "store", reason, readable=is_refusal(exc)) from exc
-        return {position: moment for position, moment in found.items() if moment is not None}
+        return {position: moment for position, row in rows.items() if (moment := creation_of(row)) is not None}
 
     def close(self) -> None:
-        connection, self._connection = self._connection, None
+        cursor, self._cursor = self._cursor, None
         self._known, self._as_of = Known(), None
-        if connection is not None:
+        if cursor is not None:
             with suppress(sqlite3.Error):
-                connection.close()
+                cursor.connection.close()
 
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None or self._identity is not self._file.identity:
+    def _opened(self) -> sqlite3.Cursor:
+        if self._cursor is None or self._identity is not self._file.identity:
             self._check_place()
-        if self._connection is None:
+        if self._cursor is None:
             # mode=rw: a file that was just taken away must not be made again, empty.
             uri = f"{self._file.path.absolute().as_uri()}?mode=rw"
             # One thread at a time, but the outbox's thread is a new one after its own file was lost.
             db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_S, check_same_thread=False)
-            self._connection = db
+            self._cursor = db.cursor()
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA wal_autocheckpoint = 0")
-        return self._connection
+        return self._cursor
 
     def _check_place(self) -> None:
         # The very object, not only an equal one: a file system gives a new file the number of one that is gone.
