@@ -15,6 +15,7 @@ from memory.errors import MemoryRejectedError
 from memory.health import CircuitBreaker, ProbePlan
 from memory.model import (
     METADATA_MAX_BYTES,
+    MemoryEntry,
     Page,
     Tombstone,
     UserTombstone,
@@ -26,7 +27,7 @@ from memory.model import (
     user_hash_of,
 )
 from memory.revision import HybridLogicalClock, check_revision, is_damaged, one_above
-from memory.wire import page_from_json, page_to_json, record_from_json, record_to_json
+from memory.wire import page_from_json, page_to_json, record_from_json, record_to_json, record_to_text
 from tests.contract import HOSTILE, NOW_MS, make_entry, revision
 
 if TYPE_CHECKING:
@@ -123,6 +124,25 @@ def test_records_survive_json(text: str) -> None:
     there_and_back = page_from_json(json.loads(json.dumps(page_to_json(page))), "store")
 
     assert there_and_back == Page(page.records, page.next, ("store",))
+
+
+_TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+
+
+@given(
+    st.builds(
+        MemoryEntry,
+        user_id=_TEXTS,
+        key=_TEXTS,
+        value=_TEXTS,
+        scope=_TEXTS,
+        metadata=st.dictionaries(_TEXTS, st.one_of(_TEXTS, st.integers(), st.lists(_TEXTS)), max_size=2),
+        created_at=st.datetimes(datetime(1970, 1, 1), datetime(5999, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+        revision=any_revision(),
+    )
+)
+def test_the_text_of_a_record_is_what_a_json_encoder_makes_of_it(entry: MemoryEntry) -> None:
+    assert record_to_text(entry) == json.dumps(record_to_json(entry), ensure_ascii=False)
 
 
 @pytest.mark.parametrize(
