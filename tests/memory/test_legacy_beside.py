@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from memory.backends.legacy import LegacyMemoryBackend
+from memory.backends.legacy import LegacyMemoryBackend, backend, tables
 from memory.backends.legacy.ledger import Ledger
 from memory.model import MemoryEntry, newest
 from memory.sqlite_file import in_transaction
@@ -133,3 +133,64 @@ async def test_what_is_read_is_as_it_was_at_one_moment(tmp_path: Path, journal: 
             page = await legacy.get("1", "drink", None)
 
             assert page.records in ((old,), (new,))
+
+
+async def test_a_row_that_cannot_be_taken_any_more_is_known_to_be_gone_when_it_is(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        before = await told(legacy, "2")
+        query(jakey, "UPDATE memories SET value = ? WHERE user_id = '2'", HUGE)
+        assert await told(legacy, "2") == []
+        query(jakey, "DELETE FROM memories WHERE user_id = '2'")
+
+        await legacy.put(before)  # by a comparison with who was told of it
+
+        assert await legacy.get_all("2") == {}
+
+
+async def test_what_another_program_mends_is_newer_than_what_it_was(jakey: Path) -> None:
+    async with LegacyMemoryBackend(jakey) as legacy:
+        before = await told(legacy, "2")
+        query(jakey, "UPDATE memories SET value = ? WHERE user_id = '2'", HUGE)
+        await told(legacy, "2")
+        query(jakey, "UPDATE memories SET value = 'Giants' WHERE user_id = '2'")
+
+        await legacy.put(before)
+
+        (after,) = await told(legacy, "2")
+        assert isinstance(after, MemoryEntry)
+        assert after.value == "Giants"
+        assert after.revision > before[0].revision
+
+
+async def test_what_became_unfit_comes_back_by_comparison_and_goes_with_its_key(
+    jakey: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(backend, "_REST", 0)
+    news: list[str] = []
+    async with LegacyMemoryBackend(jakey) as legacy:
+        await until(lambda: legacy.comparable)
+        legacy.on_news = lambda: news.append("news")
+        before, digests = await told(legacy, "2"), await legacy.buckets()
+        query(jakey, "UPDATE memories SET value = ? WHERE user_id = '2'", HUGE)
+        await told(legacy, "2")
+        assert await legacy.buckets() != digests
+
+        await legacy.probe()
+        await until(lambda: legacy._looking is not None and legacy._looking.done())
+        query(jakey, "INSERT INTO memories (user_id, key, value) VALUES ('1', 'city', 'Rome')")
+        with closing(sqlite3.connect(jakey, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")  # nobody else writes now, nor has to about the other person
+            assert await told(legacy, "2") == []
+        assert news == ["news"]
+
+        await legacy.put(before)
+        assert await legacy.buckets() == digests
+        assert await told(legacy, "2") == before
+        query(jakey, "DELETE FROM memories WHERE user_id = '2' AND key = 'team'")
+        await legacy.put(before)
+        assert await legacy.get_all("2") == {}
+    with closing(sqlite3.connect(jakey)) as db:
+        kept = db.execute("SELECT user_hash, count, xor FROM memory_sync_digests").fetchall()
+        recomputed = [(digest.user_hash, digest.count, f"{digest.xor:016x}") for digest in tables.recomputed(db)]
+        assert sorted(kept) == sorted(recomputed)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memory.backends.legacy import tables
-from memory.backends.legacy.rows import Said, text_of
+from memory.backends.legacy.rows import Said, is_sound, text_of
 from memory.errors import MemoryRejectedError
 from memory.model import (
     MemoryEntry,
@@ -37,6 +37,7 @@ INSERT OR REPLACE INTO memory_sync
     (user_id, slot, row_id, revision, deleted, scope, content_hash, metadata, created_ms, updated_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+_SET_ASIDE = "UPDATE memory_sync SET content_hash = NULL WHERE user_id = ? AND slot = ?"
 _FORGET_SYNC = "DELETE FROM memory_sync WHERE user_id = ? AND slot = ?"
 
 
@@ -108,8 +109,12 @@ class Ledger:
             if revision > grave and (sync is None or sync.revision != revision or sync.row_id != said.row_id):
                 self._note(user_id, slot, said)
                 self.changes += 1
-        for slot in known.keys() - slots.keys():  # its row can no longer be taken
-            self._unnote(user_id, slot)
+        for slot in known.keys() - slots.keys():
+            if not is_sound(known[slot], self._now_ms):
+                self._unnote(user_id, slot)
+            elif not known[slot].is_set_aside:
+                self._set_aside(user_id, known[slot])
+                self.changes += 1
 
     def _look_up(self, new: MemoryEntry | Tombstone, slot: str) -> Found:
         """Return what the file says of *slot* now, absorbed."""
@@ -220,6 +225,14 @@ class Ledger:
         user.user_id = user_id
         user.count += 1
         user.xor ^= record_hash(slot, record.revision, content)
+        user.changed = True
+
+    def _set_aside(self, user_id: str, sync: Sync) -> None:
+        """See Sync. Its digest is another one then, so that a comparison brings back what was there."""
+        self._db.execute(_SET_ASIDE, [user_id, sync.slot])
+        user = self._user(user_hash_of(user_id))
+        for content in (sync.content_hash or "", ""):
+            user.xor ^= record_hash(sync.slot, sync.revision, content)
         user.changed = True
 
     def _unnote(self, user_id: str, slot: str) -> None:

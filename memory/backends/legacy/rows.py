@@ -60,7 +60,11 @@ class Row(NamedTuple):
 
 
 class Sync(NamedTuple):
-    """A row of `memory_sync` about one slot."""
+    """A row of `memory_sync` about one slot.
+
+    An entry without a hash is set aside: another program has made something of its row that cannot be taken. It says
+    nothing any more but which row it was, so that it is deleted when that is.
+    """
 
     row_id: int | None
     slot: str
@@ -71,6 +75,10 @@ class Sync(NamedTuple):
     metadata: str | None
     created_ms: int | None
     updated_ms: int | None
+
+    @property
+    def is_set_aside(self) -> bool:
+        return not self.deleted and self.content_hash is None
 
 
 class Said(NamedTuple):
@@ -107,7 +115,7 @@ def tell(user_id: str, syncs: Iterable[Sync], rows: Mapping[int, Row], now_ms: i
     ours: dict[int, Sync] = {}
     orphans: dict[str, Sync] = {}
     for sync in syncs:
-        if not _is_sound(sync, now_ms):
+        if not is_sound(sync, now_ms):
             told.refused.append((sync.row_id or 0, "what memory_sync says of it makes no sense"))
         elif sync.deleted:
             _add(told, sync.slot, Said(Tombstone(user_id, sync.slot, sync.revision), None))
@@ -136,7 +144,7 @@ def tell(user_id: str, syncs: Iterable[Sync], rows: Mapping[int, Row], now_ms: i
     return told
 
 
-def _is_sound(sync: Sync, now_ms: int) -> bool:
+def is_sound(sync: Sync, now_ms: int) -> bool:
     """Return whether we can have written *sync*: else one damaged row would stop the clock of all."""
     revision = sync.revision
     return isinstance(revision, str) and not is_damaged(revision) and int(revision[:12], 16) <= now_ms + AHEAD_MAX_MS

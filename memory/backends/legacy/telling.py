@@ -58,7 +58,7 @@ def everybody(db: sqlite3.Connection, after: Position | None, limit: int, now_ms
 
 def _is_noted(told: Mapping[str, Said], syncs: Iterable[Sync], graves: Iterable[Record]) -> bool:
     grave = max((record.revision for record in graves), default="")
-    known = {sync.slot: (sync.revision, sync.row_id) for sync in syncs}
+    known = {sync.slot: (sync.revision, sync.row_id) for sync in syncs if sync.slot in told or not sync.is_set_aside}
     said = {slot: (one.record.revision, one.row_id) for slot, one in told.items() if one.record.revision > grave}
     return known == said
 
