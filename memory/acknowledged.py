@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-from memory.model import MemoryEntry, UserTombstone, owner_hash, slot_of, user_hash_of
+from memory.model import MemoryEntry, UserTombstone, slot_of, user_hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,12 +20,23 @@ REMEMBERED = 50_000
 """Positions: some 20 MB at the most."""
 
 
-class _Known(NamedTuple):
+@dataclass(slots=True)
+class _Known:
     revision: str
     key: str | None  # None: a deletion, which an answer need not mention
     scope: str
     moment: int
-    before: _Known | None = None
+    before: _Known | None
+
+
+@dataclass(slots=True)
+class _User:
+    slots: dict[str, _Known] = field(default_factory=dict)
+    scopes: set[str] = field(default_factory=set)
+    moment: int = 0
+
+
+_NOTHING: Mapping[str, _Known] = {}
 
 
 class AcknowledgedRevisions:
@@ -36,9 +48,7 @@ class AcknowledgedRevisions:
     def __init__(self, most: int = REMEMBERED) -> None:
         self.moment = 0
         """Goes up with everything that is noted: a read must know what was noted before it began, and no more."""
-        self._users: OrderedDict[str, dict[str, _Known]] = OrderedDict()
-        self._scopes: dict[str, set[str]] = {}
-        self._moments: dict[str, int] = {}
+        self._users: OrderedDict[str, _User] = OrderedDict()
         self._graves: OrderedDict[str, _Known] = OrderedDict()
         self._count = 0
         self._most = most
@@ -47,27 +57,36 @@ class AcknowledgedRevisions:
         """Remember *records*; of too many, those of the users who were not heard of for longest are let go."""
         self.moment += 1
         for record in records:
-            self._moments[owner_hash(record)] = self.moment
             if isinstance(record, UserTombstone):
                 self._note(self._graves, record.user_hash, record.revision)
                 self._graves.move_to_end(record.user_hash)
                 if len(self._graves) > self._most:
-                    self._moments.pop(self._graves.popitem(last=False)[0], None)
+                    self._graves.popitem(last=False)
                 continue
             user_id, slot = record.position
-            slots = self._users.setdefault(user_id, {})
+            user = self._users.get(user_id)
+            if user is None:
+                user = self._users[user_id] = _User()
             self._users.move_to_end(user_id)
-            self._count += slot not in slots
+            user.moment = self.moment
+            self._count += slot not in user.slots
             if isinstance(record, MemoryEntry):
-                self._note(slots, slot, record.revision, record.key, record.scope)
-                self._scopes.setdefault(user_id, set()).add(record.scope)
+                self._note(user.slots, slot, record.revision, record.key, record.scope)
+                user.scopes.add(record.scope)
             else:
-                self._note(slots, slot, record.revision)
+                self._note(user.slots, slot, record.revision)
         while self._count > self._most and len(self._users) > 1:
-            user_id, dropped = self._users.popitem(last=False)
-            self._scopes.pop(user_id, None)
-            self._moments.pop(user_hash_of(user_id), None)
-            self._count -= len(dropped)
+            self._count -= len(self._users.popitem(last=False)[1].slots)
+
+    def _note(
+        self, known: dict[str, _Known], name: str, revision: str, key: str | None = None, scope: str = ""
+    ) -> None:
+        old = known.get(name)
+        if old is None or revision > old.revision:
+            known[name] = _Known(revision, key, scope, self.moment, old)
+            if old is not None:
+                # One step back is enough for a read that a write overtook; one that two overtook knows less, no more.
+                old.before = None
 
     def contradict(self, user_id: str, answer: Sequence[Record], asked: Asked, moment: int) -> bool:
         """Return whether *answer* is older than what was known at *moment*, when it was asked for.
@@ -76,23 +95,29 @@ class AcknowledgedRevisions:
             answer: what `model.newest` left of the records found.
         """
         found, grave = _revisions(answer)
-        return self._contradict(user_id, found, grave, moment, self._users.get(user_id, {}).items(), asked)
+        return self._contradict(user_id, found, grave, moment, self._known_of(user_id).items(), asked)
 
     def contradict_at(self, user_id: str, answer: Sequence[Record], slots: Collection[str], moment: int) -> bool:
         """Return the same of an answer that had to hold the live entries in *slots*, without looking at all others."""
-        known = self._users.get(user_id, {})
+        known = self._known_of(user_id)
         found, grave = _revisions(answer)
         looked_at = [(slot, known[slot]) for slot in {*found, *slots} if slot in known]
         return self._contradict(user_id, found, grave, moment, looked_at, lambda slot, _: slot in slots)
 
     def contradict_all(self, user_id: str, revisions: Mapping[str, str], grave: str, moment: int) -> bool:
         """Return the same of all that there is of a user: the revision of each slot, and of the user's tombstone."""
-        known = self._users.get(user_id, {})
-        return self._contradict(user_id, revisions, grave, moment, known.items(), lambda *_: True)
+        known = self._known_of(user_id).items()
+        return self._contradict(user_id, revisions, grave, moment, known, lambda *_: True)
 
     def latest_moment(self, user_id: str) -> int:
         """Return at which moment something was last noted of a user; 0: nothing that is known."""
-        return self._moments.get(user_hash_of(user_id), 0)
+        user = self._users.get(user_id)
+        grave = self._graves.get(user_hash_of(user_id))
+        return max(user.moment if user else 0, grave.moment if grave else 0)
+
+    def _known_of(self, user_id: str) -> Mapping[str, _Known]:
+        user = self._users.get(user_id)
+        return _NOTHING if user is None else user.slots
 
     def _contradict(
         self,
@@ -121,10 +146,10 @@ class AcknowledgedRevisions:
 
     def scopes(self, user_id: str, key: str) -> frozenset[str]:
         """Return where *key* was acknowledged lately: a deletion can only be found where one knows to look."""
-        known = self._users.get(user_id)
-        if known is None:
+        user = self._users.get(user_id)
+        if user is None:
             return frozenset()
-        places = [(scope, known.get(slot_of(user_id, scope, key))) for scope in self._scopes.get(user_id, ())]
+        places = [(scope, user.slots.get(slot_of(user_id, scope, key))) for scope in user.scopes]
         return frozenset(scope for scope, there in places if there is not None and there.key == key)
 
     def is_latest(self, record: Record) -> bool:
@@ -132,24 +157,13 @@ class AcknowledgedRevisions:
         if isinstance(record, UserTombstone):
             known = self._graves.get(record.user_hash)
         else:
-            known = self._users.get(record.user_id, {}).get(record.position[1])
+            known = self._known_of(record.user_id).get(record.position[1])
         return known is not None and known.revision == record.revision
 
     def forget(self, user_id: str) -> None:
         """What was acknowledged about *user_id* is lost for good, or was never so: do not insist on it."""
-        self._count -= len(self._users.pop(user_id, {}))
-        self._scopes.pop(user_id, None)
+        self._count -= len(self._users.pop(user_id, _User()).slots)
         self._graves.pop(user_hash_of(user_id), None)
-        self._moments.pop(user_hash_of(user_id), None)
-
-    def _note(
-        self, known: dict[str, _Known], name: str, revision: str, key: str | None = None, scope: str = ""
-    ) -> None:
-        old = known.get(name)
-        if old is None or revision > old.revision:
-            # One step back is enough for a read that a write overtook; one that two overtook knows less, no more.
-            before = old and _Known(old.revision, old.key, old.scope, old.moment, None)
-            known[name] = _Known(revision, key, scope, self.moment, before)
 
 
 def _revisions(records: Iterable[Record]) -> tuple[dict[str, str], str]:

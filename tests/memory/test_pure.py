@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memory.acknowledged import AcknowledgedRevisions
@@ -22,7 +23,9 @@ from memory.model import (
     check_metadata,
     content_hash,
     from_ms,
+    metadata_text,
     newest,
+    said_hash,
     slot_of,
     user_hash_of,
 )
@@ -184,6 +187,23 @@ def test_the_content_hash_is_the_same_after_json() -> None:
     assert content_hash(record_from_json(json.loads(json.dumps(record_to_json(entry))))) == content_hash(entry)
 
 
+@given(
+    st.dictionaries(
+        _TEXTS,
+        st.one_of(_TEXTS, st.integers(), st.booleans(), st.none(), st.floats(), st.lists(_TEXTS, max_size=2)),
+        max_size=3,
+    ),
+)
+@example({"at": float("nan")})
+@example({"at": float("-inf"), "b": -0.0})
+@example({"at": 1e16, "flag": True})
+def test_metadata_are_kept_and_hashed_as_a_json_encoder_writes_them(metadata: dict[str, object]) -> None:
+    said = f'["v", {json.dumps(metadata, sort_keys=True)}, [1, 2]]'
+
+    assert metadata_text(metadata) == json.dumps(metadata, ensure_ascii=False)
+    assert said_hash("v", metadata, 1, 2) == hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
@@ -336,6 +356,33 @@ def test_a_read_is_held_to_what_was_known_when_it_began() -> None:
     assert known.contradict("u", [make_entry("u", "a", "0", revision=revision(NOW_MS - 1))], everything_asked, began)
     assert known.contradict("u", [], everything_asked, began)
     assert known.contradict("u", [first], everything_asked, known.moment)
+
+
+def test_of_each_place_what_was_known_before_the_last_but_one_is_let_go() -> None:
+    known = AcknowledgedRevisions()
+    known.note([make_entry("u", "a", "1")])
+    began = known.moment
+    known.note([make_entry("u", "a", "2", revision=revision(NOW_MS + 1))])
+    assert known.contradict("u", [], everything_asked, began)
+
+    known.note([make_entry("u", "a", "3", revision=revision(NOW_MS + 2))])
+
+    assert not known.contradict("u", [], everything_asked, began)
+
+
+def test_it_is_known_where_a_key_was_acknowledged_and_when_its_user_was_last_heard_of() -> None:
+    known = AcknowledgedRevisions()
+    known.note([make_entry("u", "a", "1", scope="dm"), make_entry("u", "b", "2", scope="group:1")])
+    known.note([make_entry("u", "a", "3", scope="guild:2")])
+    heard = [known.latest_moment("u"), known.latest_moment("v")]
+    known.note([UserTombstone(user_hash_of("u"), revision(NOW_MS - 1))])
+    heard += [known.latest_moment("u"), known.latest_moment("v")]
+
+    assert known.scopes("u", "a") == {"dm", "guild:2"}
+    assert known.scopes("v", "a") == frozenset()
+    assert heard == [2, 0, 3, 0]
+    known.forget("u")
+    assert (known.scopes("u", "a"), known.latest_moment("u")) == (frozenset(), 0)
 
 
 def test_what_is_remembered_of_acknowledgements_is_bounded() -> None:
