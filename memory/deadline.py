@@ -7,7 +7,7 @@ import math
 import threading
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from memory.errors import BackendUnavailableError
 
@@ -40,10 +40,7 @@ class Bounded:
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("an operation of a memory must be awaited in a task")
-        alarm = _here.alarm
-        if alarm is None or alarm.loop is not loop:
-            alarm = _here.alarm = _Alarm(loop)
-        self._alarm = alarm
+        self._alarm = alarm = alarm_of(loop)
         self._task = task
         self._cancelling = task.cancelling()
         self._is_late = False
@@ -74,7 +71,14 @@ class Bounded:
         return BackendUnavailableError(self._backend, self._operation, reason)
 
 
-class _Alarm:
+class Ending(Protocol):
+    """What an alarm ends."""
+
+    def end(self) -> None:
+        """Its time is over."""
+
+
+class Alarm:
     """Ends what takes too long on one loop. All share one timer: one for each would take longer than all of the rest.
 
     Attributes:
@@ -84,7 +88,7 @@ class _Alarm:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.under_way: dict[Bounded, float] = {}
+        self.under_way: dict[Ending, float] = {}
         self.rings_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
@@ -106,11 +110,19 @@ class _Alarm:
 
 
 class _Here(threading.local):
-    alarm: _Alarm | None = None
+    alarm: Alarm | None = None
     """Of the loop that ran last in this thread."""
 
 
 _here = _Here()
+
+
+def alarm_of(loop: asyncio.AbstractEventLoop) -> Alarm:
+    """Return the alarm of *loop*, which runs in this thread."""
+    alarm = _here.alarm
+    if alarm is None or alarm.loop is not loop:
+        alarm = _here.alarm = Alarm(loop)
+    return alarm
 
 
 @contextmanager
