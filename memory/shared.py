@@ -14,12 +14,14 @@ from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memory import migration
 from memory.backend import PAGE, MemoryBackend
 from memory.errors import BackendUnavailableError
 from memory.report import StoreHealth  # noqa: TC001
+from memory.workplace import Workplace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -134,8 +136,10 @@ class _View(MemoryBackend):
     async def close(self) -> None:
         """Leave the closing to the owner."""
 
-    async def _there(self, operation: str, work: Callable[[MemoryBackend], Awaitable[T]], *, bounded: bool = True) -> T:
-        return await self._owner.on_loop(operation, lambda system: work(self._pick(system)), bounded=bounded)
+    def _there(
+        self, operation: str, work: Callable[[MemoryBackend], Awaitable[T]], *, bounded: bool = True
+    ) -> Awaitable[T]:
+        return self._owner.on_loop(operation, lambda system: work(self._pick(system)), bounded=bounded)
 
 
 class SharedMemory(_View):
@@ -165,11 +169,7 @@ class SharedMemory(_View):
         Raises:
             ConfigError: the settings cannot be used.
         """
-        try:
-            async with asyncio.timeout(_OPEN_S):
-                await asyncio.shield(asyncio.wrap_future(self._start().ready))
-        except TimeoutError as exc:
-            raise BackendUnavailableError(self.name, "open", f"not ready within {_OPEN_S:g} s") from exc
+        await self._opened()
 
     async def close(self) -> None:
         """Close every store and end the thread, within 4 s; safe to repeat. The next call opens it again."""
@@ -271,25 +271,28 @@ class SharedMemory(_View):
 
     async def on_loop(self, operation: str, work: Callable[[MemorySystem], Awaitable[T]], *, bounded: bool = True) -> T:
         """Run *work* on the memory's loop and return what it returns, from whatever loop this is called."""
-        running = self._start()
+        running = self._running or self._start()
         if running.is_current():
             return await work(running.system)
-        if not running.ready.done():
-            await self.open()
-        future = asyncio.run_coroutine_threadsafe(_started(work, running.ready.result()), running.loop)
-        if not bounded:
-            return await asyncio.wrap_future(future)
-        timeout_s = self.deadline_s + _HOP_S  # the operation ends itself; this is for a loop that is stuck
+        if not running.serves:
+            running = await self._opened()
+        # The operation ends itself; this is for a loop that is stuck.
+        timeout_s = self.deadline_s + _HOP_S if bounded else None
+        return await running.place.do(operation, partial(work, running.system), timeout_s)
+
+    async def _opened(self) -> _LoopThread:
+        running = self._start()
         try:
-            async with asyncio.timeout(timeout_s):  # not wait_for, which can swallow a cancellation in Python 3.11
-                return await asyncio.wrap_future(future)
+            async with asyncio.timeout(_OPEN_S):
+                await asyncio.shield(asyncio.wrap_future(running.ready))
         except TimeoutError as exc:
-            raise BackendUnavailableError(self.name, operation, f"no answer within {timeout_s:g} s") from exc
+            raise BackendUnavailableError(self.name, "open", f"not ready within {_OPEN_S:g} s") from exc
+        return running
 
     def _start(self) -> _LoopThread:
         with self._lock:
             if self._running is None or self._running.ended.done():
-                self._running = _LoopThread(self._build)
+                self._running = _LoopThread(self.name, self._build)
                 self._running.start()
             return self._running
 
@@ -297,8 +300,10 @@ class SharedMemory(_View):
 class _LoopThread:
     """One life of the loop: built, opened, served, closed."""
 
-    def __init__(self, build: Callable[[], MemorySystem]) -> None:
+    def __init__(self, name: str, build: Callable[[], MemorySystem]) -> None:
         self.loop = asyncio.new_event_loop()
+        self.place = Workplace(name, self.loop)
+        self.serves = False
         self.ready: Future[MemorySystem] = Future()
         self.ended: Future[None] = Future()
         self.system: MemorySystem
@@ -327,6 +332,7 @@ class _LoopThread:
             else:
                 self.ready.set_exception(exc)
         finally:
+            self.place.close()
             _wind_up(self.loop)
             with suppress(InvalidStateError):
                 self.ended.set_result(None)
@@ -339,9 +345,11 @@ class _LoopThread:
             await self.system.unified.settle(_START_S)
             if self.system.keeper is not None:
                 self.system.keeper.open()
+            self.serves = True
             self.ready.set_result(self.system)
             await self._stop.wait()
         finally:
+            self.serves = False
             if self.system.keeper is not None:
                 await self.system.keeper.close()
             try:
@@ -405,10 +413,6 @@ def _warned(report: HealthReport, system: MemorySystem) -> HealthReport:
 
 async def _flag_of(system: MemorySystem) -> MigrationFlag:
     return system.flagged.flag
-
-
-async def _started(work: Callable[[MemorySystem], Awaitable[T]], system: MemorySystem) -> T:
-    return await work(system)
 
 
 def _status(report: HealthReport, legacy: StoreHealth | None, flag: MigrationFlag) -> dict[str, Any]:
