@@ -250,14 +250,20 @@ def metadata_text(metadata: Mapping[str, Any]) -> str:
 
 
 def _flat(metadata: Mapping[str, Any], encode: Callable[[Any], str]) -> str:
-    """Return what *encode* makes of *metadata*; faster where that is nothing, or one text under one name."""
+    """Return what *encode* makes of *metadata*; faster where that holds but texts and plain numbers, as nearly all."""
     if not metadata:
         return "{}"
-    if len(metadata) == 1:
-        [(name, value)] = metadata.items()
-        if type(name) is type(value) is str:
-            return f"{{{encode(name)}: {encode(value)}}}"
-    return encode(metadata)
+    parts: list[str] = []
+    for name, value in sorted(metadata.items()) if encode is _as_sorted_json else metadata.items():
+        if type(name) is not str:
+            return encode(metadata)
+        if type(value) is str:
+            parts.append(f"{encode(name)}: {encode(value)}")
+        elif type(value) in (int, float) and -_PLAIN < value < _PLAIN:  # nor what is no number
+            parts.append(f"{encode(name)}: {value}")
+        else:
+            return encode(metadata)
+    return f"{{{', '.join(parts)}}}"
 
 
 def record_hash(slot: str, revision: str, content: str) -> int:
