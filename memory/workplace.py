@@ -162,9 +162,11 @@ class _Errand(Generic[T]):
             self.tell(_raise, self.failed("it was cut off"))
             raise
         except Exception as exc:  # noqa: BLE001 - it is raised where the answer is waited for
-            self.tell(_raise, _as_raised(exc))
+            self.tell(_raise, exc)
         else:
             self.tell(_return, result)
+        finally:
+            del self  # or an error, which holds this frame, would be held by it
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -184,12 +186,6 @@ def _postbox_of(loop: asyncio.AbstractEventLoop) -> _Postbox:
     if postbox is None or postbox.loop is not loop:
         postbox = _here.postbox = _Postbox(loop)
     return postbox
-
-
-def _as_raised(exc: Exception) -> Exception:
-    """Return *exc* without the frame that caught it, which holds the answer, which is to hold the error."""
-    trace = exc.__traceback__
-    return exc.with_traceback(trace and trace.tb_next)
 
 
 def _return(answer: asyncio.Future[T], value: T) -> None:
