@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 DAMAGED = ".damaged-"
 """Stands between the name of a file and when it was found damaged."""
 
+_FILLED_AT_ONCE = 250_000
+
 _GONE = "the file was removed or replaced while it was in use"
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _REFUSALS = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY})
@@ -56,6 +58,8 @@ class SQLiteFile:
         busy_timeout_s: how long to wait for another process that holds the file locked.
         keep_damaged_aside: whether a damaged file is renamed, so that `open` makes a new one; it is never deleted.
             Not for files of other programs: they stay where they are.
+        log_bytes: how large the write-ahead log is made at once. SQLite writes it from the start again after 1,000
+            pages, and a commit that need not make the file larger is durable in three quarters of the time.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class SQLiteFile:
         wal: bool = True,
         busy_timeout_s: float = 1.0,
         keep_damaged_aside: bool = True,
+        log_bytes: int = 0,
     ) -> None:
         self.path = path
         self._place = os.fspath(path)  # a Path is made into a text anew each time that it is looked at
@@ -75,6 +80,7 @@ class SQLiteFile:
         self._wal = wal
         self._busy_timeout_s = busy_timeout_s
         self._keep_damaged_aside = keep_damaged_aside
+        self._log_bytes = log_bytes
         self._thread: SQLiteThread | None = None
         self._beside: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = None
@@ -204,6 +210,7 @@ class SQLiteFile:
         if self._wal:
             with suppress(sqlite3.OperationalError):  # what cannot be written can still be read
                 checkpoint(db)
+                _lengthen_log(db, self.path, self._log_bytes)
 
     async def _give_up(self, identity: FileIdentity | None, exc: Exception) -> None:
         """Close a file that failed for good, so that the next `open` starts afresh; move it aside if it is damaged."""
@@ -331,6 +338,34 @@ def run_script(db: sqlite3.Connection, script: str) -> None:
     """Run the statements of *script*, each ended by a semicolon at the end of its line, in the open transaction."""
     for statement in script.split(";\n"):
         db.execute(statement)
+
+
+def _lengthen_log(db: sqlite3.Connection, path: Path, size: int) -> None:
+    """Make the write-ahead log of *path* as large as *size* bytes, if it is smaller, and leave all else as it is.
+
+    What a transaction that is too large for the cache wrote there before it was rolled back counts for nothing, and
+    makes room.
+    """
+    lacking = size
+    with suppress(FileNotFoundError):
+        lacking -= path.with_name(f"{path.name}-wal").stat().st_size
+    if lacking <= 0:
+        return
+    (cache,) = db.execute("PRAGMA cache_size").fetchone()
+    db.execute("PRAGMA cache_size = 10")
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("CREATE TABLE filler (zeros BLOB)")
+        for _ in range(lacking // _FILLED_AT_ONCE + 2):
+            db.execute("INSERT INTO filler VALUES (zeroblob(?))", [_FILLED_AT_ONCE])
+        db.execute("ROLLBACK")
+    except sqlite3.OperationalError:  # there is no room: give back what it took
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        raise
+    finally:
+        db.execute(f"PRAGMA cache_size = {cache}")
 
 
 def checkpoint(db: sqlite3.Connection) -> bool:

@@ -39,6 +39,8 @@ _BUSY_S = 0.3
 _READ_BUSY_S = 0.05
 _READ_PATIENCE_S = 0.2
 _RETRY_S = 1.0
+_LOG_BYTES = 5_000_000
+"""More than the 1,000 pages after which SQLite begins its write-ahead log anew, and a large transaction."""
 
 
 class Outbox:
@@ -61,7 +63,9 @@ class Outbox:
         """The installation's id, as far as it is known: also while the file cannot be read."""
         self.on_replaced: Callable[[], None] = lambda: None
         self._now = now
-        self._writing = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S)
+        self._writing = SQLiteFile(
+            path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S, log_bytes=_LOG_BYTES
+        )
         self._reading = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_READ_BUSY_S)
         self._unreadable: BackendUnavailableError | None = None
         self._unreadable_until = 0.0

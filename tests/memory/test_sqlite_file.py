@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +21,17 @@ from memory.config import MemoryFileSettings, load_settings
 from memory.errors import BackendUnavailableError
 from memory.model import content_hash
 from memory.report import StoreState
-from memory.sqlite_file import versioned
+from memory.sqlite_file import SQLiteFile, versioned
 from tests.contract import NOW_MS, everything, make_entry, revision
 from tests.memory.unify import QUICK, unify
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from memory.model import MemoryEntry
 
 ROOT = Path(__file__).resolve().parents[2]
+LOG_BYTES = 3_000_000
 
 
 def old_file(path: Path, entries: int = 3) -> list[MemoryEntry]:
@@ -45,6 +48,17 @@ def old_file(path: Path, entries: int = 3) -> list[MemoryEntry]:
             db.execute("INSERT INTO memories VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         db.execute("COMMIT")
     return kept
+
+
+@asynccontextmanager
+async def closing_file(file: SQLiteFile) -> AsyncIterator[SQLiteFile]:
+    await file.open()
+    yield file
+    await file.close()
+
+
+def read_only(path: Path) -> closing[sqlite3.Connection]:
+    return closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True))
 
 
 def copies_of(path: Path) -> list[Path]:
@@ -96,6 +110,70 @@ async def test_without_room_for_a_copy_a_file_is_not_upgraded_and_says_why(tmp_p
     assert copies_of(path) == []
     async with SQLiteMemoryBackend(path) as backend:
         assert len(await everything(backend)) == 2_000
+
+
+def with_a_long_log(path: Path) -> SQLiteFile:
+    schema = versioned("CREATE TABLE t (x)")
+    return SQLiteFile(path, name="t", schema=schema, log_bytes=LOG_BYTES)
+
+
+def sizes(path: Path) -> tuple[int, int]:
+    """Return how large the file and its log are."""
+    return path.stat().st_size, path.with_name(f"{path.name}-wal").stat().st_size
+
+
+async def test_a_log_that_was_made_long_stays_so_and_the_file_is_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    file = with_a_long_log(path)
+    await file.open()
+    await file.write("store", lambda db: db.execute("INSERT INTO t VALUES (1)"))
+    small, long = sizes(path)
+    assert small < 20_000
+    assert LOG_BYTES <= long < 1.2 * LOG_BYTES
+
+    other = with_a_long_log(path)  # as another process has it open
+    await other.open()
+    for number in range(2_000):  # more than what SQLite brings into the file at once
+        await other.write("store", lambda db: db.execute("INSERT INTO t VALUES (2)"))
+        if number % 500 == 0:
+            assert sizes(path)[1] < 2 * LOG_BYTES
+    count = "SELECT count(*) FROM t"
+    assert await file.run("count", lambda db: db.execute(count).fetchone()) == (2_001,)
+    with read_only(path) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    await other.close()
+    await file.close()
+
+
+async def test_without_room_for_a_long_log_it_stays_short_and_all_works(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LOG_BYTES // 2, hard))
+    try:
+        file = with_a_long_log(path)
+        await file.open()
+        assert sizes(path)[1] < 100_000
+        await file.write("store", lambda db: db.execute("INSERT INTO t VALUES (1)"))
+        await file.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+    with read_only(path) as db:
+        assert db.execute("SELECT x FROM t").fetchall() == [(1,)]
+
+
+async def test_while_another_process_writes_a_log_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    async with closing_file(with_a_long_log(path)):
+        pass
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        async with closing_file(with_a_long_log(path)) as file:
+            assert await file.run("count", lambda db: db.execute("SELECT count(*) FROM t").fetchone()) == (0,)
+            assert sizes(path)[1] < 100_000
 
 
 async def test_an_upgrade_that_keeps_failing_keeps_one_copy(tmp_path: Path) -> None:
