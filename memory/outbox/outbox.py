@@ -145,7 +145,7 @@ class Outbox:
         """The last of those rows that the attached stores were offered."""
         return self.commits.offered
 
-    async def append(self, records: Sequence[Record]) -> Kept:
+    def append(self, records: Sequence[Record]) -> asyncio.Future[Kept]:
         """Keep *records* durably, all or none; those without a revision are stamped.
 
         Such an entry also keeps the time at which the one that it replaces was first made, if a store that is attached
@@ -155,7 +155,7 @@ class Outbox:
         """
         if self.trouble and self._now() < self._not_before:
             raise BackendUnavailableError("outbox", "store", self.trouble)
-        return await self.commits.append(records)
+        return self.commits.append(records)
 
     async def handed_over(self) -> None:
         """Wait until the attached stores were offered what is acknowledged: as a rule well under a millisecond."""

@@ -366,7 +366,7 @@ async def test_an_entry_waits_for_no_store_and_a_deletion_for_those_of_this_mach
     await all_offered(outbox)
     leg.go_on.clear()
     await outbox.append([draft("job", "cook")])
-    deletion = asyncio.create_task(outbox.append([Tombstone(*kept.records[0].position)]))
+    deletion = asyncio.ensure_future(outbox.append([Tombstone(*kept.records[0].position)]))
     await outbox.handed_over()  # it does not wait for ever either
     assert not deletion.done()
     leg.go_on.set()
@@ -402,7 +402,7 @@ async def test_calls_that_meet_a_lost_file_together_have_it_made_anew_once(outbo
     outbox.attach("sqlite", leg, lambda _before, _last: None)
 
     first = await outbox.append([draft("drink", "tea")])  # its thread stands in the store now
-    second = asyncio.create_task(outbox.append([draft("drink", "coffee")]))
+    second = asyncio.ensure_future(outbox.append([draft("drink", "coffee")]))
     third = asyncio.create_task(outbox.rewind("nobody"))
     await asyncio.sleep(0)
     for suffix in ("", "-wal", "-shm"):
@@ -420,7 +420,7 @@ async def test_more_than_a_group_takes_waits_for_the_next(outbox: Outbox) -> Non
     leg = SlowLeg()
     outbox.attach("sqlite", leg, lambda _before, _last: None)
     await outbox.append([draft("first")])
-    calls = [asyncio.create_task(outbox.append([draft(f"{n}-{m}") for m in range(400)])) for n in range(4)]
+    calls = [asyncio.ensure_future(outbox.append([draft(f"{n}-{m}") for m in range(400)])) for n in range(4)]
     await asyncio.sleep(0)
     leg.go_on.set()
     kept = await asyncio.gather(*calls)
@@ -468,7 +468,7 @@ async def test_a_write_that_nobody_waits_for_any_more_does_not_come_after_a_late
 ) -> None:
     before = (await outbox.append([draft("pet", "Rex")])).last_seq
     with locked(path):
-        early = asyncio.create_task(outbox.append([draft("drink", "tea")]))
+        early = asyncio.ensure_future(outbox.append([draft("drink", "tea")]))
         await asyncio.sleep(0.1)  # it is in the thread by now, and waits for the lock
         early.cancel()
         await asyncio.wait({early})
