@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
@@ -34,7 +35,7 @@ class SQLiteThread:
         self._connection = connection
         self._jobs: SimpleQueue[Callable[[sqlite3.Connection], None] | None] = SimpleQueue()
         # executescript is the one public call that hands its argument through untouched.
-        self._working = asyncio.ensure_future(connection.executescript(cast("str", self._work)))
+        self._working = asyncio.ensure_future(connection.executescript(cast("str", partial(_work_off, self._jobs))))
 
     @classmethod
     async def open(cls, path: Path, *, busy_timeout_s: float) -> Self:
@@ -71,9 +72,14 @@ class SQLiteThread:
         else:
             ending.cancel()
 
-    def _work(self, db: sqlite3.Connection) -> None:
-        while (job := self._jobs.get()) is not None:
-            job(db)
+    def __del__(self) -> None:
+        self._jobs.put(None)  # nobody can close it any more: the thread must not keep the process from ending
+
+
+def _work_off(jobs: SimpleQueue[Callable[[sqlite3.Connection], None] | None], db: sqlite3.Connection) -> None:
+    while (job := jobs.get()) is not None:
+        job(db)
+        del job  # it may be all that keeps its caller, and this, alive
 
 
 class _JobConnection(sqlite3.Connection):

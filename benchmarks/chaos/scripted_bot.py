@@ -66,9 +66,14 @@ class ScriptedLink:
         async with self._serving:
             if self._store is None:
                 store = SQLiteMemoryBackend(self._path, busy_timeout_s=0.05, clock=HybridLogicalClock(self._now_ms))
-                with suppress(BackendUnavailableError):
+                try:
                     await store.open()
                     self._store = store
+                except BackendUnavailableError:
+                    pass
+                finally:
+                    if self._store is None:  # nor is what was cut off left half open
+                        await store.close()
 
     @property
     def connection(self) -> object | None:

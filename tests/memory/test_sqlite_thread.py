@@ -97,3 +97,15 @@ async def test_a_file_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> 
         await SQLiteThread.open(tmp_path / "nowhere" / "x.db", busy_timeout_s=0.1)
 
     await no_more_threads_than(before)
+
+
+@pytest.mark.filterwarnings("ignore:.* was deleted before being closed:ResourceWarning")
+async def test_a_file_that_nobody_can_close_any_more_leaves_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    thread = await SQLiteThread.open(tmp_path / "x.db", busy_timeout_s=0.1)
+    await thread.submit(lambda db: db.execute("CREATE TABLE t (x)"))
+    assert threading.active_count() > before
+
+    del thread
+
+    await no_more_threads_than(before)
