@@ -20,17 +20,8 @@ if "numpy" not in sys.modules:
 from memory.backend import MemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError, MemoryBackendError, MemoryRejectedError
 from memory.flag import MigrationFlag
-from memory.model import (
-    EVERYWHERE,
-    KEY_MAX,
-    QUERY_MAX,
-    USER_ID_MAX,
-    VALUE_MAX_BYTES,
-    Audience,
-    Hit,
-    MemoryEntry,
-    SearchResult,
-)
+from memory.limits import KEY_MAX, QUERY_MAX, USER_ID_MAX, VALUE_MAX_BYTES
+from memory.model import EVERYWHERE, Audience, Hit, MemoryEntry, SearchResult
 from memory.report import HealthReport, StoreHealth, StoreState
 from memory.shared import SharedMemory
 

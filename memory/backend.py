@@ -16,6 +16,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from memory.deadline import Bounded
 from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.limits import (
+    check_key,
+    check_limit,
+    check_name,
+    check_query,
+    check_said,
+    check_scope,
+    check_user_id,
+    checked_metadata,
+)
 from memory.model import (
     EVERYWHERE,
     Audience,
@@ -26,14 +36,6 @@ from memory.model import (
     SearchResult,
     Tombstone,
     UserTombstone,
-    check_key,
-    check_limit,
-    check_name,
-    check_query,
-    check_said,
-    check_scope,
-    check_user_id,
-    checked_metadata,
     from_ms,
     newest,
     slot_of,

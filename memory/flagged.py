@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from memory.backend import PAGE, MemoryBackend
 from memory.errors import BackendUnavailableError, MemoryRejectedError, WriteConcernError
-from memory.model import MemoryEntry, Page, check_draft, check_record
+from memory.limits import check_draft, check_record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
     from pathlib import Path
 
     from memory.flag import MigrationFlag
-    from memory.model import Audience, Position, Record, SearchResult
+    from memory.model import Audience, MemoryEntry, Page, Position, Record, SearchResult
     from memory.replica import Replica
     from memory.report import StoreHealth
     from memory.unified import UnifiedMemoryBackend

@@ -20,7 +20,8 @@ from memory.antientropy import compare
 from memory.backend import PAGE, MemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError
 from memory.indexing import Indexing
-from memory.model import MemoryEntry, Page, check_draft, check_record, newest
+from memory.limits import check_draft, check_record
+from memory.model import MemoryEntry, Page, newest
 from memory.reading import Reader, nobody
 from memory.recall import Recall
 from memory.report import HealthReport, StoreState

@@ -8,6 +8,7 @@ from json.encoder import encode_basestring as _quoted
 from typing import TYPE_CHECKING, Any
 
 from memory.errors import MemoryRejectedError
+from memory.limits import check_record, check_user_id
 from memory.model import (
     MemoryEntry,
     Page,
@@ -16,8 +17,6 @@ from memory.model import (
     Tombstone,
     UserDigest,
     UserTombstone,
-    check_record,
-    check_user_id,
     from_ms,
     metadata_text,
     to_ms,

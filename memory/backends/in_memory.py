@@ -10,6 +10,7 @@ from operator import xor
 from typing import TYPE_CHECKING
 
 from memory.backend import PAGE
+from memory.limits import check_record
 from memory.model import (
     Audience,
     MemoryEntry,
@@ -19,7 +20,6 @@ from memory.model import (
     StoreIdentity,
     UserDigest,
     UserTombstone,
-    check_record,
     content_hash,
     owner_hash,
     record_hash,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from memory.backends.sqlite import copies
 from memory.backups.work import no_progress, off_loop
 from memory.errors import MemoryRejectedError
-from memory.model import MemoryEntry, UserTombstone, check_record
+from memory.limits import check_record
+from memory.model import MemoryEntry, UserTombstone
 from memory.revision import check_not_ahead
 from memory.unified import Batch
 

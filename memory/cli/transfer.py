@@ -17,7 +17,7 @@ from memory.cli.saving import files_in_use
 from memory.cli.terminal import DONE, NOT_WELL, SETTLE_S, AsJSON, Config, finish, one_line, opened, progress
 from memory.errors import ConfigError, MemoryRejectedError
 from memory.interchange import Kind
-from memory.model import check_user_id
+from memory.limits import check_user_id
 from memory.wire import xor_to_json
 
 if TYPE_CHECKING:

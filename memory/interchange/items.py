@@ -11,7 +11,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from memory.errors import MemoryRejectedError
-from memory.model import MemoryEntry, check_draft, check_metadata, check_record, from_ms, to_ms
+from memory.limits import check_draft, check_metadata, check_record
+from memory.model import MemoryEntry, from_ms, to_ms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from memory.backends.legacy import read_users
 from memory.backends.sqlite.tables import HISTORY
 from memory.errors import MemoryRejectedError
+from memory.limits import check_record
 from memory.migration.findings import Mark, mark
-from memory.model import MemoryEntry, UserTombstone, check_record
+from memory.model import MemoryEntry, UserTombstone
 from memory.unified import Batch
 
 if TYPE_CHECKING:

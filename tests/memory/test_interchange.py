@@ -21,17 +21,8 @@ from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError
 from memory.interchange import Kind, Refused, ours, source
 from memory.interchange.items import key_of
-from memory.model import (
-    KEY_MAX,
-    MemoryEntry,
-    Page,
-    StoreIdentity,
-    Tombstone,
-    UserTombstone,
-    content_hash,
-    record_hash,
-    slot_of,
-)
+from memory.limits import KEY_MAX
+from memory.model import MemoryEntry, Page, StoreIdentity, Tombstone, UserTombstone, content_hash, record_hash, slot_of
 from memory.revision import HybridLogicalClock
 from tests import servers
 from tests.contract import NOW_MS, any_record, everything, make_entry, revision

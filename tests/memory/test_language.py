@@ -25,7 +25,7 @@ from memory.language import (
     Analysis,
     load_language,
 )
-from memory.model import VALUE_MAX_BYTES
+from memory.limits import VALUE_MAX_BYTES
 from tests.contract import HOSTILE, make_entry
 
 ENGLISH = load_language("english")

@@ -80,14 +80,14 @@ put.spec.input_schema["properties"]["records"]["items"]["type"] = "object"
 protocol.record_from_text = None
 """
 NARROW = """
-def check_value(value):
+def check_said(user_id, key, value, scope):
     if len(value) > 50:
         raise MemoryRejectedError("value", "is too long for this server", "50 characters")
-model.check_value = check_value
+limits.check_said = check_said
 """
 ALTERED = """
 import runpy, sys
-from memory import model
+from memory import limits
 from memory.backends.mcp import protocol
 from memory.errors import MemoryRejectedError
 from tools.mcp_server import replica

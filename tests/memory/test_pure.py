@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from memory.acknowledged import AcknowledgedRevisions
 from memory.errors import MemoryRejectedError
 from memory.health import CircuitBreaker, ProbePlan
+from memory.limits import METADATA_MAX_BYTES, check_metadata
 from memory.model import (
-    METADATA_MAX_BYTES,
     MemoryEntry,
     Page,
     Tombstone,
     UserTombstone,
-    check_metadata,
     content_hash,
     from_ms,
     metadata_text,

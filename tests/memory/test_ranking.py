@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.language import code_of, load_language
-from memory.model import QUERY_MAX
+from memory.limits import QUERY_MAX
 from memory.ranking import Doc, Stock, WorkingSet
 from memory.ranking.packed import spread
 from tests.contract import HOSTILE, make_entry

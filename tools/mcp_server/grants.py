@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from memory.errors import MemoryRejectedError
-from memory.model import check_user_id
+from memory.limits import check_user_id
 
 
 class Scope(StrEnum):

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 import mcp_types as types
 
 from memory.errors import MemoryRejectedError
-from memory.model import LIMIT_MAX, check_user_id
+from memory.limits import LIMIT_MAX, check_user_id
 from tools.mcp_server import memories
 
 if TYPE_CHECKING:

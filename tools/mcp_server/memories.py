@@ -12,14 +12,12 @@ import mcp_types as types
 
 from memory.backends.mcp import protocol
 from memory.errors import BackendUnavailableError, MemoryRejectedError
-from memory.model import (
-    EVERYWHERE,
+from memory.limits import (
     KEY_MAX,
     LIMIT_MAX,
     QUERY_MAX,
     SCOPE_MAX,
     USER_ID_MAX,
-    MemoryEntry,
     check_key,
     check_limit,
     check_metadata,
@@ -27,9 +25,8 @@ from memory.model import (
     check_scope,
     check_user_id,
     check_value,
-    from_ms,
-    visible,
 )
+from memory.model import EVERYWHERE, MemoryEntry, from_ms, visible
 from tools.mcp_server.grants import Scope
 from tools.mcp_server.tool import Tool, object_of
 

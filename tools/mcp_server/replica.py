@@ -13,14 +13,8 @@ from memory import wire
 from memory.backend import PAGE
 from memory.backends.mcp import protocol
 from memory.errors import MemoryRejectedError
-from memory.model import (
-    LIMIT_MAX,
-    UserTombstone,
-    check_key,
-    check_limit,
-    check_scope,
-    check_user_id,
-)
+from memory.limits import LIMIT_MAX, check_key, check_limit, check_scope, check_user_id
+from memory.model import UserTombstone
 from tools.mcp_server.grants import Scope
 from tools.mcp_server.tool import Tool, object_of
 

@@ -15,6 +15,7 @@ from memory.backend import PAGE
 from memory.backends.legacy import tables, telling
 from memory.backends.legacy.ledger import Ledger, absorb_some
 from memory.errors import BackendUnavailableError
+from memory.limits import check_record
 from memory.model import (
     Audience,
     MemoryEntry,
@@ -23,7 +24,6 @@ from memory.model import (
     Record,
     StoreIdentity,
     UserDigest,
-    check_record,
     newest,
     slot_of,
     user_hash_of,

@@ -13,21 +13,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from memory.errors import MemoryRejectedError
-from memory.model import (
-    EVERYWHERE,
-    MemoryEntry,
-    Record,
-    Tombstone,
-    check_key,
-    check_scope,
-    check_user_id,
-    check_value,
-    content_hash,
-    from_ms,
-    slot_of,
-    supersedes,
-    to_ms,
-)
+from memory.limits import check_key, check_scope, check_user_id, check_value
+from memory.model import EVERYWHERE, MemoryEntry, Record, Tombstone, content_hash, from_ms, slot_of, supersedes, to_ms
 from memory.revision import AHEAD_MAX_MS, is_damaged, one_above
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from memory.backends.legacy import tables
 from memory.backends.legacy.rows import tell
 from memory.errors import MemoryRejectedError
-from memory.model import UserTombstone, check_record, newest, user_hash_of
+from memory.limits import check_record
+from memory.model import UserTombstone, newest, user_hash_of
 from memory.sqlite_file import text_or_bytes
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from memory.backends.mcp import protocol
 from memory.backends.mcp.link import LinkDownError, LinkStartingError, MCPLink
 from memory.deadline import remaining_s
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
+from memory.limits import LIMIT_MAX, check_key, check_record, check_scope, check_user_id
 from memory.model import (
-    LIMIT_MAX,
     Audience,
     MemoryEntry,
     Page,
@@ -22,10 +22,6 @@ from memory.model import (
     StoreIdentity,
     UserDigest,
     UserTombstone,
-    check_key,
-    check_record,
-    check_scope,
-    check_user_id,
     slot_of,
     user_hash_of,
 )

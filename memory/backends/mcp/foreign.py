@@ -30,8 +30,8 @@ from memory.backends.mcp.link import MCPLink
 from memory.backends.mcp.rows import Row, RowExistsError, RowServer
 from memory.deadline import remaining_s
 from memory.errors import BackendStartingError, BackendUnavailableError, MemoryRejectedError
+from memory.limits import LIMIT_MAX, check_key, check_record, check_scope, check_user_id
 from memory.model import (
-    LIMIT_MAX,
     Audience,
     MemoryEntry,
     Page,
@@ -40,10 +40,6 @@ from memory.model import (
     StoreIdentity,
     UserDigest,
     UserTombstone,
-    check_key,
-    check_record,
-    check_scope,
-    check_user_id,
     newest,
     owner_hash,
     slot_of,

@@ -12,18 +12,8 @@ from memory.backends.sqlite.index import Index
 from memory.backends.sqlite.putting import put_all
 from memory.backends.sqlite.writer import Writer
 from memory.errors import BackendUnavailableError
-from memory.model import (
-    Audience,
-    MemoryEntry,
-    Page,
-    Position,
-    Record,
-    StoreIdentity,
-    UserDigest,
-    check_record,
-    slot_of,
-    user_hash_of,
-)
+from memory.limits import check_record
+from memory.model import Audience, MemoryEntry, Page, Position, Record, StoreIdentity, UserDigest, slot_of, user_hash_of
 from memory.sqlite_file import (
     SQLiteFile,
     StaleFileError,

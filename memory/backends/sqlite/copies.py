@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from memory.backends.sqlite import history, tables
 from memory.backends.sqlite.putting import put_all
 from memory.errors import MemoryRejectedError
-from memory.model import MemoryEntry, check_record, content_hash
+from memory.limits import check_record
+from memory.model import MemoryEntry, content_hash
 from memory.sqlite_copy import flush, read_only
 from memory.sqlite_file import in_transaction, text_or_bytes, version_of
 
