@@ -168,8 +168,14 @@ class AcknowledgedRevisions:
 
 def _revisions(records: Iterable[Record]) -> tuple[dict[str, str], str]:
     """Return the revision of each slot in *records*, and of the user's tombstone; empty if there is none."""
-    found = {record.position[1]: record.revision for record in records if not isinstance(record, UserTombstone)}
-    return found, max([r.revision for r in records if isinstance(r, UserTombstone)], default="")
+    found: dict[str, str] = {}
+    grave = ""
+    for record in records:
+        if not isinstance(record, UserTombstone):
+            found[record.position[1]] = record.revision
+        elif record.revision > grave:
+            grave = record.revision
+    return found, grave
 
 
 def _as_of(known: _Known | None, moment: int) -> _Known | None:

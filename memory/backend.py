@@ -110,7 +110,7 @@ class MemoryBackend(ABC):
         said = checked_metadata(metadata)
         with self._bounded("store"):
             now = from_ms(self.clock.now_ms())
-            created = now if self._dates_what_it_writes() else await self._creation_of(user_id, key, scope) or now
+            created = now if self.dates_what_it_writes() else await self._creation_of(user_id, key, scope) or now
             await self._write([MemoryEntry(user_id, key, value, scope, said, created, now)])
         return True
 
@@ -314,8 +314,8 @@ class MemoryBackend(ABC):
                     after = page.next
         return True, True
 
-    def _dates_what_it_writes(self) -> bool:
-        """Return whether `_write` itself finds out when what it replaces was first made."""
+    def dates_what_it_writes(self) -> bool:
+        """Return whether to write finds out by itself when the entry that is replaced was first made."""
         return False
 
     async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
@@ -356,7 +356,7 @@ class MemoryBackend(ABC):
 
     def _observe(self, page: Page) -> None:
         if page.records:
-            self.clock.observe(max(record.revision for record in page.records))
+            self.clock.observe(max([record.revision for record in page.records]))
 
     def _bounded(self, operation: str) -> Bounded:
         return Bounded(self.name, operation, self.deadline_s)

@@ -123,6 +123,9 @@ class FlaggedMemory(MemoryBackend):
         await self._arrange()
         return await self._unified.find(user_id, asked)
 
+    def dates_what_it_writes(self) -> bool:
+        return self._unified.dates_what_it_writes()
+
     async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
         await self._arrange()
         return await self._unified.nearest(user_id, key, scope)

@@ -288,9 +288,10 @@ def newest(records: Sequence[Record]) -> dict[Position, Record]:
 
 def visible(records: Sequence[Record], audience: Audience) -> list[MemoryEntry]:
     """Return the live entries that *audience* may read. Every read of the memory passes through here."""
+    latest = newest(records).values() if len(records) > 1 else records
     return [
         record
-        for record in newest(records).values()
+        for record in latest
         if isinstance(record, MemoryEntry) and (audience is None or record.scope in audience)
     ]
 

@@ -6,9 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
+
+_LOOK_S = 0.02
 
 
 async def stop(task: asyncio.Task[None] | None) -> None:
@@ -32,3 +34,11 @@ async def together(*work: Awaitable[T]) -> list[T]:
         if task is not None and task.cancelling() > asked_before:
             raise asyncio.CancelledError from exc
         raise
+
+
+async def wait_while(condition: Callable[[], bool], most_s: float) -> None:
+    """Wait until *condition* no longer holds, for *most_s* at the most; for what no event tells."""
+    end = asyncio.get_running_loop().time() + most_s
+    # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
+    while asyncio.get_running_loop().time() < end and condition():  # noqa: ASYNC110
+        await asyncio.sleep(_LOOK_S)

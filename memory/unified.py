@@ -25,7 +25,7 @@ from memory.model import MemoryEntry, Page, newest
 from memory.reading import Reader, nobody
 from memory.recall import Recall
 from memory.report import HealthReport, StoreState
-from memory.tasks import stop, together
+from memory.tasks import stop, together, wait_while
 from memory.writing import Writer, stores_needed
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_SETTLE_STEP_S = 0.02
 _FIRST_COMPARISON_S = 0.5
 _RETRY_S = 0.2
 _AGAIN_S = 1.0
@@ -171,7 +170,7 @@ class UnifiedMemoryBackend(MemoryBackend):
             await self._register()
             await replica.open()
             self._attention.set()
-            await self._wait_while(lambda: replica.usable and not replica.trusted, _FIRST_COMPARISON_S)
+            await wait_while(lambda: replica.usable and not replica.trusted, _FIRST_COMPARISON_S)
 
     async def dismiss(self, replica: Replica, *, for_good: bool) -> None:
         """Let a store take part no longer, and close it.
@@ -292,7 +291,7 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def _one(self, user_id: str, key: str, scope: str) -> MemoryEntry | None:
         return await self.nearest(user_id, key, scope)
 
-    def _dates_what_it_writes(self) -> bool:
+    def dates_what_it_writes(self) -> bool:
         near = self._reader.speaker(near=True)
         return near is not None and self.outbox.commits.looks_up(near.name, near.fed)
 
@@ -319,9 +318,9 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def settle(self, most_s: float) -> None:
         """Wait until no store is starting any more, for *most_s* at the most, and a little for its comparison."""
         end = asyncio.get_running_loop().time() + most_s
-        await self._wait_while(lambda: any(r.health().state is StoreState.STARTING for r in self.replicas), most_s)
+        await wait_while(lambda: any(r.health().state is StoreState.STARTING for r in self.replicas), most_s)
         left_s = min(_FIRST_COMPARISON_S, end - asyncio.get_running_loop().time())
-        await self._wait_while(lambda: any(r.usable and not r.trusted for r in self.replicas), left_s)
+        await wait_while(lambda: any(r.usable and not r.trusted for r in self.replicas), left_s)
 
     async def compare(self) -> int:
         """Compare all usable stores now, and give each what it lacks; return how many records that were."""
@@ -362,14 +361,6 @@ class UnifiedMemoryBackend(MemoryBackend):
     async def retry_parked(self) -> int:
         """Offer every store again what it refused; return how many records were taken."""
         return sum([await replica.retry_parked() for replica in self.members])
-
-    @staticmethod
-    async def _wait_while(condition: Callable[[], bool], most_s: float) -> None:
-        """Wait until *condition* no longer holds, for *most_s* at the most."""
-        end = asyncio.get_running_loop().time() + most_s
-        # Each store has its own way of coming up; to look now and then is simpler than to be told by all of them.
-        while asyncio.get_running_loop().time() < end and condition():  # noqa: ASYNC110
-            await asyncio.sleep(_SETTLE_STEP_S)
 
     def _is_shared(self) -> bool:
         return self._folder is not None and self._folder.has_others()
