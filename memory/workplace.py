@@ -86,7 +86,6 @@ class _Postbox:
 
     def close(self) -> None:
         self._closed = True
-        self._calls.clear()
 
     def _empty(self) -> None:
         self._woken = False  # first: what comes from now on wakes the loop again

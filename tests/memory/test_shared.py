@@ -126,6 +126,29 @@ async def test_after_close_the_next_call_opens_it_again(tmp_path: Path) -> None:
     await shared.close()
 
 
+async def test_closing_tells_a_call_that_would_never_end(tmp_path: Path) -> None:
+    shared = shared_in(tmp_path)
+    await shared.open()
+    begun, ended = threading.Event(), threading.Event()
+
+    async def wait_for_ever() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    call = asyncio.ensure_future(shared.on_loop("wait", lambda _: wait_for_ever(), bounded=False))
+    assert await asyncio.to_thread(begun.wait, 5)
+    await shared.close()
+
+    with pytest.raises(BackendUnavailableError, match="it was closed"):
+        await call
+    assert ended.is_set()
+    assert await shared.get_all("u1") == {}
+    await shared.close()
+
+
 async def test_settings_that_cannot_be_used_are_an_error_at_every_call() -> None:
     def build() -> MemorySystem:
         raise ConfigError("config.toml: nonsense")

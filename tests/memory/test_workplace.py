@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import traceback
 import weakref
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -180,21 +181,26 @@ def test_loops_in_several_threads_and_one_after_the_other_get_their_own_answers(
         return 2 * number
 
     async def some(first: int) -> list[int]:
-        return await asyncio.gather(*(place.do("double", partial(doubled, first + n)) for n in range(50)))
+        return await asyncio.gather(*(place.do("double", partial(doubled, first + n), 15) for n in range(50)))
 
     answers: dict[int, list[int]] = {}
 
     def caller(first: int) -> None:
-        for step in range(5):
+        for step in range(20):
             answers[first + step] = asyncio.run(some(first + step))
 
     threads = [threading.Thread(target=caller, args=[1000 * number]) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # a wake-up that is lost between two threads is lost here
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    finally:
+        sys.setswitchinterval(usual)
 
-    assert len(answers) == 20
+    assert len(answers) == 80
     assert all(found == [2 * (first + n) for n in range(50)] for first, found in answers.items())
 
 
@@ -246,6 +252,29 @@ async def test_work_that_is_cancelled_there_does_not_cancel_its_caller(place: Wo
 
     with pytest.raises(BackendUnavailableError, match="cut off"):
         await place.do("store", cancelled)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_comes_back_to_a_caller_who_is_gone_troubles_nobody(place: Workplace, *, fails: bool) -> None:
+    work = Waiting()
+    troubles: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+
+    async def stubborn() -> str:
+        with suppress(asyncio.CancelledError):
+            await work()
+        if fails:
+            raise ValueError
+        return work.how
+
+    call = asyncio.create_task(place.do("wait", stubborn))
+    assert await asyncio.to_thread(work.begun.wait, 5)
+    call.cancel()
+    await asyncio.wait({call})
+
+    assert await left(place) == 0
+    assert work.how == "cancelled"
+    assert not troubles
 
 
 async def test_a_caller_whose_loop_was_closed_meanwhile_does_no_harm(place: Workplace) -> None:
@@ -323,8 +352,12 @@ async def test_a_call_to_a_place_that_was_closed_fails_at_once(close: Callable[[
     def call() -> Awaitable[None]:
         return place.do("store", work)
 
+    before = asyncio.ensure_future(call())
+    await asyncio.sleep(0)
     close(place)
     for _ in range(2):
         with pytest.raises(BackendUnavailableError, match="it was closed"):
             await call()
+    before.cancel()
+    await asyncio.wait({before})
     place._postbox.loop.close()
