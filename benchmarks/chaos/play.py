@@ -281,8 +281,9 @@ class _Player:
             case "get_all":
                 self._violated(self.model.judge_merged(reading, audience, found))
             case "search":
-                entries = [(scope, of, value) for scope, of, value in found]
-                self._violated(self.model.judge_entries(reading, audience, entries, complete=not key))
+                entries = [(scope, of, value) for scope, of, value in found["found"]]
+                complete = not key and found["spoken_for"]  # else it says itself that every store is missing
+                self._violated(self.model.judge_entries(reading, audience, entries, complete=complete))
 
     async def _ask(self, bot: Bot, what: str, **given: Any) -> dict[str, Any]:
         self.outcome.operations += 1

@@ -103,7 +103,10 @@ async def call(memory: Any, what: str, given: dict[str, Any]) -> Any:
             return entry and [entry.scope, entry.key, entry.value]
         case "search":
             found = await memory.search(user, given.get("query"), given["limit"], audience=audience)
-            return [[entry.scope, entry.key, entry.value] for entry in found]
+            return {
+                "found": [[entry.scope, entry.key, entry.value] for entry in found],
+                "spoken_for": bool(found.answered),
+            }
         case "get_all":
             return await memory.get_all(user, audience=audience)
     raise ValueError(what)
