@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,6 +59,8 @@ class Reader:
         self._hedge_s = hedge_s
         self._shared = shared
         self._dice = dice
+        self._late: Counter[Replica] = Counter()
+        """How many answers of each store are waited for longer than the next one waits to be asked."""
         self.preferred: Replica | None = None
         """The store that is asked first, if it is in step, whatever its priority."""
 
@@ -313,6 +316,8 @@ class Reader:
             one = int(self._dice() * len(first))
             other = (one + 1 + int(self._dice() * (len(first) - 1))) % len(first)
             chosen = min(first[one], first[other], key=lambda replica: replica.in_flight)
+        if self._late[chosen]:
+            chosen = next((replica for replica in replicas if not self._late[replica]), chosen)
         return [chosen, *(replica for replica in replicas if replica is not chosen)]
 
     async def _hedged(
@@ -334,8 +339,18 @@ class Reader:
                     if not isinstance(task.exception(), BackendUnavailableError):
                         return task.result()
                 if not done:
+                    if patience_s is not None:
+                        self._wait_for(replica, asked)
                     break  # nobody yet: ask the next one, too
         return None
+
+    def _wait_for(self, replica: Replica, asked: asyncio.Task[Page]) -> None:
+        """Until *replica* has answered what it was *asked*, whoever keeps nobody waiting goes first.
+
+        Else each read that comes meanwhile would wait, too, and all of them fail at once when it is given up.
+        """
+        self._late[replica] += 1
+        asked.add_done_callback(lambda _: self._late.subtract([replica]))
 
     @staticmethod
     def _names(silent: Sequence[Replica]) -> tuple[list[str], list[str]]:
