@@ -367,7 +367,7 @@ class Replica(Member):
             try:
                 if self.writable:
                     # What other processes append is looked for now and then, and wherever it left a gap.
-                    if not is_told or self._must_rewind or self.fed < self._outbox.newest:
+                    if not is_told or self._must_rewind or self.fed < self._outbox.due(self.name):
                         await self.catch_up()
                         self._attach()  # what it did not take directly was in its way for a moment, no more
                     await self._settle()

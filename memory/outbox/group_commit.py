@@ -13,20 +13,20 @@ import threading
 from collections import deque
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from memory.errors import BackendUnavailableError
-from memory.model import MemoryEntry
-from memory.outbox.appending import Appender, Kept
+from memory.outbox.appending import Appender
+from memory.outbox.backlog import Backlog, Group, Writer, concerns_stores
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Sequence
-    from datetime import datetime
 
-    from memory.model import Position, Record
+    from memory.model import Record
+    from memory.outbox.appending import Kept
+    from memory.outbox.backlog import Call
     from memory.revision import HybridLogicalClock
     from memory.sqlite_file import SQLiteFile, Submitted
     from memory.store import LocalWriter
@@ -38,8 +38,6 @@ _GIVE_WAY_S = 0.001
 _HAND_OVER_S = 0.02
 _CLOSE_S = 1.0
 
-_Call: TypeAlias = "tuple[Sequence[Record], asyncio.Future[Kept]]"
-
 
 class Again(Protocol):
     """Returns what became of a job; one whose file was lost is done once more, in a new one."""
@@ -47,31 +45,6 @@ class Again(Protocol):
     async def __call__(
         self, file: SQLiteFile, operation: str, job: Callable[[sqlite3.Connection], None], first: Submitted[None]
     ) -> None: ...
-
-
-@dataclass(slots=True)
-class _Writer:
-    """A store's way in from our thread, and whom to tell which rows went in: those after one seq, up to another."""
-
-    leg: LocalWriter
-    applied: Callable[[int, int], None]
-
-
-@dataclass(slots=True)
-class _Group:
-    """Calls that are committed together, and what has become of them so far.
-
-    Attributes:
-        kept: empty until they are committed.
-        over: done when the local stores were offered them, or when they failed.
-    """
-
-    over: asyncio.Future[None]
-    writers: dict[str, _Writer]
-    calls: list[_Call] = field(default_factory=list)
-    kept: list[Kept] = field(default_factory=list)
-    applied: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
 
 
 class GroupCommit:
@@ -104,17 +77,19 @@ class GroupCommit:
         self._again = again
         self._on_success = on_success
         self._on_failure = on_failure
-        self._writers: dict[str, _Writer] = {}
-        self._waiting: deque[_Call] = deque()
+        self._writers: dict[str, Writer] = {}
+        self._waiting: deque[Call] = deque()
         self._called = False
         self._told = threading.Event()
+        self._backlog = Backlog()
+        self._readers = 0
         self._handing_over: asyncio.Future[None] | None = None
         self._under_way: set[asyncio.Future[None]] = set()
         self._mending: set[asyncio.Task[None]] = set()
 
     def attach(self, name: str, leg: LocalWriter, applied: Callable[[int, int], None]) -> None:
         """Write to the store *name*, too, from now on and until that fails."""
-        self._writers[name] = _Writer(leg, applied)
+        self._writers[name] = Writer(leg, applied)
 
     def is_attached(self, name: str) -> bool:
         return name in self._writers
@@ -130,7 +105,7 @@ class GroupCommit:
             return
         with suppress(BackendUnavailableError, TimeoutError):  # behind what is being written, if anything is
             async with asyncio.timeout(_CLOSE_S):
-                await self._file.run("detach", lambda _: writer.leg.close())
+                await self._file.run("detach", lambda _: self._let_go(name, writer))
         writer.leg.close()
 
     async def close(self) -> None:
@@ -159,18 +134,22 @@ class GroupCommit:
         A read that comes so soon is answered faster so. One of them that hangs is not waited for.
         """
         if self.offered < self.newest and self._handing_over is not None:
-            await asyncio.wait({self._handing_over}, timeout=_HAND_OVER_S)
+            self._readers += 1
+            try:
+                await asyncio.wait({self._handing_over}, timeout=_HAND_OVER_S)
+            finally:
+                self._readers -= 1
 
     # On the loop's thread
 
     def _call(self) -> None:
         """Have the file's thread take what waits when it comes to it."""
-        group = _Group(asyncio.get_running_loop().create_future(), dict(self._writers))
+        group = Group(asyncio.get_running_loop().create_future(), dict(self._writers))
         self._under_way.add(group.over)
         submitted = self._file.submit(partial(self._commit, group))
         submitted.future.add_done_callback(lambda _: self._ended(group, submitted))
 
-    def _ended(self, group: _Group, submitted: Submitted[None]) -> None:
+    def _ended(self, group: Group, submitted: Submitted[None]) -> None:
         if submitted.future.exception() is None:
             self._finish(group)
             return
@@ -179,7 +158,7 @@ class GroupCommit:
         self._mending.add(mending)
         mending.add_done_callback(self._mending.discard)
 
-    async def _mend(self, group: _Group, submitted: Submitted[None]) -> None:
+    async def _mend(self, group: Group, submitted: Submitted[None]) -> None:
         try:
             await self._again(self._file, "store", partial(self._commit, group), submitted)
         except BackendUnavailableError as exc:
@@ -192,39 +171,46 @@ class GroupCommit:
         finally:
             self._finish(group)
 
-    def _finish(self, group: _Group) -> None:
-        """Say to everybody who has not heard it what has become of *group*."""
+    def _finish(self, group: Group) -> None:
+        """Say to everybody who has not heard it what has become of *group*, and of those before it."""
         if group.kept:
             self._acknowledge(group, group.kept)
-            for name, reason in group.failed.items():
-                if self._writers.get(name) is group.writers[name]:
-                    del self._writers[name]
-                log.debug("%s did not take a batch directly: %s", name, reason)
-            _tell([group.writers[name] for name in group.applied], group.kept)
-            self.offered = max(self.offered, group.kept[-1].last_seq)
-        self._under_way.discard(group.over)
-        group.over.set_result(None)
+        else:
+            self._end(group)
+        while self._backlog.over:
+            self._end(self._backlog.over.popleft())
         for event in self.listeners:
             event.set()
         if self._waiting and not self._called:
             self._called = True
             self._call()
 
-    def _acknowledge(self, group: _Group, kept: list[Kept], *, early: bool = False) -> None:
-        """These stand in the log: say so to those who wait; *early*: if they need not hear what the stores say.
+    def _end(self, group: Group) -> None:
+        """The local stores were offered *group*, or it failed."""
+        if group.over.done():
+            return
+        for name, reason in group.failed.items():
+            if self._writers.get(name) is group.writers.get(name):
+                del self._writers[name]
+            log.debug("%s did not take a batch directly: %s", name, reason)
+        if group.kept:
+            group.tell()
+            self.offered = max(self.offered, group.kept[-1].last_seq)
+        self._under_way.discard(group.over)
+        group.over.set_result(None)
 
-        How many records of others changed anything, only a store can tell; and what is forgotten is to be gone.
-        """
+    def _acknowledge(self, group: Group, kept: list[Kept], *, early: bool = False) -> None:
+        """These stand in the log: say so to those who wait; *early*: if they need not hear what the stores say."""
         self._on_success()
         self.newest = max(self.newest, kept[-1].last_seq)
         for (records, future), one in zip(group.calls, kept, strict=True):
-            if not future.done() and not (early and _concerns_stores(records)):
+            if not future.done() and not (early and concerns_stores(records)):
                 future.set_result(one)
         if early:
             self._handing_over = group.over
             group.over.get_loop().call_soon(self._told.set)  # behind those who were just told
 
-    def _refuse(self, group: _Group, error: BackendUnavailableError) -> None:
+    def _refuse(self, group: Group, error: BackendUnavailableError) -> None:
         self._take(group)
         for _, future in group.calls:
             if not future.done():
@@ -232,7 +218,7 @@ class GroupCommit:
 
     # On either
 
-    def _take(self, group: _Group) -> None:
+    def _take(self, group: Group) -> None:
         """Make *group* of what waits, unless it was made before."""
         if group.calls:
             return
@@ -247,8 +233,8 @@ class GroupCommit:
 
     # On the file's thread
 
-    def _commit(self, group: _Group, db: sqlite3.Connection) -> None:
-        """Commit to the log, say so, then write to each local store, one after the other.
+    def _commit(self, group: Group, db: sqlite3.Connection) -> None:
+        """Commit to the log, say so, then write to the local stores as long as nobody waits.
 
         What nobody waits for any more is left out: its caller may have written something newer elsewhere by now, and
         would be overtaken by itself.
@@ -260,52 +246,24 @@ class GroupCommit:
             return [[] if future.cancelled() else records for records, future in group.calls]
 
         self._take(group)
-        if not group.calls:
-            return
-        created = _creations([record for records, _ in group.calls for record in records], group.writers)
-        kept = self._appender.append(db, wanted, created)
-        self._file.check_place()
-        group.kept = kept
-        self._told.clear()
-        group.over.get_loop().call_soon_threadsafe(partial(self._acknowledge, group, kept, early=True))
-        if len(kept) == 1:
+        if group.calls:
+            records = [record for records, _ in group.calls for record in records]
+            created = self._backlog.creations(records, group.writers)
+            kept = self._appender.append(db, wanted, created)
+            self._file.check_place()
+            group.kept = kept
+            group.is_urgent = any(concerns_stores(records) for records, _ in group.calls)
+            self._backlog.add(group)
+            self._told.clear()
+            group.over.get_loop().call_soon_threadsafe(partial(self._acknowledge, group, kept, early=True))
             # Where two threads want the interpreter, the one that has it would go on: those who wait go first.
             self._told.wait(_GIVE_WAY_S)
-        self._hand_over(group)
+        self._backlog.hand_over(self._has_better_to_do)
 
-    @staticmethod
-    def _hand_over(group: _Group) -> None:
-        kept = group.kept
-        records = [record for one in kept for record in one.records]
-        for name, writer in group.writers.items():
-            try:
-                changed = writer.leg.apply(records)
-            except BackendUnavailableError as exc:
-                group.failed[name] = exc.reason
-                writer.leg.close()
-            else:
-                group.applied.add(name)
-                if len(kept) == 1:
-                    group.kept = [Kept(kept[0].records, kept[0].last_seq, changed)]
+    def _has_better_to_do(self) -> bool:
+        """Return whether somebody waits for the log, and nobody for the local stores."""
+        return bool(self._waiting) and self._called and not self._readers
 
-
-def _concerns_stores(records: Sequence[Record]) -> bool:
-    """Return whether any of *records* is more than a new entry."""
-    return any(record.revision or not isinstance(record, MemoryEntry) for record in records)
-
-
-def _creations(drafts: Sequence[Record], writers: dict[str, _Writer]) -> dict[Position, datetime]:
-    """Return when what *drafts* replace was first made, as a local store has it; a time for display, no more."""
-    positions = [d.position for d in drafts if not d.revision and isinstance(d, MemoryEntry)]
-    for writer in writers.values() if positions else ():
-        with suppress(BackendUnavailableError):  # it will say so again, where it counts
-            return writer.leg.creations(positions)
-    return {}
-
-
-def _tell(writers: Sequence[_Writer], kept: Sequence[Kept]) -> None:
-    rows = sum([len(one.records) for one in kept])
-    if rows:
-        last_seq = kept[0].last_seq
-        for writer in writers:
-            writer.applied(last_seq - rows, last_seq)
+    def _let_go(self, name: str, writer: Writer) -> None:
+        self._backlog.leave_out(name)
+        writer.leg.close()

@@ -140,6 +140,10 @@ class Outbox:
         """The last row that was appended by this process."""
         return self.commits.newest
 
+    def due(self, name: str) -> int:
+        """Return the last row that the store *name* should have by now: what it is not written directly, it is fed."""
+        return self.commits.offered if self.is_attached(name) else self.commits.newest
+
     @property
     def offered(self) -> int:
         """The last of those rows that the attached stores were offered."""
