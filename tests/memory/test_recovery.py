@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from memory.model import Audience, Page
     from memory.outbox import Outbox
     from memory.store import StoreBackend
     from memory.unified import UnifiedMemoryBackend
@@ -760,6 +761,37 @@ async def test_a_store_that_takes_long_is_overtaken_by_the_next(tmp_path: Path) 
 
         assert 0.02 <= time.monotonic() - began < 0.3
         await until(lambda: not memory.replicas[0].usable)
+
+
+async def test_while_a_store_owes_an_answer_for_long_others_are_asked_first(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+    go_on.set()
+
+    class Slow(FaultyBackend):
+        async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
+            page = await super().get(user_id, key, scopes)
+            await go_on.wait()
+            return page
+
+    clock = HybridLogicalClock()
+    slow, quick = Slow("slow", clock=clock), FaultyBackend("quick", clock=clock)
+    async with unify(tmp_path, slow, quick, plan=BY_HAND, hedge_s=0.02, timeout_s=30.0) as memory:
+
+        async def asked() -> tuple[int, int]:
+            before = (slow.reads, quick.reads)
+            assert await memory.retrieve("u1", "drink", audience=frozenset({""})) is not None
+            return slow.reads - before[0], quick.reads - before[1]
+
+        await memory.store("u1", "drink", "tea")
+        await until(lambda: same_in_all(memory))
+        assert await asked() == (1, 0)
+        go_on.clear()
+        assert await asked() == (1, 1)
+        assert [await asked() for _ in range(3)] == [(0, 1)] * 3
+
+        go_on.set()
+        await until(lambda: not memory.replicas[0].in_flight)
+        assert await asked() == (1, 0)
 
 
 async def test_an_answer_below_what_was_acknowledged_is_not_believed(tmp_path: Path) -> None:
