@@ -201,6 +201,7 @@ async def _crowds(systems: _Systems, kept: list[made.Memory], slices: int) -> di
             await asyncio.gather(*(one_after_another(unified, batch[place::AT_ONCE]) for place in range(AT_ONCE)))
             seconds = time.perf_counter() - began
             await installation.fed(unified)
+            await installation.analysed(unified)  # or it would go on beside the next one's turn
             return seconds
 
         turns: list[tuple[str, Callable[[], Awaitable[float]]]] = [
