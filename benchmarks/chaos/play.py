@@ -163,7 +163,7 @@ class _Player:
                 await self._do(self.world.bots[0], operation)
 
     async def _relieve(self, faults: Sequence[Fault]) -> None:
-        for fault in faults:
+        for fault in sorted(faults, key=lambda fault: fault.way == "adopted"):  # nobody adopts what stands still
             if fault in self._held:
                 self._held.remove(fault)
                 await self.world.relieve(fault)
