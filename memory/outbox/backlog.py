@@ -103,6 +103,12 @@ class Backlog:
         """Hand over *group*, too, when it is its turn."""
         self._groups.append(group)
 
+    def take_out(self, group: Group) -> None:
+        """Do not hand over *group*, if it still stands here: it is committed once more."""
+        if group.is_noted:
+            self._forget(group)
+            self._groups = deque(other for other in self._groups if other is not group)
+
     def hand_over(self, may_wait: Callable[[], bool]) -> None:
         """Hand over what stands here, oldest first, until it may wait.
 

@@ -190,7 +190,7 @@ class GroupCommit:
         if group.over.done():
             return
         for name, reason in group.failed.items():
-            if self._writers.get(name) is group.writers.get(name):
+            if name in self._writers and self._writers[name] is group.writers.get(name):
                 del self._writers[name]
             log.debug("%s did not take a batch directly: %s", name, reason)
         if group.kept:
@@ -251,6 +251,7 @@ class GroupCommit:
             created = self._backlog.creations(records, group.writers)
             kept = self._appender.append(db, wanted, created)
             self._file.check_place()
+            self._backlog.take_out(group)
             group.kept = kept
             group.is_urgent = any(concerns_stores(records) for records, _ in group.calls)
             self._backlog.add(group)

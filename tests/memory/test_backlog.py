@@ -287,3 +287,31 @@ async def test_a_store_that_is_let_go_of_is_not_written_any_more(
     assert (gone.got, sound.got) == ([], [record for one in kept for record in one.records])
     assert gone.closed
     await outbox.close()
+
+
+async def test_what_waits_while_the_file_goes_away_is_committed_again_and_handed_over_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leg, path = Leg(), tmp_path / "outbox.db"
+    told: list[tuple[int, int]] = []
+    outbox = Outbox(path, HybridLogicalClock())
+    await outbox.open()
+    outbox.attach("leg", leg, lambda before, last: told.append((before, last)))
+
+    def lose() -> bool:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        monkeypatch.setattr(outbox.commits, "_has_better_to_do", never)
+        return True
+
+    monkeypatch.setattr(outbox.commits, "_has_better_to_do", lose)
+    kept = await outbox.append([entry("drink", revision="")])
+    async with asyncio.timeout(10):
+        while outbox.offered < outbox.newest or not outbox.offered:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+
+    (row,) = await outbox.rows(0, 10)
+    assert (row.record, leg.got) == (kept.records[0], [*kept.records])
+    assert told == [(row.seq - 1, row.seq)]
+    assert outbox.commits._backlog._records == 0
+    await outbox.close()
