@@ -22,6 +22,7 @@ from memory.errors import BackendUnavailableError, ConfigError, MemoryBackendErr
 from memory.flag import MigrationFlag
 from memory.limits import KEY_MAX, QUERY_MAX, USER_ID_MAX, VALUE_MAX_BYTES
 from memory.model import EVERYWHERE, Audience, Hit, MemoryEntry, SearchResult
+from memory.receipt import Part, PartState, Receipt
 from memory.report import HealthReport, StoreHealth, StoreState
 from memory.shared import SharedMemory
 
@@ -44,6 +45,9 @@ __all__ = [
     "MemoryEntry",
     "MemoryRejectedError",
     "MigrationFlag",
+    "Part",
+    "PartState",
+    "Receipt",
     "SearchResult",
     "SharedMemory",
     "StoreHealth",

@@ -160,6 +160,23 @@ class AcknowledgedRevisions:
             known = self._known_of(record.user_id).get(record.position[1])
         return known is not None and known.revision == record.revision
 
+    def grave(self, user_hash: str) -> str:
+        """Return the revision of the tombstone of whoever has this hash, as this process knows it; empty if none."""
+        known = self._graves.get(user_hash)
+        return known.revision if known is not None else ""
+
+    def bury(self, user_hash: str) -> None:
+        """Let go of the slots that the tombstone of whoever has this hash covers, and of the user's id with them."""
+        grave = self.grave(user_hash)
+        for user_id in [user_id for user_id in self._users if user_hash_of(user_id) == user_hash]:
+            user = self._users[user_id]
+            covered = [slot for slot, known in user.slots.items() if known.revision <= grave]
+            for slot in covered:
+                del user.slots[slot]
+            self._count -= len(covered)
+            if not user.slots:
+                del self._users[user_id]
+
     def forget(self, user_id: str) -> None:
         """What was acknowledged about *user_id* is lost for good, or was never so: do not insist on it."""
         self._count -= len(self._users.pop(user_id, _User()).slots)

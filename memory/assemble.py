@@ -15,15 +15,17 @@ from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.backups import BackupKeeper, DiskWatch
 from memory.config import MCPTable, MemoryFileSettings, SQLiteTable, default_config_path, load_settings
 from memory.embedding import embedding_of
+from memory.erasing import Places
 from memory.errors import ConfigError
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.folder import Folder
 from memory.health import ProbePlan
 from memory.outbox import Outbox
+from memory.receipt import Part, PartState
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
-from memory.shared import MemorySystem, Places, SharedMemory
+from memory.shared import MemorySystem, SharedMemory
 from memory.unified import UnifiedMemoryBackend
 from memory.working_sets import WorkingSets
 
@@ -107,7 +109,8 @@ def assemble(settings: MemorySettings, root: Path, *, is_bot: bool = False, inde
         every_h=settings.backup.every_h if is_bot else 0,
         keep=settings.backup.keep,
     )
-    return MemorySystem(unified, flagged, Places(legacy_path, backups), keeper)
+    places = Places(legacy_path, backups, _our_files(settings, root), _out_of_reach(settings))
+    return MemorySystem(unified, flagged, places, keeper)
 
 
 def _legacy(settings: MemorySettings, path: Path, outbox: Outbox, plan: ProbePlan, flag: MigrationFlag) -> Replica:
@@ -174,6 +177,24 @@ def _check_files(settings: MemorySettings, root: Path) -> None:
     for file, times in Counter(files).items():
         if times > 1:
             raise ConfigError(f"memory: two stores share the file {file.name}; each needs one of its own")
+
+
+def _our_files(settings: MemorySettings, root: Path) -> tuple[Path, ...]:
+    """Return the files beside which we keep copies: of the stores that are ours, on this machine, and of the outbox."""
+    ours = [
+        table
+        for table in settings.backends.values()
+        if isinstance(table, SQLiteTable) or _profile_of(table, root).protocol == "replica"
+    ]
+    files = [path for table in ours if (path := _path_of(table, root)) is not None]
+    return (root / settings.outbox, root / settings.legacy.path, *files)
+
+
+def _out_of_reach(settings: MemorySettings) -> tuple[Part, ...]:
+    if settings.recall.embedder != "endpoint":
+        return ()
+    why = "it was sent what was to be found by meaning; whoever runs it says what they keep"
+    return (Part("the embeddings endpoint", PartState.OUT_OF_REACH, 0, why),)
 
 
 def _endpoint(name: str, table: MCPTable, profile: mcp.Profile, path: Path | None, root: Path) -> mcp.Endpoint:

@@ -13,12 +13,13 @@ import weakref
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memory import migration
 from memory.backend import PAGE, MemoryBackend
+from memory.erasing import Eraser
 from memory.errors import BackendUnavailableError
 from memory.report import StoreHealth  # noqa: TC001
 from memory.workplace import Workplace
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memory.backups import BackupKeeper
+    from memory.erasing import Places
     from memory.flag import MigrationFlag
     from memory.flagged import FlaggedMemory
     from memory.migration import Progress, Verification
     from memory.model import Audience, MemoryEntry, Page, Position, Record, SearchResult
     from memory.outbox import Parked
+    from memory.receipt import Receipt
     from memory.report import HealthReport
     from memory.unified import UnifiedMemoryBackend
 
@@ -53,19 +56,6 @@ def _unseen(_what: str, _done: int, _total: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where files are that no store keeps.
-
-    Attributes:
-        legacy: the predecessor's database, whether it is there or not.
-        backups: the folder of all copies that we make.
-    """
-
-    legacy: Path
-    backups: Path
-
-
-@dataclass(frozen=True, slots=True)
 class MemorySystem:
     """What runs on the thread: the stores as one, and that as the flag has it."""
 
@@ -73,6 +63,10 @@ class MemorySystem:
     flagged: FlaggedMemory
     places: Places
     keeper: BackupKeeper | None = None
+    eraser: Eraser = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eraser", Eraser(self.unified, self.flagged, self.places))
 
 
 class _View(MemoryBackend):
@@ -240,6 +234,32 @@ class SharedMemory(_View):
         """Offer every store again what it refused; return how many records were taken."""
         return await self.on_loop("retry", lambda system: system.unified.retry_parked(), bounded=False)
 
+    async def erase(self, user_id: str, tell: str = "") -> Receipt:
+        """Erase everything of *user_id*, flag on or off, and return what became of it, within some seconds.
+
+        It reaches what is away when that returns, also after a restart; no old copy brings anything back.
+
+        Args:
+            tell: kept until `told`, so that whoever asked can be found when nothing is pending any more.
+
+        Raises:
+            MemoryRejectedError: that is no user's id.
+            BackendUnavailableError: it could not even be noted; nothing was erased.
+        """
+        return await self.on_loop("erase", lambda system: system.eraser.erase(user_id, tell), bounded=False)
+
+    async def completed(self) -> list[Receipt]:
+        """Return the erasures that were pending and are complete now, of which nobody was told yet."""
+        return await self.on_loop("read the erasures", _completed, bounded=False)
+
+    async def told(self, receipt: Receipt) -> None:
+        """Whoever is to be told of *receipt* was told: nothing is kept of it any more."""
+        await self.on_loop("note", partial(_told, receipt), bounded=False)
+
+    async def past(self, user_id: str) -> list[MemoryEntry]:
+        """Return the earlier values of a user's live entries, oldest first, as a store of this machine has them."""
+        return await self.on_loop("read the history", lambda system: system.unified.past(user_id))
+
     async def flag(self) -> MigrationFlag:
         """Return the flag that decides between unified and legacy."""
         return await self.on_loop("read the flag", _flag_of, bounded=False)
@@ -345,11 +365,13 @@ class _LoopThread:
             await self.system.unified.settle(_START_S)
             if self.system.keeper is not None:
                 self.system.keeper.open()
+            self.system.eraser.open()
             self.serves = True
             self.ready.set_result(self.system)
             await self._stop.wait()
         finally:
             self.serves = False
+            await self.system.eraser.close()
             if self.system.keeper is not None:
                 await self.system.keeper.close()
             try:
@@ -409,6 +431,14 @@ async def _last_report(system: MemorySystem) -> tuple[HealthReport, MigrationFla
 
 def _warned(report: HealthReport, system: MemorySystem) -> HealthReport:
     return report if system.keeper is None else replace(report, warning=system.keeper.warning())
+
+
+async def _completed(system: MemorySystem) -> list[Receipt]:
+    return system.eraser.completed()
+
+
+async def _told(receipt: Receipt, system: MemorySystem) -> None:
+    system.eraser.told(receipt)
 
 
 async def _flag_of(system: MemorySystem) -> MigrationFlag:

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 DAMAGED = ".damaged-"
 """Stands between the name of a file and when it was found damaged."""
 
+OVERWRITTEN = "overwritten"
+"""In a file's table of names and values: all that was deleted in it is overwritten, also what was deleted long ago."""
+
 _FILLED_AT_ONCE = 250_000
 
 _GONE = "the file was removed or replaced while it was in use"
@@ -183,6 +186,57 @@ class SQLiteFile:
         """Run *job* in a transaction: all of it is kept, durably, or none."""
         return await self.run(operation, lambda db: in_transaction(db, job), writes=True)
 
+    async def empty_log(self) -> str:
+        """Bring all of the write-ahead log into the file and cut it off, so that nothing can be read there any more.
+
+        Returns why that could not be, fit for a status line; empty if it was done. Waits for nobody; raises as `run`.
+        """
+        return await self.run("empty the log", self._empty_log_at_once, writes=True)
+
+    async def scrub(self, marks: str) -> str:
+        """Do so, and overwrite what was deleted before every connection did that when it deletes. See Scrubber.
+
+        The file is written anew for that, once; meanwhile it can be read, but takes no writes.
+        """
+
+        identity = self._identity
+        if identity is None:
+            raise BackendUnavailableError(self._name, "scrub", "not open")
+
+        def job(db: sqlite3.Connection) -> str:
+            overwrite_deleted(db)
+            known = marks and db.execute(f"SELECT 1 FROM {marks} WHERE name = ?", [OVERWRITTEN]).fetchone()
+            if not known:
+                db.execute("VACUUM")
+                if marks:
+                    db.execute(f"INSERT OR REPLACE INTO {marks} (name, value) VALUES (?, '1')", [OVERWRITTEN])
+            return self._empty_log(db)
+
+        def work() -> str:
+            # A connection and a thread of its own: to write a large file anew takes long, and it may be read meanwhile.
+            uri = f"{self.path.absolute().as_uri()}?mode=rw"
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self._busy_timeout_s)
+            with closing(connection) as db:
+                return self._in_place(identity, job, db)
+
+        try:
+            return await asyncio.to_thread(work)
+        except (sqlite3.Error, OSError, _FileGoneError) as exc:
+            raise BackendUnavailableError(self._name, "scrub", reason_of(self.path, exc)) from exc
+
+    def _empty_log_at_once(self, db: sqlite3.Connection) -> str:
+        db.execute("PRAGMA busy_timeout = 0")
+        try:
+            return self._empty_log(db)
+        finally:
+            db.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout_s * 1000)}")
+
+    def _empty_log(self, db: sqlite3.Connection) -> str:
+        checkpoint(db)  # which takes long, and keeps nobody waiting
+        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        _lengthen_log(db, self.path, self._log_bytes)
+        return f"{self.path.name}: it is in use" if busy else ""
+
     def _in_place(self, identity: FileIdentity, job: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
         try:
             return job(db)
@@ -206,11 +260,11 @@ class SQLiteFile:
         if self._wal:
             db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        overwrite_deleted(db)
         self._schema(db)
         if self._wal:
             with suppress(sqlite3.OperationalError):  # what cannot be written can still be read
-                checkpoint(db)
-                _lengthen_log(db, self.path, self._log_bytes)
+                self._empty_log_at_once(db)
 
     async def _give_up(self, identity: FileIdentity | None, exc: Exception) -> None:
         """Close a file that failed for good, so that the next `open` starts afresh; move it aside if it is damaged."""
@@ -366,6 +420,11 @@ def _lengthen_log(db: sqlite3.Connection, path: Path, size: int) -> None:
         raise
     finally:
         db.execute(f"PRAGMA cache_size = {cache}")
+
+
+def overwrite_deleted(db: sqlite3.Connection) -> None:
+    """From now on this connection overwrites with zeros what it deletes."""
+    db.execute("PRAGMA secure_delete = ON")
 
 
 def checkpoint(db: sqlite3.Connection) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from memory.model import MemoryEntry, Position, Record, StoreIdentity, UserDigest
     from memory.ranking import Stock
+    from memory.receipt import Scrubbed
 
 
 class StoreBackend(MemoryBackend):
@@ -62,6 +63,17 @@ class StoreBackend(MemoryBackend):
     @abstractmethod
     async def digests(self, bucket: str) -> list[UserDigest]:
         """Return the digest of each user in *bucket*."""
+
+    @abstractmethod
+    async def scrub(self) -> Scrubbed:
+        """See to it that what was deleted cannot be read from the store's files any more, and say whether it is so.
+
+        Pending: not now, or it is under way; ask again. Out of reach: the files are not ours to see to.
+        Answers within a fraction of a second.
+
+        Raises:
+            BackendUnavailableError: the store is away.
+        """
 
     async def past(self, user_id: str) -> list[MemoryEntry]:  # noqa: ARG002
         """Return the earlier values of a user's live entries, oldest first; none where no history is kept.

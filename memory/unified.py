@@ -264,6 +264,15 @@ class UnifiedMemoryBackend(MemoryBackend):
                 return await replica.call("read the history", partial(replica.store.past, user_id))
         return []
 
+    def grave(self, user_hash: str) -> str:
+        """Return the revision of the tombstone of whoever has this hash, if this process wrote it; else empty."""
+        return self._acknowledged.grave(user_hash)
+
+    def let_go(self, user_hash: str) -> None:
+        """Keep nothing in this process of whoever has this hash and was deleted."""
+        self.sets.bury(user_hash)
+        self._acknowledged.bury(user_hash)
+
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         return await self._reader.get(user_id, key, scopes)
 

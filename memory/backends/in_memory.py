@@ -27,6 +27,7 @@ from memory.model import (
     supersedes,
     user_hash_of,
 )
+from memory.receipt import Scrubbed
 from memory.store import StoreBackend
 from memory.wire import check_bucket
 
@@ -91,6 +92,9 @@ class InMemoryBackend(StoreBackend):
     async def digests(self, bucket: str) -> list[UserDigest]:
         check_bucket(bucket)
         return [_digest(user_hash, records) for user_hash, records in sorted(self._by_user(bucket).items())]
+
+    async def scrub(self) -> Scrubbed:
+        return Scrubbed()  # what is deleted is in no file
 
     async def open(self) -> None:
         """Nothing to open."""

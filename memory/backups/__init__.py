@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from memory.backups.keeping import BackupKeeper, DiskWatch, OwnCopy, own_copies
 from memory.backups.making import Backup, Manner, back_up, check_target
+from memory.backups.purging import Purged, purge
 from memory.backups.restoring import Restored, restore
 from memory.backups.taking import LeftOut
+from memory.backups.work import only_one
 
 __all__ = [
     "Backup",
@@ -14,9 +16,12 @@ __all__ = [
     "LeftOut",
     "Manner",
     "OwnCopy",
+    "Purged",
     "Restored",
     "back_up",
     "check_target",
+    "only_one",
     "own_copies",
+    "purge",
     "restore",
 ]

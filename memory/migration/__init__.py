@@ -8,6 +8,7 @@ from memory.migration.evidence import (
     verify_if_any,
 )
 from memory.migration.findings import Finding
+from memory.migration.forgetting import forget
 from memory.migration.move import Migration, Preview, follow, migrate, preview
 from memory.migration.verify import Progress, Verification
 
@@ -20,6 +21,7 @@ __all__ = [
     "disable",
     "enable",
     "follow",
+    "forget",
     "migrate",
     "preview",
     "refusal",

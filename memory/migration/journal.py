@@ -128,7 +128,7 @@ class Journal:
         self.state = state
         with _in_words():
             os.close(os.open(self.report, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
-        self._save()
+        self.save()
 
     def rewind(self) -> bool:
         """Cut off what a killed process noted and did not count; False if what was counted is not there any more."""
@@ -154,12 +154,12 @@ class Journal:
         state.position = position
         state.counts.add(counts)
         state.load_s = load_s
-        self._save()
+        self.save()
 
     def finish(self) -> None:
         """All of it is durably here."""
         self.now.complete = True
-        self._save()
+        self.save()
 
     def first_notes(self) -> dict[str, list[dict[str, Any]]]:
         """Return the first few notes of each kind."""
@@ -175,7 +175,8 @@ class Journal:
                     of_kind.append(note)
         return found
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the state as it is now."""
         state = {"format": _FORMAT, **_as_json(self.now)}
         draft = self._folder / f"{STATE}.part"
         with _in_words():

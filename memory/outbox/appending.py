@@ -120,7 +120,7 @@ def _append(
                 continue
             if isinstance(record, UserTombstone):
                 _write(db, rows)
-                _bury(db, record)
+                bury(db, record)
             seq += 1
             highest = max(highest, record.revision)
             rows.append(_row(seq, record, highest, at_ms))
@@ -163,15 +163,21 @@ def _is_news(db: sqlite3.Connection, record: Record, rows: list[NewRow]) -> bool
     return all(supersedes(record, old) for old in known) and all(record.revision > grave.revision for grave in graves)
 
 
-def _bury(db: sqlite3.Connection, grave: UserTombstone) -> None:
-    """Take out what *grave* buries: of the log, and of what stores refused."""
-    of_user = "SELECT seq, record FROM log WHERE user_hash = ?"
+def bury(db: sqlite3.Connection, grave: UserTombstone) -> int:
+    """Take out what *grave* buries: of the log, and of what stores refused; return how many rows that were.
+
+    The newest row may be among them: note the log's head before.
+    """
+    of_user = "SELECT seq, record FROM log WHERE user_hash = ? AND slot <> ''"
     buried = [
         [seq]
         for seq, text in db.execute(of_user, [grave.user_hash])
         if (old := parse(text)) is None or old.revision <= grave.revision
     ]
+    gone = len(buried)
     db.executemany("DELETE FROM log WHERE seq = ?", buried)
     for store, user_id, slot in db.execute("SELECT store, user_id, slot FROM parked").fetchall():
         if slot and user_hash_of(user_id) == grave.user_hash:
+            gone += 1
             db.execute("DELETE FROM parked WHERE (store, user_id, slot) = (?, ?, ?)", [store, user_id, slot])
+    return gone

@@ -14,10 +14,12 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from memory.errors import BackendUnavailableError, MemoryRejectedError
-from memory.model import Page
+from memory.model import Page, UserTombstone
 from memory.outbox import tables
+from memory.outbox.appending import bury
 from memory.outbox.group_commit import GroupCommit
 from memory.outbox.tables import Parked, Row
+from memory.scrubbing import Scrubber
 from memory.sqlite_file import SQLiteFile, in_transaction
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from memory.model import Position, Record
     from memory.outbox.appending import Kept
+    from memory.receipt import Scrubbed
     from memory.revision import HybridLogicalClock
     from memory.sqlite_file import Submitted
     from memory.store import LocalWriter
@@ -67,6 +70,7 @@ class Outbox:
             path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S, log_bytes=_LOG_BYTES
         )
         self._reading = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_READ_BUSY_S)
+        self._scrubber = Scrubber(self._writing, "meta")
         self._unreadable: BackendUnavailableError | None = None
         self._unreadable_until = 0.0
         self._empty: tuple[sqlite3.Connection, int] | None = None
@@ -112,6 +116,7 @@ class Outbox:
         """Finish what is being appended, and close; whatever comes later fails."""
         self._closed = True
         await self.commits.close()
+        await self._scrubber.close()
         await self._reading.close()
         await self._writing.close()
         self._openings = 0
@@ -159,6 +164,8 @@ class Outbox:
         """
         if self.trouble and self._now() < self._not_before:
             raise BackendUnavailableError("outbox", "store", self.trouble)
+        self._scrubber.note(records)
+        self._scrubber.soon()
         return self.commits.append(records)
 
     async def handed_over(self) -> None:
@@ -310,6 +317,26 @@ class Outbox:
         return [
             Parked(store, r, reason, since_ms) for store, text, reason, since_ms in rows if (r := tables.parse(text))
         ]
+
+    # Forgetting
+
+    async def bury(self, user_hash: str, revision: str) -> int:
+        """Take out what is left here of a user up to *revision*; return how many rows that were."""
+
+        def job(db: sqlite3.Connection) -> int:
+            tables.keep_head(db)
+            return bury(db, UserTombstone(user_hash, revision))
+
+        return await self._change("bury", job)
+
+    async def count(self, user_hash: str) -> int:
+        """Return how many rows are here about a user."""
+        sql = "SELECT count(*) FROM log WHERE user_hash = ? AND slot <> ''"
+        return await self._read("count", lambda db: int(db.execute(sql, [user_hash]).fetchone()[0]))
+
+    async def scrub(self) -> Scrubbed:
+        """Overwrite what was deleted, wherever it still stands in the file and its log; see StoreBackend.scrub."""
+        return await self._scrubber.scrub()
 
     # Whose folder this is
 

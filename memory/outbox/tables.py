@@ -204,13 +204,13 @@ def trim(db: sqlite3.Connection) -> None:
     # What a store refused stays, so that a store that loses its copy is given it again.
     refused = "EXISTS (SELECT 1 FROM parked WHERE (parked.user_id, parked.slot) = (log.user_id, log.slot))"
     if everywhere >= last:
-        _keep_head(db)
+        keep_head(db)
     db.execute(f"DELETE FROM log WHERE seq <= ? AND NOT {refused}", [everywhere])
 
 
 def strike_out(db: sqlite3.Connection, seqs: Sequence[int]) -> int:
     """Delete the rows *seqs*, whatever they are; return how many there were."""
-    _keep_head(db)
+    keep_head(db)
     return db.executemany("DELETE FROM log WHERE seq = ?", [[seq] for seq in seqs]).rowcount
 
 
@@ -222,7 +222,7 @@ def head(db: sqlite3.Connection) -> Head:
     return Head(int(seq), max([meta(db, "clock"), *clocks]))
 
 
-def _keep_head(db: sqlite3.Connection) -> None:
+def keep_head(db: sqlite3.Connection) -> None:
     """Note the head apart from its row, which may go."""
     here = head(db)
     set_meta(db, "seq", str(here.seq))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from memory.model import Audience, Page, Position, Record, StoreIdentity, UserDigest
+    from memory.receipt import Scrubbed
     from memory.revision import HybridLogicalClock
     from memory.store import LocalWriter
 
@@ -90,6 +91,10 @@ class FaultyBackend(StoreBackend):
         await self._suffer()
         with self._lock:
             return await self.inner.digests(bucket)
+
+    async def scrub(self) -> Scrubbed:
+        await self._suffer()
+        return await self.inner.scrub()
 
     async def open(self) -> None:
         """Nothing to open."""

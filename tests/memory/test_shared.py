@@ -14,12 +14,13 @@ import pytest
 
 from memory.backends.in_memory import InMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend
+from memory.erasing import Places
 from memory.errors import BackendUnavailableError, ConfigError
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
-from memory.shared import MemorySystem, Places, SharedMemory
+from memory.shared import MemorySystem, SharedMemory
 from tests.contract import BackendContract
 from tests.memory.unify import unify
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from memory.model import Audience, Page, Position, Record, UserDigest
+    from memory.receipt import Scrubbed
     from memory.store import LocalWriter
 
 T = TypeVar("T")
@@ -271,6 +272,9 @@ class ScriptedStore(StoreBackend):
 
     async def digests(self, bucket: str) -> list[UserDigest]:
         return await self._do("digests", lambda inner: run_now(inner.digests(bucket)))
+
+    async def scrub(self) -> Scrubbed:
+        return await self._do("scrub", lambda inner: run_now(inner.scrub()))
 
     async def open(self) -> None:
         self.process.tick()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING
 
+from memory.erasing import Places
 from memory.flag import MigrationFlag
 from memory.flagged import FlaggedMemory
 from memory.replica import Replica
 from memory.revision import HybridLogicalClock
-from memory.shared import MemorySystem, Places, SharedMemory
+from memory.shared import MemorySystem, SharedMemory
 from tests.memory.faulty import FaultyBackend
 from tests.memory.unify import BY_HAND, unify
 

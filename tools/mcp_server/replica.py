@@ -15,6 +15,7 @@ from memory.backends.mcp import protocol
 from memory.errors import MemoryRejectedError
 from memory.limits import LIMIT_MAX, check_key, check_limit, check_scope, check_user_id
 from memory.model import UserTombstone
+from memory.receipt import PartState
 from tools.mcp_server.grants import Scope
 from tools.mcp_server.tool import Tool, object_of
 
@@ -111,6 +112,11 @@ async def replica_digests(store: StoreBackend, arguments: dict[str, Any]) -> tup
             return f"{len(digests)} digests; more behind `next`", {"digests": digests, "next": digests[-1]["user_hash"]}
         digests.append(item)
     return f"{len(digests)} digests", {"digests": digests, "next": None}
+
+
+async def replica_scrub(store: StoreBackend, _: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    found = await store.scrub()
+    return f"{found.state}: {found.why}" if found.why else str(found.state), {"state": found.state, "why": found.why}
 
 
 class _Message:
@@ -306,6 +312,23 @@ TOOLS = [
                     next={"type": ["string", "null"]},
                 ),
                 annotations=types.ToolAnnotations(read_only_hint=True, open_world_hint=False),
+            ),
+        ),
+        (
+            replica_scrub,
+            types.Tool(
+                name=protocol.SCRUB,
+                title="Overwrite what was deleted",
+                description="See to it that what was deleted cannot be read from the server's files any more. "
+                "`pending` means not now, or that it is under way: ask again.",
+                input_schema=object_of(),
+                output_schema=object_of(
+                    state={**_TEXT, "enum": [*PartState]},
+                    why={**_TEXT, "description": "Why it is not erased, or empty."},
+                ),
+                annotations=types.ToolAnnotations(
+                    read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+                ),
             ),
         ),
     )

@@ -28,6 +28,7 @@ from memory.model import (
     slot_of,
     user_hash_of,
 )
+from memory.scrubbing import Scrubber
 from memory.sqlite_file import SQLiteFile, is_damage
 from memory.store import StoreBackend
 from memory.wire import check_bucket
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from memory.receipt import Scrubbed
     from memory.revision import HybridLogicalClock
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class LegacyMemoryBackend(StoreBackend):
         self._file = SQLiteFile(
             path, name=name, schema=tables.prepare, wal=False, busy_timeout_s=busy_timeout_s, keep_damaged_aside=False
         )
+        self._scrubber = Scrubber(self._file, "")  # the predecessor does not overwrite what it deletes
         self._absorbed: int | None = None
         self._looked_at = 0.0
         self._rest_s = _AGAIN_S
@@ -112,6 +115,7 @@ class LegacyMemoryBackend(StoreBackend):
             self._looking.cancel()
             await asyncio.wait({self._looking})
             self._looking = None
+        await self._scrubber.close()
         await self._file.close()
 
     async def put(self, records: Sequence[Record]) -> int:
@@ -210,6 +214,10 @@ class LegacyMemoryBackend(StoreBackend):
 
     async def claim(self, installation_id: str) -> None:
         await self._file.write("claim", lambda db: tables.set_meta(db, "installation_id", installation_id))
+
+    async def scrub(self) -> Scrubbed:
+        self._read = (None, [])
+        return await self._scrubber.scrub()
 
     async def buckets(self) -> dict[str, tuple[int, int]]:
         return await self._file.run("compare", tables.buckets)

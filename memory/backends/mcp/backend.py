@@ -25,6 +25,7 @@ from memory.model import (
     slot_of,
     user_hash_of,
 )
+from memory.receipt import PartState, Scrubbed
 from memory.store import StoreBackend
 from memory.wire import (
     check_bucket,
@@ -224,6 +225,15 @@ class MCPMemoryBackend(StoreBackend):
             after = await self._checked("compare", protocol.DIGESTS, asked, parse)
             if after is None:
                 return found
+
+    async def scrub(self) -> Scrubbed:
+        if self._link.connection is not None and protocol.SCRUB not in self._link.takes:
+            return Scrubbed(PartState.PENDING, "the server is of an earlier version: update it")
+
+        def parse(answer: Mapping[str, Any]) -> Scrubbed:
+            return Scrubbed(PartState(answer["state"]), str(answer["why"])[:200])
+
+        return await self._checked("scrub", protocol.SCRUB, {}, parse)
 
     async def _page(self, operation: str, tool: str, asked: dict[str, Any], answers: Callable[[Record], bool]) -> Page:
         """Ask for a page, of which every record must be one that *answers* the question."""

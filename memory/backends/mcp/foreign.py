@@ -46,6 +46,7 @@ from memory.model import (
     supersedes,
     user_hash_of,
 )
+from memory.receipt import PartState, Scrubbed
 from memory.store import StoreBackend
 from memory.wire import (
     check_bucket,
@@ -262,6 +263,11 @@ class ForeignMCPBackend(StoreBackend):
     async def digests(self, bucket: str) -> list[UserDigest]:
         check_bucket(bucket)
         return (await self._up("compare")).index.digests(bucket)
+
+    async def scrub(self) -> Scrubbed:
+        await self._up("scrub")
+        why = f"{self._profile.name} keeps its files itself; what was deleted may stand there until it is overwritten"
+        return Scrubbed(PartState.OUT_OF_REACH, why)
 
     # Coming up
 

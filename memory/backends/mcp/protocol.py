@@ -21,6 +21,8 @@ IDENTIFY = "replica_identify"
 CLAIM = "replica_claim"
 BUCKETS = "replica_buckets"
 DIGESTS = "replica_digests"
+SCRUB = "replica_scrub"
+"""Which servers of an earlier version do not have, so it is not among the TOOLS that a server must offer."""
 TOOLS = frozenset({PUT, GET, SCAN, PROBE, IDENTIFY, CLAIM, BUCKETS, DIGESTS})
 
 BATCH_BYTES = 256 * 1024

@@ -14,6 +14,7 @@ from memory.backends.sqlite.writer import Writer
 from memory.errors import BackendUnavailableError
 from memory.limits import check_record
 from memory.model import Audience, MemoryEntry, Page, Position, Record, StoreIdentity, UserDigest, slot_of, user_hash_of
+from memory.scrubbing import Scrubber
 from memory.sqlite_file import (
     SQLiteFile,
     StaleFileError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from memory.receipt import Scrubbed
     from memory.revision import HybridLogicalClock
     from memory.store import LocalWriter, SearchIndex
 
@@ -64,6 +66,7 @@ class SQLiteMemoryBackend(StoreBackend):
         super().__init__(name, clock=clock, deadline_s=deadline_s)
         self.path = path
         self._file = SQLiteFile(path, name=name, schema=tables.SCHEMA, busy_timeout_s=busy_timeout_s)
+        self._scrubber = Scrubber(self._file, "meta")
         self._busy_timeout_s = busy_timeout_s
         self._canary = f"canary:{secrets.token_hex(8)}"
 
@@ -74,12 +77,16 @@ class SQLiteMemoryBackend(StoreBackend):
             self.clock.observe(stored)
 
     async def close(self) -> None:
+        await self._scrubber.close()
         await self._file.close()
 
     async def put(self, records: Sequence[Record]) -> int:
         for record in records:
             check_record(record)
-        return await self._file.write("store", lambda db: put_all(db, records))
+        changed = await self._file.write("store", lambda db: put_all(db, records))
+        self._scrubber.note(records)
+        self._scrubber.soon()
+        return changed
 
     async def get(self, user_id: str, key: str, scopes: Audience) -> Page:
         found, parameters = _find(user_id, key, scopes)
@@ -141,10 +148,15 @@ class SQLiteMemoryBackend(StoreBackend):
         return await self._file.write("keep the history", lambda db: history.keep_past(db, entries))
 
     async def sync(self) -> bool:
-        return await self._file.run("sync", checkpoint)
+        is_synced = await self._file.run("sync", checkpoint)
+        self._scrubber.soon()
+        return is_synced
+
+    async def scrub(self) -> Scrubbed:
+        return await self._scrubber.scrub()
 
     def writer(self) -> LocalWriter:
-        return Writer(self._file, self.name)
+        return Writer(self._file, self.name, self._scrubber)
 
     def index(self) -> SearchIndex:
         return Index(self._file, self.name)

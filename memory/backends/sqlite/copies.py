@@ -12,9 +12,9 @@ from memory.backends.sqlite import history, tables
 from memory.backends.sqlite.putting import put_all
 from memory.errors import MemoryRejectedError
 from memory.limits import check_record
-from memory.model import MemoryEntry, content_hash
+from memory.model import MemoryEntry, UserTombstone, content_hash, user_hash_of
 from memory.sqlite_copy import flush, read_only
-from memory.sqlite_file import in_transaction, text_or_bytes, version_of
+from memory.sqlite_file import OVERWRITTEN, in_transaction, overwrite_deleted, text_or_bytes, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,6 +105,38 @@ def _content_of(db: sqlite3.Connection) -> Content:
     return Content(users, entries, deletions)
 
 
+def is_current(db: sqlite3.Connection) -> bool:
+    """Return whether an open file is this store's, with the schema of today."""
+    names = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return {"memories", "digests", "history", "indexed", "meta"} <= names and version_of(db) == tables.SCHEMA.latest
+
+
+def bury(db: sqlite3.Connection, user_hash: str, revision: str) -> int:
+    """Delete a user in an open file with the schema of today, up to *revision*; return how many rows that were.
+
+    Their tombstone stays: put back where all else was lost, the copy keeps what comes later from bringing them back.
+    """
+    db.create_function("hash_of", 1, _hash_of, deterministic=True)
+    before = "SELECT (SELECT count(*) FROM memories) + (SELECT count(*) FROM history)"
+    (rows,) = db.execute(before).fetchone()
+    graves = put_all(db, [UserTombstone(user_hash, revision)])
+    for table in ("memories", "history"):  # what the digests do not know of, because they are damaged
+        sql = f"DELETE FROM {table} WHERE slot <> '' AND revision <= ? AND hash_of(user_id) = ?"
+        db.execute(sql, [revision, user_hash])
+    db.execute("DELETE FROM indexed WHERE user_hash = ?", [user_hash])
+    (left,) = db.execute(before).fetchone()
+    return max(0, int(rows) + graves - int(left))
+
+
+def mark_overwritten(db: sqlite3.Connection) -> None:
+    """Note in an open file that nothing deleted is left in its bytes, which a VACUUM is about to make true."""
+    db.execute(tables.PUT_META, [OVERWRITTEN, "1"])
+
+
+def _hash_of(user_id: object) -> str:
+    return user_hash_of(user_id) if isinstance(user_id, str) else ""
+
+
 def why_not_ours(path: Path) -> str:
     """Return why the file in *path* is none of this store's, in words for whoever named it; empty if it is one.
 
@@ -141,6 +173,7 @@ def salvage(path: Path, target: Path, on_step: Progress) -> int:
     with closing(read_only(path, at_rest=True)) as db, closing(sqlite3.connect(target, isolation_level=None)) as new:
         db.execute("PRAGMA writable_schema = ON")  # so that a file that was cut off is read as far as it goes
         db.text_factory = text_or_bytes
+        overwrite_deleted(new)
         new.execute("PRAGMA synchronous = OFF")  # it is read once, and made again after a power cut
         tables.SCHEMA(new)
         reading = _Salvage(db)

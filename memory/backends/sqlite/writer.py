@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from memory.backends.sqlite.putting import Known, creation_of, put_all, read_creation, read_rows
 from memory.errors import BackendUnavailableError
-from memory.sqlite_file import identity_of, in_transaction, is_refusal, reason_of
+from memory.sqlite_file import identity_of, in_transaction, is_refusal, overwrite_deleted, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
     from memory.model import Position, Record
+    from memory.scrubbing import Scrubber
     from memory.sqlite_file import FileIdentity, SQLiteFile
 
 _BUSY_S = 0.1
@@ -32,9 +33,10 @@ class Writer:
     place, somebody has to look first.
     """
 
-    def __init__(self, file: SQLiteFile, name: str) -> None:
+    def __init__(self, file: SQLiteFile, name: str, scrubber: Scrubber) -> None:
         self._file = file
         self._name = name
+        self._scrubber = scrubber
         self._cursor: sqlite3.Cursor | None = None  # made once: each statement would make one of its own
         self._identity: FileIdentity | None = file.identity
         self._known = Known()
@@ -60,6 +62,7 @@ class Writer:
             reason = reason_of(self._file.path, exc)
             raise BackendUnavailableError(self._name, "store", reason, readable=readable) from exc
         self._known = known  # believed again only now that it is committed
+        self._scrubber.note(records)
         self._check_place()
         return changed
 
@@ -93,6 +96,7 @@ class Writer:
             self._cursor = db.cursor()
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA wal_autocheckpoint = 0")
+            overwrite_deleted(db)
         return self._cursor
 
     def _check_place(self) -> None:

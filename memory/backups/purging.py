@@ -1,0 +1,223 @@
+"""Copies that we made, without one person: that person's rows are taken out, and nobody else's."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from memory.backends.sqlite import copies
+from memory.backups.work import no_progress
+from memory.model import user_hash_of
+from memory.sqlite_copy import PART, copy_database, flush, put_in_place, read_only, remove_database, sides_of
+from memory.sqlite_file import OVERWRITTEN, in_transaction, is_damage, overwrite_deleted, run_script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from memory.backups.keeping import OwnCopy
+
+_OUTBOX = {"log", "stores", "parked"}
+_SIDES = ("-wal", "-shm", "-journal")
+
+
+class Purged(NamedTuple):
+    """What became of one copy: how many rows were taken out, and why it could not be done; empty if it was."""
+
+    rows: int = 0
+    trouble: str = ""
+
+
+def purge(copy: OwnCopy, user_hash: str, revision: str) -> Purged:
+    """Take whoever has *user_hash* out of *copy*, up to *revision*, so that its bytes do not have them either.
+
+    The copy is replaced as a whole or not at all. A backup stays one; what is damaged is read as far as it can be,
+    and takes the damaged file's place; what is unfinished is removed. For whoever holds the folder of copies.
+    """
+    path = copy.path
+    try:
+        if copy.kind == "unfinished":
+            _remove(path)
+            return Purged()
+        if path.name.endswith(_SIDES):  # it goes with the file that it belongs to
+            base = path.with_name(path.name[: -len(next(side for side in _SIDES if path.name.endswith(side)))])
+            if not base.exists():
+                path.unlink(missing_ok=True)
+            return Purged()
+        if _is_clean(path, user_hash):
+            return Purged()
+        return Purged(_rewrite(path, user_hash, revision, may_be_damaged=copy.kind == "damaged"))
+    except FileNotFoundError:  # it is gone: rotated away meanwhile
+        return Purged()
+    except sqlite3.Error as exc:
+        return Purged(trouble=f"{path.name}: {exc}")
+    except OSError as exc:
+        return Purged(trouble=f"{path.name}: {exc.strerror}")
+
+
+def _is_clean(path: Path, user_hash: str) -> bool:
+    """Return whether there is nothing to do: no row, and no deleted one whose bytes are still there."""
+    if any(side.exists() for side in sides_of(path)):
+        return False
+    try:
+        with closing(read_only(path, at_rest=True)) as db:
+            _teach(db)
+            marked = db.execute("SELECT 1 FROM meta WHERE name = ?", [OVERWRITTEN]).fetchone()
+            return marked is not None and not any(_count(db, table, user_hash) for table in _tables_about_users(db))
+    except sqlite3.Error:
+        return False  # it is no store's, or is damaged: `_rewrite` finds out
+
+
+def _rewrite(path: Path, user_hash: str, revision: str, *, may_be_damaged: bool) -> int:
+    part = path.with_name(f"{path.name}{PART}")
+    remove_database(part)  # of one that was killed
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        try:
+            copy_database(path, part, at_rest=True)
+            with closing(_opened(part)) as db:
+                if may_be_damaged:
+                    _check(db)
+                rows = _take_out(db, user_hash, revision)
+        except sqlite3.DatabaseError as exc:
+            if not is_damage(exc):
+                raise
+            remove_database(part)
+            rows = _salvage(path, part, user_hash, revision)
+        flush(part)
+        if any(side.exists() for side in sides_of(path)):  # SQLite would take them for the new file's
+            put_in_place(part, _free_name(path))
+            remove_database(path)
+        else:
+            put_in_place(part, path, replace=True)
+    finally:
+        remove_database(part)
+    return rows
+
+
+def _take_out(db: sqlite3.Connection, user_hash: str, revision: str) -> int:
+    """Delete the rows of one user in an open file, whatever kind it is, and overwrite them; return how many."""
+    rows = in_transaction(db, partial(_delete, user_hash=user_hash, revision=revision))
+    db.execute("VACUUM")
+    return rows
+
+
+def _delete(db: sqlite3.Connection, user_hash: str, revision: str) -> int:
+    if copies.is_current(db):
+        rows = copies.bury(db, user_hash, revision)
+        copies.mark_overwritten(db)
+        return rows
+    rows = 0
+    for table in _tables_about_users(db):
+        columns = _columns(db, table)
+        if "user_id" in columns:
+            rows += db.execute(f"DELETE FROM {_quoted(table)} WHERE hash_of(user_id) = ?", [user_hash]).rowcount
+        if "user_hash" in columns:
+            db.execute(f"DELETE FROM {_quoted(table)} WHERE user_hash = ?", [user_hash])
+    return rows
+
+
+def _salvage(path: Path, part: Path, user_hash: str, revision: str) -> int:
+    """Put what can be read of a damaged file, without that user, into *part*."""
+    kind = ""
+    try:
+        kind = copies.why_not_ours(path)
+    except sqlite3.Error as exc:
+        kind = str(exc)
+    if kind:
+        with closing(_opened(part)) as new, closing(read_only(path, at_rest=True)) as db:
+            _copy_readable(db, new)
+            return _take_out(new, user_hash, revision)
+    copies.salvage(path, part, no_progress)
+    with closing(_opened(part)) as db:
+        return _take_out(db, user_hash, revision)
+
+
+def _copy_readable(db: sqlite3.Connection, new: sqlite3.Connection) -> None:
+    """Copy each table's rows, from either end to where it is damaged; nothing, if not even the schema can be read."""
+    db.execute("PRAGMA writable_schema = ON")
+    db.text_factory = bytes
+    try:
+        found = db.execute("SELECT CAST(name AS TEXT), CAST(sql AS TEXT) FROM sqlite_master WHERE type = 'table'")
+        tables = [(name.decode(), sql.decode()) for name, sql in found if not name.startswith(b"sqlite_")]
+    except (sqlite3.Error, AttributeError, UnicodeDecodeError):
+        return
+    for name, sql in tables:
+        try:
+            run_script(new, sql)
+        except sqlite3.Error:
+            continue
+        for order in ("ASC", "DESC"):
+            for row in _readable(db, f"SELECT * FROM {_quoted(name)} ORDER BY 1 {order}"):
+                marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, bytes) else "?" for value in row)
+                new.execute(f"INSERT OR IGNORE INTO {_quoted(name)} VALUES ({marks})", row)
+
+
+def _readable(db: sqlite3.Connection, sql: str) -> Iterator[tuple[object, ...]]:
+    try:
+        yield from db.execute(sql)
+    except sqlite3.Error:
+        return
+
+
+def _tables_about_users(db: sqlite3.Connection) -> list[str]:
+    sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+    return [name for (name,) in db.execute(sql).fetchall() if {"user_id", "user_hash"} & _columns(db, name)]
+
+
+def _columns(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in db.execute(f"PRAGMA table_info({_quoted(table)})")}
+
+
+def _count(db: sqlite3.Connection, table: str, user_hash: str) -> int:
+    if "user_id" not in _columns(db, table):
+        return 0
+    sql = f"SELECT EXISTS (SELECT 1 FROM {_quoted(table)} WHERE hash_of(user_id) = ?)"
+    return int(db.execute(sql, [user_hash]).fetchone()[0])
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA synchronous = OFF")  # it is flushed as a whole before it takes its place
+    overwrite_deleted(db)
+    _teach(db)
+    return db
+
+
+def _teach(db: sqlite3.Connection) -> None:
+    db.create_function("hash_of", 1, _hash_of, deterministic=True)
+
+
+def _hash_of(user_id: object) -> str:
+    """Return user_hash_of an id as any program may have written it."""
+    if isinstance(user_id, bytes):
+        return user_hash_of(user_id.decode(errors="replace"))
+    return user_hash_of(str(user_id))
+
+
+def _check(db: sqlite3.Connection) -> None:
+    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        error = sqlite3.DatabaseError("the file is damaged")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}-{n}") for n in range(2, 1000))
+    return next(name for name in names if not name.exists())
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

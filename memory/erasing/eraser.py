@@ -1,0 +1,210 @@
+"""Erases a person everywhere, goes on until nothing is pending, and says what became of each place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from memory.erasing.pending import Erasure, PendingErasures
+from memory.erasing.places import COPIES, Copies, erase_in_outbox, erase_in_store, out_of_reach
+from memory.errors import BackendUnavailableError, WriteConcernError
+from memory.limits import check_user_id
+from memory.model import MemoryEntry, UserTombstone, user_hash_of
+from memory.receipt import Part, PartState, Receipt
+from memory.tasks import stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from memory.erasing.places import Places
+    from memory.flagged import FlaggedMemory
+    from memory.unified import UnifiedMemoryBackend
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S = 4.0  # what is not done by then is pending, and goes on
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
+_LOOK_S = 1.0  # how often to see whether a store that was away is back, or another process has begun something
+_REST_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What there was of a person before."""
+
+    entries: int
+    counts: dict[str, int]
+
+
+class Eraser:
+    """Erases people, with everything that is known of them.
+
+    An erasure is noted before it begins, and goes on after a kill. Nothing brings back what it deleted: a tombstone
+    with a hash of the user's id stays in every store for ever.
+
+    Args:
+        flagged: the memory as the flag has it, over *unified*.
+        places: the files beside the stores.
+        patience_s: how long `erase` waits for what is not done at once.
+    """
+
+    def __init__(
+        self, unified: UnifiedMemoryBackend, flagged: FlaggedMemory, places: Places, *, patience_s: float = _PATIENCE_S
+    ) -> None:
+        self._unified = unified
+        self._flagged = flagged
+        self._places = places
+        self._patience_s = patience_s
+        self._pending = PendingErasures(unified.outbox.path.with_name("erasures.json"))
+        self._copies = Copies(places)
+        self._working = asyncio.Lock()
+        self._under_way: set[str] = set()
+        self._keeper: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Go on with what is pending, in the background; safe to repeat."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep_on(), name="erase", context=Context())
+
+    async def close(self) -> None:
+        """Stop; what is pending goes on after the next `open`."""
+        await stop(self._keeper)
+        self._keeper = None
+
+    async def erase(self, user_id: str, tell: str = "") -> Receipt:
+        """Erase everything of *user_id* and return what became of it, within some seconds.
+
+        What is pending then goes on by itself; `completed` says when it is done.
+
+        Raises:
+            BackendUnavailableError: it could not even be noted; nothing was erased.
+        """
+        check_user_id(user_id)
+        user_hash = user_hash_of(user_id)
+        found = await self._look(user_id, user_hash)
+        self._under_way.add(user_hash)
+        try:
+            one = self._pending.keep(Erasure(user_hash, tell=tell, entries=found.entries))
+            log.info("Somebody is being erased", extra={"event": "erasure_begun"})
+            async with self._working:
+                one = await self._insist(one, found.counts)
+            receipt = one.receipt()
+            if receipt.complete:
+                self._pending.drop(user_hash, one.revision)
+        finally:
+            self._under_way.discard(user_hash)
+        return receipt
+
+    def completed(self) -> list[Receipt]:
+        """Return the erasures that were pending and are complete now, and that nobody was told of yet."""
+        here = [one for one in self._pending.read() if one.user_hash not in self._under_way]
+        return [receipt for one in here if (receipt := one.receipt()).complete]
+
+    def told(self, receipt: Receipt) -> None:
+        """Whoever is to be told of *receipt* was told: keep nothing of it."""
+        self._pending.drop(receipt.user_hash, receipt.revision)
+
+    async def _look(self, user_id: str, user_hash: str) -> _Found:
+        """Count what there is; what cannot be asked is not counted."""
+        entries = 0
+        with suppress(BackendUnavailableError):
+            async for page in self._flagged.pages(user_id):
+                entries += sum(isinstance(record, MemoryEntry) for record in page.records)
+        counts: dict[str, int] = {}
+        for replica in self._unified.members:
+            with suppress(BackendUnavailableError):
+                digests = await replica.call("count", partial(replica.store.digests, user_hash[:2]))
+                counts[replica.name] = sum(d.count - bool(d.grave) for d in digests if d.user_hash == user_hash)
+        with suppress(BackendUnavailableError):
+            counts["outbox"] = await self._unified.outbox.count(user_hash)
+        return _Found(entries, counts)
+
+    async def _insist(self, one: Erasure, counts: dict[str, int]) -> Erasure:
+        """Try until nothing is pending, but no longer than our patience."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._patience_s
+        pauses = iter(_PAUSES_S)
+        while True:
+            one = await self._advance(one, counts)
+            pause_s = next(pauses, _PAUSES_S[-1])
+            if one.receipt().complete or loop.time() + pause_s > end:
+                return one
+            await asyncio.sleep(pause_s)
+
+    async def _advance(self, one: Erasure, counts: dict[str, int]) -> Erasure:
+        """Do what can be done now, and note it."""
+        if not one.revision:
+            try:
+                one = replace(one, revision=await self._bury(one.user_hash))
+            except BackendUnavailableError as exc:
+                why = f"it cannot be written: {exc.reason}"
+                return replace(one, parts=(Part("tombstone", PartState.PENDING, 0, why),))
+            self._pending.advance(one)
+        self._unified.let_go(one.user_hash)
+        done = {part.name: part for part in one.parts if part.state is not PartState.PENDING}
+        parts: list[Part] = []
+        for replica in self._unified.members:
+            known = done.get(replica.name)
+            parts.append(known or await erase_in_store(replica, one.user_hash, one.revision))
+        parts += await self._gone_stores(parts)
+        outbox = self._unified.outbox
+        parts.append(done.get("outbox") or await erase_in_outbox(outbox, one.user_hash, one.revision))
+        parts.append(Part("working sets", PartState.ERASED))
+        parts += await self._copies.erase(one.user_hash, one.revision)  # always: what was damaged meanwhile is one
+        parts += await out_of_reach(self._places)
+        one = replace(one, parts=_added_up(parts, one.parts, counts))
+        if not self._pending.advance(one):
+            log.debug("an erasure was begun anew, or is not wanted any more")
+        if one.receipt().complete:
+            extra = {"event": "erasure_complete", "parts": len(parts)}
+            log.info("Somebody was erased everywhere that can be reached", extra=extra)
+        return one
+
+    async def _bury(self, user_hash: str) -> str:
+        """Write the user's tombstone, also if nobody here knows the user: some store may. Return its revision."""
+        with suppress(WriteConcernError):  # it is kept
+            await self._flagged.write([UserTombstone(user_hash)])
+        return self._unified.grave(user_hash)
+
+    async def _gone_stores(self, parts: Iterable[Part]) -> list[Part]:
+        """Return a part for each store that counts and that this process does not have."""
+        here = {part.name for part in parts}
+        with suppress(BackendUnavailableError):
+            registered = await self._unified.outbox.registered()
+            why = "it is not configured here; configure it again, or: python -m memory remove NAME"
+            return [Part(name, PartState.PENDING, 0, why) for name in registered if name not in here]
+        return []
+
+    async def _keep_on(self) -> None:
+        while True:
+            rest_s = _LOOK_S
+            try:
+                for one in self._pending.read():
+                    if one.user_hash not in self._under_way and not one.receipt().complete:
+                        async with self._working:
+                            await self._advance(one, {})
+            except BackendUnavailableError as exc:
+                log.debug("erasures wait: %s", exc)
+                rest_s = _REST_S
+            except Exception:  # the loop must outlive whatever nobody thought of, and not in silence
+                log.exception("An erasure could not be carried on", extra={"event": "erasure_failed"})
+                rest_s = _REST_S
+            await asyncio.sleep(rest_s)
+
+
+def _added_up(parts: Iterable[Part], before: Iterable[Part], counts: dict[str, int]) -> tuple[Part, ...]:
+    """Return *parts*, each with as much as was ever found in it."""
+    known = {part.name: part.count for part in before}
+
+    def total(part: Part) -> int:
+        earlier = known.get(part.name, 0)
+        return (
+            earlier + part.count if part.name.startswith(COPIES) else max(earlier, part.count, counts.get(part.name, 0))
+        )
+
+    return tuple(replace(part, count=total(part)) for part in parts)

@@ -1,0 +1,142 @@
+"""The erasures that are not over, or not told yet, in a small file: it survives a kill, and all processes see it."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that write at the same instant are not kept from each other
+    fcntl = None  # type: ignore[assignment]
+
+from memory.errors import BackendUnavailableError
+from memory.receipt import Part, PartState, Receipt
+from memory.sqlite_copy import flush
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One erasure, and how far it is. What it says of a person is a hash, and what the caller gave along to tell them.
+
+    Attributes: see Receipt.
+        revision: empty as long as the tombstone is not known to be written.
+    """
+
+    user_hash: str
+    revision: str = ""
+    tell: str = ""
+    entries: int = 0
+    parts: tuple[Part, ...] = ()
+
+    def receipt(self) -> Receipt:
+        return Receipt(self.user_hash, self.revision, self.tell, self.entries, self.parts)
+
+
+class PendingErasures:
+    """The file at *path*; several processes may share it. Every method may raise BackendUnavailableError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[Erasure]:
+        """Return all of them, oldest first. What cannot be read is no reason to lose it: it raises."""
+        try:
+            said = json.loads(self.path.read_text(encoding="utf-8"))
+            return [_erasure(one) for one in said["erasures"]]
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise self._failed("be read", exc) from exc
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+            raise BackendUnavailableError("the erasures", "be read", f"{self.path.name}: makes no sense") from exc
+
+    def keep(self, one: Erasure) -> Erasure:
+        """Note *one*, durably; if that user's was noted before, both become one. Return what is noted now."""
+
+        def change(known: dict[str, Erasure]) -> None:
+            before = known.get(one.user_hash)
+            known[one.user_hash] = one if before is None else replace(one, tell=one.tell or before.tell)
+
+        return self._change(change)[one.user_hash]
+
+    def advance(self, one: Erasure) -> bool:
+        """Note how far *one* is; return False if nobody wants it any more, or it was begun anew meanwhile."""
+
+        def change(known: dict[str, Erasure]) -> None:
+            before = known.get(one.user_hash)
+            if before is not None and before.revision in ("", one.revision):
+                known[one.user_hash] = replace(one, tell=before.tell)
+
+        return self._change(change).get(one.user_hash) is not None
+
+    def drop(self, user_hash: str, revision: str) -> None:
+        """Keep nothing of this erasure any more."""
+
+        def change(known: dict[str, Erasure]) -> None:
+            if user_hash in known and known[user_hash].revision == revision:
+                del known[user_hash]
+
+        self._change(change)
+
+    def _change(self, change: Callable[[dict[str, Erasure]], None]) -> dict[str, Erasure]:
+        with self._held():
+            before = {one.user_hash: one for one in self.read()}
+            known = dict(before)
+            change(known)
+            if known != before:
+                self._write(list(known.values()))
+            return known
+
+    def _write(self, erasures: list[Erasure]) -> None:
+        draft = self.path.with_name(f"{self.path.name}.part")
+        try:
+            if not erasures:
+                self.path.unlink(missing_ok=True)
+                flush(self.path.parent)
+                return
+            text = json.dumps({"format": _FORMAT, "erasures": [asdict(one) for one in erasures]}, indent=1)
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the name without what is in it
+            draft.replace(self.path)
+            flush(self.path.parent)
+        except OSError as exc:
+            raise self._failed("be noted", exc) from exc
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep other processes from writing at the same time."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            held = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            raise self._failed("be noted", exc) from exc
+        try:
+            if fcntl is not None:
+                fcntl.flock(held, fcntl.LOCK_EX)  # microseconds: whoever holds it writes a small file
+            yield
+        finally:
+            os.close(held)
+
+    def _failed(self, operation: str, exc: OSError) -> BackendUnavailableError:
+        return BackendUnavailableError("the erasures", operation, f"{self.path.name}: {exc.strerror}")
+
+
+def _erasure(said: dict[str, Any]) -> Erasure:
+    parts = tuple(
+        Part(str(one["name"]), PartState(one["state"]), int(one["count"]), str(one["why"])) for one in said["parts"]
+    )
+    user_hash, revision, tell = str(said["user_hash"]), str(said["revision"]), str(said["tell"])
+    return Erasure(user_hash, revision, tell, int(said["entries"]), parts)
