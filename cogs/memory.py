@@ -17,7 +17,7 @@ from cogs.plugin import Host, speech_of
 from cogs.text import split_options, split_type, unquote
 from cogs.trouble import answer_error
 from memory import BackendUnavailableError, SearchResult
-from tools.memory_tools import normalise_key
+from tools.keys import normalise_key
 
 if TYPE_CHECKING:
     import discord
@@ -109,7 +109,7 @@ class MemoryCog(commands.Cog, name="Memory"):
         information_type, information = split_type(typed)  # the library knows neither „these“ nor 'these'
         said = self._handled(ctx.message)
         async with said.handling:  # an edit waits for what it edits
-            key = await self._tools.remember(context, information_type, information)
+            key = (await self._tools.remember(context, information_type, information)).key
             left = ""
             if said.key and said.key != key and not await self._take_back(context, said):
                 left = said.key

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memory import EVERYWHERE, Audience
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from memory import MemoryEntry
 
@@ -53,6 +53,27 @@ def _folded(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where something was said, by whom, and how it was learnt; of one Discord message.
+
+    Attributes:
+        speaker: the snowflake of the author.
+        how: "command", or "tool" where a language model remembers what was said in talk.
+        place: "dm", "group:ID" or "guild:ID".
+        channel: its snowflake.
+        link: the address of the message.
+        mentioned: the snowflake and the display name of others whom the message mentions.
+    """
+
+    speaker: str
+    how: str
+    place: str
+    channel: str
+    link: str
+    mentioned: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ToolContext:
     """The person of every read and write: bound by the caller, never an argument that a model fills in.
 
@@ -64,6 +85,10 @@ class ToolContext:
         session: the stretch of talk that this is said in; empty for what is no talk, such as a command.
         at: when this is said within it, in seconds since 1970.
         echo: tells what was recalled from what the person says now, where a model might mix them up.
+        origin: the message behind it; None for the operator's own code.
+        needs_consent: whether a Discord author other than the owner stands behind it, who must have agreed.
+        private: whether the answer is seen by that person alone.
+        unasked: called when something could not be remembered as the person was not asked yet.
     """
 
     user_id: str
@@ -73,12 +98,21 @@ class ToolContext:
     session: str = ""
     at: float | None = None
     echo: EchoGuard | None = field(default=None, compare=False)
+    origin: Origin | None = None
+    needs_consent: bool = False
+    private: bool = False
+    unasked: Callable[[], None] | None = field(default=None, compare=False)
 
     @property
-    def metadata(self) -> dict[str, str | float]:
-        """What a memory made now carries along, so that what was said together can be found together."""
-        said: dict[str, str | float] = {"session": self.session} if self.session else {}
-        return said if self.at is None else said | {"at": self.at}
+    def metadata(self) -> dict[str, Any]:
+        """What a memory made now carries along: when, by whom and where it was said, and how it was learnt."""
+        said: dict[str, Any] = {"session": self.session} if self.session else {}
+        if self.at is not None:
+            said["at"] = self.at
+        if self.origin is not None:
+            origin = self.origin
+            said |= {"how": origin.how, "by": origin.speaker, "channel": origin.channel, "link": origin.link}
+        return said
 
     @property
     def scopes(self) -> frozenset[str]:

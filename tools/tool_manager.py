@@ -12,8 +12,9 @@ from memory import BackendUnavailableError, ConfigError, migration
 from memory.flag import in_words
 from tools import memory_tools
 from tools.context import ToolContext
-from tools.memory_tools import MODEL_TOOLS, UserMemory, could_not
+from tools.memory_tools import MODEL_TOOLS, could_not
 from tools.schema import Tool, ToolArgumentsError
+from tools.user_memory import UserMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

@@ -28,7 +28,7 @@ from tests import servers
 from tests.contract import NOW_MS, any_record, everything, make_entry, revision
 from tests.memory.faulty import FaultyBackend
 from tests.memory.unify import BY_HAND, unify
-from tools.memory_tools import normalise_key
+from tools.keys import normalise_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable

@@ -16,7 +16,8 @@ import pytest
 from memory import VALUE_MAX_BYTES, BackendUnavailableError, Hit, MemoryEntry, MemoryRejectedError, SearchResult
 from tests.tools.memories import SmallMemory
 from tools.context import ToolContext
-from tools.memory_tools import findings, most_alike, normalise_key
+from tools.keys import most_alike, normalise_key
+from tools.memory_tools import findings
 from tools.tool_manager import CALLS_MAX, ToolManager
 
 if TYPE_CHECKING:

@@ -1,0 +1,32 @@
+"""What one person says about another: it stays the speaker's, and is marked."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from tools.context import Origin
+
+_MENTION = re.compile(r"<@!?(\d{1,20})>")
+
+ABOUT = "about"
+"""The name, in a memory's metadata, of whom it is about beside the one who said it."""
+
+
+def about(information: str, speaker: str, origin: Origin | None) -> list[str]:
+    """Return the snowflakes of the others whom *information* names: by a mention, or by a name of those mentioned."""
+    folded = information.casefold()
+    named = _MENTION.findall(information)
+    for snowflake, name in origin.mentioned if origin is not None else ():
+        if name.strip() and re.search(rf"(?<!\w){re.escape(name.strip().casefold())}(?!\w)", folded):
+            named.append(snowflake)
+    return [snowflake for snowflake in dict.fromkeys(named) if snowflake != speaker]
+
+
+def is_hearsay(metadata: Mapping[str, Any]) -> bool:
+    """Return whether a memory with *metadata* is about somebody else than the one who said it."""
+    return bool(metadata.get(ABOUT))

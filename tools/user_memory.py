@@ -1,0 +1,430 @@
+"""What can be done with a person's memories, on behalf of whom the context names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
+
+from memory import EVERYWHERE, BackendUnavailableError, MemoryRejectedError, SearchResult
+from memory.deadline import Bounded
+from memory.limits import check_value
+from memory.model import Tombstone, UserTombstone, from_ms, user_hash_of
+from tools import past
+from tools.border import Admitted, admitted
+from tools.consent import CONSENT_KEY, PRIVACY, Consent, ConsentNeededError, answer, consent_of, told
+from tools.entries import live, readable, under
+from tools.export import export
+from tools.hearsay import ABOUT, about
+from tools.keys import most_alike, normalise_key, spellings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from memory import MemoryBackend, MemoryEntry, SharedMemory
+    from memory.shared import MemorySystem
+    from tools.context import ToolContext
+    from tools.past import Undone
+
+T = TypeVar("T")
+
+_TIDY_KEPT = 10_000
+_OTHERS = ("legacy", "import")
+_FIELDS = {"key": "information_type", "value": "information"}
+_LIMIT_MAX = 1_000
+
+
+class UserMemory:
+    """The memories of whoever the context names. Every method may raise what MemoryBackend's may.
+
+    Where a context needs consent, whatever writes (but forgets nothing) raises ConsentNeededError without a yes.
+
+    Args:
+        memory: None is the process-wide one, made from config.toml at the first use.
+    """
+
+    def __init__(self, memory: SharedMemory | None = None) -> None:
+        self._memory = memory
+        self._listeners: list[Callable[[str], None]] = []
+        self._tidy: OrderedDict[tuple[str, str], None] = OrderedDict()  # where no key was spelt otherwise
+        self._answering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def memory(self) -> SharedMemory:
+        if self._memory is None:
+            from memory import memory_backend
+
+            self._memory = memory_backend
+        return self._memory
+
+    def use(self, memory: SharedMemory | None) -> SharedMemory | None:
+        """Work on *memory* from now on; None is the process-wide one. Return what was worked on before."""
+        before, self._memory = self._memory, memory
+        self._tidy.clear()
+        return before
+
+    async def remember(self, context: ToolContext, information_type: str, information: str) -> Admitted:
+        """Remember *information* in place of what was there, and return what is kept: what nobody can see is not.
+
+        Raises:
+            ConsentNeededError: the person did not agree; nothing is kept.
+            MemoryRejectedError: also for a secret.
+        """
+        _check_scope(context.scope)
+        with _as_people_say():
+            check_value(information)
+        let_in = await admitted(information_type, information)
+        kept = replace(let_in, key=normalise_key(let_in.key))
+        await self._require_consent(context)
+        try:
+            await self._replace(context, kept.key, kept.value)
+        finally:
+            if context.needs_consent:
+                await self._take_back_if_refused(context, kept.key)
+        return kept
+
+    async def recall(self, context: ToolContext, query: str = "", limit: int = 10) -> SearchResult:
+        """Return the memories that match *query*, best first; the newest if it is empty; none without consent."""
+        if context.needs_consent and await self.consent(context) is not Consent.YES:
+            return SearchResult()
+        if context.audience is None:
+            return await self._all_but_settings(context, query, limit)
+        return await self._search(context, query, limit, context.audience - {PRIVACY})
+
+    async def own(self, context: ToolContext, query: str = "", limit: int = 10) -> SearchResult:
+        """Return what an explicit command of the person shows them of their memories, also without their consent.
+
+        Where nobody else sees the answer, those of every scope.
+        """
+        if context.audience is None or not context.private:
+            return await self.recall(replace(context, needs_consent=False), query, limit)
+        scopes = {entry.scope for entry in await live(self.memory, context.user_id)}
+        return await self._search(context, query, limit, frozenset(scopes | context.audience) - {PRIVACY})
+
+    async def elsewhere(self, context: ToolContext) -> int:
+        """Return how many of the person's memories may not be told here."""
+        audience = context.audience
+        if audience is None:
+            return 0
+        return sum(entry.scope not in audience for entry in await live(self.memory, context.user_id))
+
+    # Consent
+
+    async def consent(self, context: ToolContext) -> Consent:
+        """Return whether the person may be remembered; who needs no consent always may.
+
+        Raises:
+            BackendUnavailableError: nobody knows, which is no yes.
+        """
+        return await consent_of(self._store_of_all, context.user_id) if context.needs_consent else Consent.YES
+
+    async def agree(self, context: ToolContext) -> None:
+        """Note that the person agrees: from now on they may be remembered, and what is there may be recalled."""
+
+        async def work(system: MemorySystem) -> None:
+            await system.flagged.write([self._answer(context, Consent.YES, system)])
+
+        await self._alone(context.user_id, "store", work)
+
+    async def refuse(self, context: ToolContext) -> bool:
+        """Note that the person does not agree: from now on nothing is recalled or remembered.
+
+        What they had agreed to stays until they delete it; what was brought along before they were asked is erased.
+
+        Returns:
+            Whether anything was erased.
+        """
+
+        async def work(system: MemorySystem) -> bool:
+            no = self._answer(context, Consent.NO, system)
+            brought = False
+            if await consent_of(system.flagged, context.user_id) is Consent.UNASKED:
+                brought = await self._has_any(system, context.user_id)
+                await system.flagged.write([UserTombstone(user_hash_of(context.user_id)), no])
+            else:
+                await system.flagged.write([no])
+            return brought
+
+        return await self._alone(context.user_id, "store", work)
+
+    # What was before, and where it belongs
+
+    async def history(self, context: ToolContext, information_type: str) -> list[MemoryEntry]:
+        """Return what is remembered under *information_type* and was before, the newest first.
+
+        Of the scopes that may be read here; of all where nobody else sees the answer.
+
+        Raises:
+            UnifiedPathNeededError: the migration flag is off.
+        """
+        return await past.history(self.memory, context, information_type)
+
+    async def undo(self, context: ToolContext, information_type: str = "") -> Undone | None:
+        """Put back what was remembered before under *information_type*, or, without one, what was changed last here.
+
+        To undo twice is to undo nothing. What is forgotten stays forgotten, and no value leaves its scope.
+
+        Returns:
+            None: there is nothing before, nothing there, or it was changed in this moment.
+
+        Raises:
+            UnifiedPathNeededError: the migration flag is off.
+        """
+        await self._require_consent(context)
+        return await past.undo(self.memory, context, information_type)
+
+    async def why(self, context: ToolContext, information_type: str) -> list[MemoryEntry]:
+        """Return the entries under *information_type*, whose metadata say by whom, where and how they came.
+
+        Of the scopes that may be read here; of all where nobody else sees the answer.
+        """
+        return await past.why(self.memory, context, information_type)
+
+    async def move(self, context: ToolContext, information_type: str, scope: str) -> bool:
+        """Let what is remembered under *information_type* be told in *scope* from now on, and no longer where it was.
+
+        Args:
+            scope: EVERYWHERE, "dm", or where this is said.
+
+        Returns:
+            Whether there was anything to move.
+        """
+        _check_scope(scope)
+        if scope not in (EVERYWHERE, "dm", context.scope):
+            raise MemoryRejectedError("scope", "is not where this is said", "everywhere, dm or here")
+        key = normalise_key(information_type)
+        await self._require_consent(context)
+
+        async def work(system: MemorySystem) -> bool:
+            found = readable(context, under(key, await live(self.memory, context.user_id)))
+            if not found:
+                return False
+            now = found[0]
+            if now.scope == scope and now.key == key:
+                return True
+            moved = replace(now, key=key, scope=scope, updated_at=from_ms(system.flagged.clock.now_ms()), revision="")
+            left = [entry for entry in found if entry.scope == now.scope and (entry.scope, entry.key) != (scope, key)]
+            graves = [Tombstone(*entry.position) for entry in left]
+            await system.flagged.write([moved, *graves])
+            return True
+
+        return await self._alone(context.user_id, "store", work)
+
+    async def export(self, context: ToolContext) -> bytes:
+        """Return all that is remembered about the person as JSON; see tools/export.py."""
+        return await export(self.memory, context.user_id)
+
+    # Forgetting
+
+    async def forget(
+        self,
+        context: ToolContext,
+        information_type: str,
+        *,
+        only_if: str | None = None,
+        everywhere: bool = False,
+    ) -> bool:
+        """Forget what may be seen here under *information_type*; return whether there was anything.
+
+        Args:
+            only_if: forget only what still says exactly this.
+            everywhere: in every scope: for who is shown all of them and means what they see.
+        """
+        key = normalise_key(information_type)
+        scopes = context.scopes
+        if everywhere:
+            scopes |= {entry.scope for entry in under(key, await live(self.memory, context.user_id))}
+        forgotten = await asyncio.gather(
+            *(self._forget_in(scope, context.user_id, key, only_if) for scope in sorted(scopes - {PRIVACY}))
+        )
+        self._tell_forgotten(context.user_id)
+        return any(forgotten)
+
+    async def forget_everything(self, context: ToolContext) -> bool:
+        """Forget all about the person, in every scope, but whether they agreed; return whether there was anything."""
+        user_id = context.user_id
+
+        async def work(system: MemorySystem) -> bool:
+            answered = await system.flagged.retrieve(user_id, CONSENT_KEY, audience=frozenset({PRIVACY}))
+            if answered is None:
+                return await system.flagged.delete(user_id)
+            had = await self._has_any(system, user_id)
+            await system.flagged.write([UserTombstone(user_hash_of(user_id)), replace(answered, revision="")])
+            return had
+
+        return await self._alone(user_id, "delete", work)
+
+    def on_forget(self, listener: Callable[[str], None]) -> None:
+        """Call *listener* with the user whenever something of theirs is forgotten: what was derived must go, too."""
+        self._listeners.append(listener)
+
+    async def erase(self, context: ToolContext, tell: str = "") -> Any:
+        """Erase the person everywhere; see SharedMemory.erase."""
+        raise NotImplementedError
+
+    async def nearest_keys(self, context: ToolContext, information_type: str, *, limit: int = 1) -> list[str]:
+        """Return the keys in use that are most like *information_type*, best first."""
+        wanted = normalise_key(information_type)
+        if context.audience is None:
+            kept = [entry.key for entry in await live(self.memory, context.user_id)]
+        else:
+            kept = list(await self._store_of_all.get_all(context.user_id, audience=context.audience - {PRIVACY}))
+        return await asyncio.to_thread(most_alike, wanted, kept, limit)
+
+    @property
+    def _store_of_all(self) -> MemoryBackend:
+        return self.memory.by_flag
+
+    def _tell_forgotten(self, user_id: str) -> None:
+        for listener in self._listeners:
+            listener(user_id)
+
+    async def _search(
+        self, context: ToolContext, query: str, limit: int, audience: frozenset[str] | None
+    ) -> SearchResult:
+        return await self._store_of_all.search(context.user_id, query, limit, audience=audience, name=context.name)
+
+    async def _all_but_settings(self, context: ToolContext, query: str, limit: int) -> SearchResult:
+        """Search in all scopes, as the operator may, but for the one that holds no memories."""
+        found = await self._search(context, query, min(limit + 1, _LIMIT_MAX) if limit > 0 else limit, None)
+        hits = [hit for hit in found.hits if told([hit.entry])]
+        others = len(hits) + found.cut
+        if found.cut and len(hits) == len(found.hits):  # one that is cut off may be a setting
+            others -= len(await self._search(context, query, 1, frozenset({PRIVACY})))
+        shown = tuple(hits[:limit])
+        return replace(found, hits=shown, cut=others - len(shown))
+
+    async def _require_consent(self, context: ToolContext) -> None:
+        state = await self.consent(context)
+        if state is not Consent.YES:
+            raise ConsentNeededError(state)
+
+    async def _take_back_if_refused(self, context: ToolContext, key: str) -> None:
+        """Take back what was remembered while the person took back their consent, in whatever process.
+
+        Raises:
+            ConsentNeededError: they did.
+        """
+        state = await self.consent(context)
+        if state is Consent.YES:
+            return
+        user_id, scope = context.user_id, context.scope
+        if state is Consent.UNASKED:  # all about them was erased
+            await self.erase(context)
+        else:
+            now = await self._store_of_all.retrieve(user_id, key, audience=frozenset({scope}))
+            before = None if now is None else await past.value_before(self.memory, now)
+            if now is None or before is None:
+                await self._store_of_all.delete(user_id, key, scope=scope)
+            else:
+                await past.put_instead(self.memory, now, before.value, dict(before.metadata))
+        raise ConsentNeededError(state)
+
+    def _answer(self, context: ToolContext, state: Consent, system: MemorySystem) -> MemoryEntry:
+        now = from_ms(system.flagged.clock.now_ms())
+        metadata: dict[str, Any] = {
+            name: context.metadata[name] for name in ("how", "link") if name in context.metadata
+        }
+        return replace(answer(context.user_id, state), metadata=metadata, created_at=now, updated_at=now)
+
+    async def _has_any(self, system: MemorySystem, user_id: str) -> bool:
+        """Return whether anything is remembered: of settings there is one at the most."""
+        return bool(told(await system.flagged.search(user_id, limit=2)))
+
+    async def _alone(self, user_id: str, operation: str, work: Callable[[MemorySystem], Awaitable[T]]) -> T:
+        """Do *work*, which changes what stands about consent or goes by it, while nothing else does for this person."""
+
+        async def there(system: MemorySystem) -> T:
+            lock = self._answering.setdefault(user_id, asyncio.Lock())
+            with Bounded("memory", operation, self.memory.deadline_s):
+                async with lock:
+                    return await work(system)
+
+        self._tell_forgotten(user_id)
+        try:
+            return await self.memory.on_loop(operation, there)
+        finally:
+            self._tell_forgotten(user_id)
+
+    async def _replace(self, context: ToolContext, key: str, information: str) -> None:
+        deadline = asyncio.get_running_loop().time() + self.memory.deadline_s
+        stored, *replaced = await asyncio.gather(
+            self._store(context, key, information),
+            self._other_spellings(context.user_id, context.scope, key),
+            self._brought_along(context, key),
+            return_exceptions=True,
+        )
+        if isinstance(stored, BaseException):
+            raise stored
+        for scope, spellings in zip((context.scope, EVERYWHERE), replaced, strict=True):
+            if isinstance(spellings, BaseException):
+                if not isinstance(spellings, BackendUnavailableError):
+                    raise spellings
+            elif spellings:
+                with suppress(BackendUnavailableError, TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await self._delete(context.user_id, scope, spellings)
+
+    async def _store(self, context: ToolContext, key: str, information: str) -> None:
+        others = about(information, context.user_id, context.origin)
+        metadata = context.metadata | {ABOUT: others} if others else context.metadata
+        with _as_people_say():
+            await self._store_of_all.store(context.user_id, key, information, metadata, scope=context.scope)
+
+    async def _forget_in(self, scope: str, user_id: str, key: str, only_if: str | None) -> bool:
+        kept = await self._store_of_all.get_all(user_id, audience=frozenset({scope}))
+        spellings = {name for name, other in (await asyncio.to_thread(spellings_of, kept)).items() if other == key}
+        if only_if is not None:
+            spellings = {name for name in spellings if kept[name] == only_if}
+        else:
+            spellings.add(key)  # a store that is silent now may hold it
+        return await self._delete(user_id, scope, sorted(spellings))
+
+    async def _delete(self, user_id: str, scope: str, keys: list[str]) -> bool:
+        return any(await asyncio.gather(*(self._store_of_all.delete(user_id, key, scope=scope) for key in keys)))
+
+    async def _other_spellings(self, user_id: str, scope: str, key: str) -> list[str]:
+        """Return the other spellings of *key* that another program may have stored.
+
+        We write one spelling, so a place where there was no other is not looked through again.
+        """
+        place = (user_id, scope)
+        if place in self._tidy:
+            return []
+        kept = await self._store_of_all.get_all(user_id, audience=frozenset({scope}))
+        spellings = await asyncio.to_thread(spellings_of, kept)
+        if all(name == other for name, other in spellings.items()):
+            self._tidy[place] = None
+            if len(self._tidy) > _TIDY_KEPT:
+                self._tidy.popitem(last=False)
+        return [name for name, other in spellings.items() if other == key != name]
+
+    async def _brought_along(self, context: ToolContext, key: str) -> list[str]:
+        """Return under which spellings *key* came from another program, which knew no scopes.
+
+        What the person says now takes its place, wherever they say it, as it did there.
+        """
+        if context.scope == EVERYWHERE:
+            return []
+        names = [key, *await self._other_spellings(context.user_id, EVERYWHERE, key)]
+        there = frozenset({EVERYWHERE})
+        entries = [await self._store_of_all.retrieve(context.user_id, name, audience=there) for name in names]
+        return [entry.key for entry in entries if entry is not None and entry.metadata.get("source") in _OTHERS]
+
+
+@contextmanager
+def _as_people_say() -> Iterator[None]:
+    """Let errors call the fields as the tools do."""
+    try:
+        yield
+    except MemoryRejectedError as exc:
+        raise MemoryRejectedError(_FIELDS.get(exc.field, exc.field), exc.problem, exc.limit) from exc
+
+
+def _check_scope(scope: str) -> None:
+    """Raise MemoryRejectedError where no memory may be."""
+    if scope == PRIVACY:
+        raise MemoryRejectedError("scope", "is kept for settings", "any other")
