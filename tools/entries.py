@@ -40,7 +40,7 @@ async def live(memory: SharedMemory, user_id: str) -> list[MemoryEntry]:
 
 async def earlier(memory: SharedMemory, user_id: str) -> list[MemoryEntry]:
     """Return the values before of what is remembered about *user_id*, the newest first."""
-    return newest_first(told(await memory.on_loop("read the history", lambda system: system.unified.past(user_id))))
+    return newest_first(told(await memory.past(user_id)))
 
 
 def newest_first(entries: Iterable[MemoryEntry]) -> list[MemoryEntry]:

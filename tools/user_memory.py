@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING
 
-from memory import EVERYWHERE, BackendUnavailableError, MemoryRejectedError, SearchResult
-from memory.deadline import Bounded
+from memory import EVERYWHERE, MemoryRejectedError, SearchResult
 from memory.limits import check_value
-from memory.model import Tombstone, UserTombstone, from_ms, user_hash_of
+from memory.model import Tombstone, UserTombstone, from_ms
 from tools import past
 from tools.border import Admitted, admitted
-from tools.consent import CONSENT_KEY, PRIVACY, Consent, ConsentNeededError, answer, consent_of, told
+from tools.consent import PRIVACY, Answers, Consent, ConsentNeededError, consent_of, told
 from tools.entries import live, readable, under
 from tools.export import export
 from tools.hearsay import ABOUT, about
-from tools.keys import most_alike, normalise_key, spellings_of
+from tools.keys import most_alike, normalise_key
+from tools.one_spelling import OneSpelling
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from memory import MemoryBackend, MemoryEntry, SharedMemory
+    from memory import MemoryBackend, MemoryEntry, Receipt, SharedMemory
     from memory.shared import MemorySystem
     from tools.context import ToolContext
     from tools.past import Undone
 
-T = TypeVar("T")
-
-_TIDY_KEPT = 10_000
-_OTHERS = ("legacy", "import")
 _FIELDS = {"key": "information_type", "value": "information"}
 _LIMIT_MAX = 1_000
 
@@ -49,8 +43,8 @@ class UserMemory:
     def __init__(self, memory: SharedMemory | None = None) -> None:
         self._memory = memory
         self._listeners: list[Callable[[str], None]] = []
-        self._tidy: OrderedDict[tuple[str, str], None] = OrderedDict()  # where no key was spelt otherwise
-        self._answering: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._spelling = OneSpelling(lambda: self.memory)
+        self._answers = Answers(lambda: self.memory)
 
     @property
     def memory(self) -> SharedMemory:
@@ -63,7 +57,7 @@ class UserMemory:
     def use(self, memory: SharedMemory | None) -> SharedMemory | None:
         """Work on *memory* from now on; None is the process-wide one. Return what was worked on before."""
         before, self._memory = self._memory, memory
-        self._tidy.clear()
+        self._spelling.start_afresh()
         return before
 
     async def remember(self, context: ToolContext, information_type: str, information: str) -> Admitted:
@@ -79,8 +73,11 @@ class UserMemory:
         let_in = await admitted(information_type, information)
         kept = replace(let_in, key=normalise_key(let_in.key))
         await self._require_consent(context)
+        others = about(kept.value, context.user_id, context.origin)
+        metadata = context.metadata | {ABOUT: others} if others else context.metadata
         try:
-            await self._replace(context, kept.key, kept.value)
+            with _as_people_say():
+                await self._spelling.store(context.user_id, context.scope, kept.key, kept.value, metadata)
         finally:
             if context.needs_consent:
                 await self._take_back_if_refused(context, kept.key)
@@ -123,11 +120,7 @@ class UserMemory:
 
     async def agree(self, context: ToolContext) -> None:
         """Note that the person agrees: from now on they may be remembered, and what is there may be recalled."""
-
-        async def work(system: MemorySystem) -> None:
-            await system.flagged.write([self._answer(context, Consent.YES, system)])
-
-        await self._alone(context.user_id, "store", work)
+        await self._answers.give(context, Consent.YES)
 
     async def refuse(self, context: ToolContext) -> bool:
         """Note that the person does not agree: from now on nothing is recalled or remembered.
@@ -137,18 +130,8 @@ class UserMemory:
         Returns:
             Whether anything was erased.
         """
-
-        async def work(system: MemorySystem) -> bool:
-            no = self._answer(context, Consent.NO, system)
-            brought = False
-            if await consent_of(system.flagged, context.user_id) is Consent.UNASKED:
-                brought = await self._has_any(system, context.user_id)
-                await system.flagged.write([UserTombstone(user_hash_of(context.user_id)), no])
-            else:
-                await system.flagged.write([no])
-            return brought
-
-        return await self._alone(context.user_id, "store", work)
+        with self._forgetting(context.user_id):
+            return await self._answers.give(context, Consent.NO)
 
     # What was before, and where it belongs
 
@@ -211,7 +194,8 @@ class UserMemory:
             await system.flagged.write([moved, *graves])
             return True
 
-        return await self._alone(context.user_id, "store", work)
+        with self._forgetting(context.user_id):
+            return await self._answers.alone(context.user_id, "store", work)
 
     async def export(self, context: ToolContext) -> bytes:
         """Return all that is remembered about the person as JSON; see tools/export.py."""
@@ -238,32 +222,28 @@ class UserMemory:
         if everywhere:
             scopes |= {entry.scope for entry in under(key, await live(self.memory, context.user_id))}
         forgotten = await asyncio.gather(
-            *(self._forget_in(scope, context.user_id, key, only_if) for scope in sorted(scopes - {PRIVACY}))
+            *(self._spelling.forget(context.user_id, scope, key, only_if) for scope in sorted(scopes - {PRIVACY}))
         )
         self._tell_forgotten(context.user_id)
         return any(forgotten)
 
     async def forget_everything(self, context: ToolContext) -> bool:
-        """Forget all about the person, in every scope, but whether they agreed; return whether there was anything."""
-        user_id = context.user_id
-
-        async def work(system: MemorySystem) -> bool:
-            answered = await system.flagged.retrieve(user_id, CONSENT_KEY, audience=frozenset({PRIVACY}))
-            if answered is None:
-                return await system.flagged.delete(user_id)
-            had = await self._has_any(system, user_id)
-            await system.flagged.write([UserTombstone(user_hash_of(user_id)), replace(answered, revision="")])
-            return had
-
-        return await self._alone(user_id, "delete", work)
+        """Forget all about the person, in every scope, but what they answered; return whether there was anything."""
+        with self._forgetting(context.user_id):
+            return await self._answers.clear(context.user_id)
 
     def on_forget(self, listener: Callable[[str], None]) -> None:
         """Call *listener* with the user whenever something of theirs is forgotten: what was derived must go, too."""
         self._listeners.append(listener)
 
-    async def erase(self, context: ToolContext, tell: str = "") -> Any:
-        """Erase the person everywhere; see SharedMemory.erase."""
-        raise NotImplementedError
+    async def erase(self, context: ToolContext, tell: str = "") -> Receipt:
+        """Erase all of the person everywhere, also what they answered; see SharedMemory.erase.
+
+        Args:
+            tell: where to say that it is complete, if something is pending.
+        """
+        with self._forgetting(context.user_id):
+            return await self._answers.erase(context.user_id, tell)
 
     async def nearest_keys(self, context: ToolContext, information_type: str, *, limit: int = 1) -> list[str]:
         """Return the keys in use that are most like *information_type*, best first."""
@@ -281,6 +261,15 @@ class UserMemory:
     def _tell_forgotten(self, user_id: str) -> None:
         for listener in self._listeners:
             listener(user_id)
+
+    @contextmanager
+    def _forgetting(self, user_id: str) -> Iterator[None]:
+        """Nothing derived of what is forgotten inside is there before, nor after."""
+        self._tell_forgotten(user_id)
+        try:
+            yield
+        finally:
+            self._tell_forgotten(user_id)
 
     async def _search(
         self, context: ToolContext, query: str, limit: int, audience: frozenset[str] | None
@@ -312,8 +301,8 @@ class UserMemory:
         if state is Consent.YES:
             return
         user_id, scope = context.user_id, context.scope
-        if state is Consent.UNASKED:  # all about them was erased
-            await self.erase(context)
+        if state is Consent.UNASKED and await self._was_erased(user_id):
+            await self.erase(context)  # else the key's tombstone would keep their id
         else:
             now = await self._store_of_all.retrieve(user_id, key, audience=frozenset({scope}))
             before = None if now is None else await past.value_before(self.memory, now)
@@ -323,96 +312,9 @@ class UserMemory:
                 await past.put_instead(self.memory, now, before.value, dict(before.metadata))
         raise ConsentNeededError(state)
 
-    def _answer(self, context: ToolContext, state: Consent, system: MemorySystem) -> MemoryEntry:
-        now = from_ms(system.flagged.clock.now_ms())
-        metadata: dict[str, Any] = {
-            name: context.metadata[name] for name in ("how", "link") if name in context.metadata
-        }
-        return replace(answer(context.user_id, state), metadata=metadata, created_at=now, updated_at=now)
-
-    async def _has_any(self, system: MemorySystem, user_id: str) -> bool:
-        """Return whether anything is remembered: of settings there is one at the most."""
-        return bool(told(await system.flagged.search(user_id, limit=2)))
-
-    async def _alone(self, user_id: str, operation: str, work: Callable[[MemorySystem], Awaitable[T]]) -> T:
-        """Do *work*, which changes what stands about consent or goes by it, while nothing else does for this person."""
-
-        async def there(system: MemorySystem) -> T:
-            lock = self._answering.setdefault(user_id, asyncio.Lock())
-            with Bounded("memory", operation, self.memory.deadline_s):
-                async with lock:
-                    return await work(system)
-
-        self._tell_forgotten(user_id)
-        try:
-            return await self.memory.on_loop(operation, there)
-        finally:
-            self._tell_forgotten(user_id)
-
-    async def _replace(self, context: ToolContext, key: str, information: str) -> None:
-        deadline = asyncio.get_running_loop().time() + self.memory.deadline_s
-        stored, *replaced = await asyncio.gather(
-            self._store(context, key, information),
-            self._other_spellings(context.user_id, context.scope, key),
-            self._brought_along(context, key),
-            return_exceptions=True,
-        )
-        if isinstance(stored, BaseException):
-            raise stored
-        for scope, spellings in zip((context.scope, EVERYWHERE), replaced, strict=True):
-            if isinstance(spellings, BaseException):
-                if not isinstance(spellings, BackendUnavailableError):
-                    raise spellings
-            elif spellings:
-                with suppress(BackendUnavailableError, TimeoutError):
-                    async with asyncio.timeout_at(deadline):
-                        await self._delete(context.user_id, scope, spellings)
-
-    async def _store(self, context: ToolContext, key: str, information: str) -> None:
-        others = about(information, context.user_id, context.origin)
-        metadata = context.metadata | {ABOUT: others} if others else context.metadata
-        with _as_people_say():
-            await self._store_of_all.store(context.user_id, key, information, metadata, scope=context.scope)
-
-    async def _forget_in(self, scope: str, user_id: str, key: str, only_if: str | None) -> bool:
-        kept = await self._store_of_all.get_all(user_id, audience=frozenset({scope}))
-        spellings = {name for name, other in (await asyncio.to_thread(spellings_of, kept)).items() if other == key}
-        if only_if is not None:
-            spellings = {name for name in spellings if kept[name] == only_if}
-        else:
-            spellings.add(key)  # a store that is silent now may hold it
-        return await self._delete(user_id, scope, sorted(spellings))
-
-    async def _delete(self, user_id: str, scope: str, keys: list[str]) -> bool:
-        return any(await asyncio.gather(*(self._store_of_all.delete(user_id, key, scope=scope) for key in keys)))
-
-    async def _other_spellings(self, user_id: str, scope: str, key: str) -> list[str]:
-        """Return the other spellings of *key* that another program may have stored.
-
-        We write one spelling, so a place where there was no other is not looked through again.
-        """
-        place = (user_id, scope)
-        if place in self._tidy:
-            return []
-        kept = await self._store_of_all.get_all(user_id, audience=frozenset({scope}))
-        spellings = await asyncio.to_thread(spellings_of, kept)
-        if all(name == other for name, other in spellings.items()):
-            self._tidy[place] = None
-            if len(self._tidy) > _TIDY_KEPT:
-                self._tidy.popitem(last=False)
-        return [name for name, other in spellings.items() if other == key != name]
-
-    async def _brought_along(self, context: ToolContext, key: str) -> list[str]:
-        """Return under which spellings *key* came from another program, which knew no scopes.
-
-        What the person says now takes its place, wherever they say it, as it did there.
-        """
-        if context.scope == EVERYWHERE:
-            return []
-        names = [key, *await self._other_spellings(context.user_id, EVERYWHERE, key)]
-        there = frozenset({EVERYWHERE})
-        entries = [await self._store_of_all.retrieve(context.user_id, name, audience=there) for name in names]
-        return [entry.key for entry in entries if entry is not None and entry.metadata.get("source") in _OTHERS]
+    async def _was_erased(self, user_id: str) -> bool:
+        page = await self._store_of_all.scan(user_id, limit=1)
+        return any(isinstance(record, UserTombstone) for record in page.records)
 
 
 @contextmanager
