@@ -24,7 +24,9 @@ from llm.conversation import (
 from llm.endpoint import Draft, Endpoint, ModelError, ModelSetupError, ToolCall
 from llm.written_calls import calls_in, looks_like_a_call
 from memory import QUERY_MAX, BackendUnavailableError
+from tools.consent import Consent
 from tools.context import EchoGuard
+from tools.hearsay import HEARSAY, is_hearsay
 
 if TYPE_CHECKING:
     from memory import MemoryEntry
@@ -42,6 +44,12 @@ stands there and in this conversation: if it does not, say so.
 When that person tells you something lasting about themselves, or asks you to remember it, store it with the tool before
 you say that you will remember it. Look up what you do not know before you say that you do not know it.
 Answer in a few sentences of plain text.
+""".strip()
+
+UNCONSENTED = """
+Nothing is remembered about {person}, who has not agreed to that: you know nothing of them but what stands in this
+conversation, and the tools keep and find nothing for them. Do not say or promise that you remember or will remember
+anything about them. If they want you to, tell them that they must agree first, which the privacy command asks them for.
 """.strip()
 
 TOO_SLOW = "Sorry, my language model did not answer in time. Please try again in a moment."
@@ -172,12 +180,14 @@ class Assistant:
         user_id = incoming.context.user_id
         drops = conversation.drops_of(user_id)
         echo = EchoGuard(incoming.text, conversation.recalled_of(user_id))
-        block, shown = await self._memories(incoming, conversation, echo)
+        state, block, shown = await self._memories(incoming, conversation, echo)
         asked = _asked(incoming, conversation)
         news = [Line("user", block, user_id, private=True), asked] if block else [asked]
         history = conversation.for_user(user_id)
         person = f"{plain_name(incoming.author_name)} #{conversation.number_of(user_id)}"
         rules = RULES.format(person=person, mark=conversation.mark_of(user_id))
+        if state is not Consent.YES:
+            rules += "\n" + UNCONSENTED.format(person=person)
         messages = [
             {"role": "system", "content": f"{self.settings.persona}\n\n{rules}"},
             *as_messages([*history, *news]),
@@ -197,22 +207,26 @@ class Assistant:
 
     async def _memories(
         self, incoming: Incoming, conversation: Conversation, echo: EchoGuard
-    ) -> tuple[str, list[MemoryEntry]]:
-        """Return the block of the author's memories that are new here, and what it shows."""
+    ) -> tuple[Consent, str, list[MemoryEntry]]:
+        """Return whether the author may be remembered, the block of their memories that are new here, what it shows."""
         context = incoming.context
         try:
             found = await self._tools.recall(context, incoming.text[:QUERY_MAX], _CANDIDATES)
             newest = not found
             if newest:
+                state = await self._tools.consent(context)
+                if state is not Consent.YES:
+                    return state, "", []
                 found = await self._tools.recall(context, "", _NEWEST)
         except BackendUnavailableError:
-            return NO_MEMORY, []
+            return Consent.YES, NO_MEMORY, []  # nobody knows, and the block says that nothing is known
         echo.recalled(found)
         new = within_budget(conversation.new_to(context.user_id, found), self.settings.memory_tokens)
         if not new:
-            return "", []
+            return Consent.YES, "", []
         mark = conversation.mark_of(context.user_id)
-        return memory_block(new, incoming.author_name, mark=mark, newest=newest), new
+        said = [_marked(entry) for entry in new]
+        return Consent.YES, memory_block(said, incoming.author_name, mark=mark, newest=newest), new
 
     def _note(self, exc: ModelError) -> None:
         told, self.trouble = self.trouble, str(exc)
@@ -304,6 +318,11 @@ def whole(text: str) -> str:
 def _asked(incoming: Incoming, conversation: Conversation) -> Line:
     user_id = incoming.context.user_id
     return Line("user", said_by(incoming.author_name, conversation.number_of(user_id), incoming.text), user_id)
+
+
+def _marked(entry: MemoryEntry) -> MemoryEntry:
+    """Return *entry*, marked if it is about somebody else than the person who said it."""
+    return replace(entry, value=f"{entry.value} {HEARSAY}") if is_hearsay(entry.metadata) else entry
 
 
 def _bare(text: str) -> str:

@@ -16,6 +16,9 @@ _MENTION = re.compile(r"<@!?(\d{1,20})>")
 ABOUT = "about"
 """The name, in a memory's metadata, of whom it is about beside the one who said it."""
 
+HEARSAY = "(hearsay: said by them about somebody else)"
+"""Stands behind such a memory wherever a model is shown it."""
+
 
 def about(information: str, speaker: str, origin: Origin | None) -> list[str]:
     """Return the snowflakes of the others whom *information* names: by a mention, or by a name of those mentioned."""

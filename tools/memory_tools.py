@@ -9,7 +9,7 @@ from pydantic import Field
 from memory import KEY_MAX, VALUE_MAX_BYTES, BackendUnavailableError, MemoryRejectedError
 from tools.consent import Consent, ConsentNeededError
 from tools.context import ToolContext  # noqa: TC001 - tools/schema.py reads the annotations
-from tools.hearsay import is_hearsay
+from tools.hearsay import HEARSAY, is_hearsay
 from tools.keys import normalise_key
 from tools.user_memory import UserMemory  # noqa: TC001 - the same
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 _VALUE_SHOWN = 1_000
 _QUERY_MAX = 4_096
-
-HEARSAY = "(hearsay: said by them about somebody else)"
-"""Stands behind a memory that is about another than the one who said it."""
 
 
 async def remember_user_info(

@@ -171,6 +171,58 @@ async def test_only_what_is_new_since_the_last_turn_is_sent_again(talk: Talk) ->
     assert '"said": "red"' in talk.asked(2)[-1]["content"]
 
 
+# Consent
+
+
+async def test_without_consent_nothing_is_recalled_or_kept_and_the_model_is_told_so(talk: Talk) -> None:
+    await talk.small.shared.store("ana", "city", "Oslo", {"source": "legacy"})
+    asked: list[bool] = []
+    ana = ToolContext("ana", "dm", frozenset({"", "dm"}), needs_consent=True, unasked=lambda: asked.append(True))
+    talk.model.script(
+        turn(call(REMEMBER, {"information_type": "pet", "information": "Rex"}), call(SEARCH, {"query": "city"})),
+        say("I keep nothing yet."),
+        say("Oslo."),
+    )
+
+    said = await talk.assistant.answer(Incoming(ana, "dm-ana", "ana", "my dog is Rex, and in which city do I live?"))
+
+    assert said == "I keep nothing yet."
+    assert asked == [True]
+    assert "Oslo" not in str(talk.model.requests)
+    assert words.UNCONSENTED.format(person="ana #1") in talk.asked(0)[0]["content"]
+    assert talk.model.requests[0]["tools"]
+    assert await talk.kept("ana") == {"city": "Oslo"}
+
+    await talk.tools.agree(ana)
+    await talk.assistant.answer(Incoming(ana, "dm-ana", "ana", "and now, in which city do I live?"))
+
+    assert "Oslo" in str(talk.asked()[1:])
+    assert "has not agreed" not in talk.asked()[0]["content"]
+
+
+async def test_after_an_opt_out_what_was_recalled_is_gone_from_the_conversation(talk: Talk) -> None:
+    ana = ToolContext("ana", "dm", frozenset({"", "dm"}), needs_consent=True)
+    await talk.tools.agree(ana)
+    await talk.tools.remember(ana, "city", "Oslo")
+    talk.model.script(say("In Oslo."), say("I do not know."))
+    await talk.assistant.answer(Incoming(ana, "dm-ana", "ana", "in which city do I live?"))
+    assert "Oslo" in str(talk.asked())
+
+    await talk.tools.refuse(ana)
+    await talk.assistant.answer(Incoming(ana, "dm-ana", "ana", "in which city do I live?"))
+
+    assert "Oslo" not in str(talk.asked())
+
+
+async def test_a_block_marks_what_is_about_somebody_else(talk: Talk) -> None:
+    await talk.tools.remember(ToolContext("you", "dm", frozenset({"", "dm"})), "gossip", "<@2> likes tea")
+    talk.model.script(say("Hm."))
+
+    await talk.say("any gossip?")
+
+    assert "<@2> likes tea (hearsay: said by them about somebody else)" in str(talk.asked())
+
+
 async def test_what_fell_out_of_the_history_is_sent_again(model: LoopbackModel, small: SmallMemory) -> None:
     talk = Talk(model, small, history_lines=3)
     await small.shared.store("you", "favorite_color", "blue", scope="dm")
