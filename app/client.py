@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import discord
 from discord.ext import commands
 
-from cogs.access import may_command
+from cogs.access import is_person, may_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class MemoryBot(commands.Bot):
         """Return whether a message may be a command at all: never one that the bot itself sent."""
         if self.services.speech.is_ours(message):
             return False
-        if message.author.bot:
+        if not is_person(message):
             return False
         # On a user account its human types in other clients, as the same author as the bot.
         return may_command(self.services.policy, message, me_id=None if self._me.bot else self._me.id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from discord.ext import commands
 
 from memory import EVERYWHERE
-from tools.context import ToolContext
+from tools.context import Origin, ToolContext
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _NAME_MAX = 100
+_MENTIONED_MAX = 20
 
 
 def is_answered(policy: ChatPolicy, author_id: int, *, channel_ids: Collection[int], in_guild: bool) -> bool:
@@ -63,6 +64,13 @@ async def is_owner(bot: commands.Bot, user: discord.User | discord.Member) -> bo
     return await bot.is_owner(user)  # type: ignore[arg-type]  # asks for the application's owner
 
 
+async def by_owner(ctx: commands.Context[Any]) -> bool:
+    """Check of a command: raise NotOwner unless the owner gives it."""
+    if not await is_owner(ctx.bot, ctx.author):
+        raise commands.NotOwner("only the owner may do that")
+    return True
+
+
 async def may_use(ctx: commands.Context[Any], command: commands.Command[Any, ..., Any]) -> bool:
     """Return whether whoever asks may give *command*, and is told that there is such a thing.
 
@@ -91,16 +99,61 @@ async def usable(
     return found
 
 
-def context_of(ctx: commands.Context[Any]) -> ToolContext:
+async def context_of(ctx: commands.Context[Any]) -> ToolContext:
     """Return what whoever gives a command may do with memories."""
-    return context_of_message(ctx.message)
+    return await context_for(ctx.bot, ctx.message)
 
 
-def context_of_message(message: discord.Message) -> ToolContext:
-    """Return what the author of a message may do with memories: what is said here stays here."""
+async def context_for(bot: commands.Bot, message: discord.Message, *, how: str = "command") -> ToolContext:
+    """Return what the author of *message* may do with memories; the bot's own account needs nobody's consent.
+
+    Args:
+        how: "command", or "tool" where a language model acts for the author.
+    """
+    me_id = bot.user.id if bot.user is not None else 0
+    trusted = message.author.id == me_id or await is_owner(bot, message.author)
+    return context_of_message(message, how=how, needs_consent=not trusted, me_id=me_id)
+
+
+def context_of_message(
+    message: discord.Message, *, how: str = "command", needs_consent: bool = True, me_id: int = 0
+) -> ToolContext:
+    """Return what the author of a message may do with memories: what is said here stays here.
+
+    Who that is, is the id of the message's author, and nothing that anybody can write.
+    """
     scope = scope_of(message)
-    name = message.author.display_name.encode(errors="replace").decode()[:_NAME_MAX]  # half a character is refused
-    return ToolContext(str(message.author.id), scope, frozenset({EVERYWHERE, scope}), name)
+    speaker = str(message.author.id)
+    origin = Origin(speaker, how, scope, str(message.channel.id), message.jump_url, _mentioned(message, me_id))
+    return ToolContext(
+        speaker,
+        scope,
+        frozenset({EVERYWHERE, scope}),
+        _name(message.author),
+        origin=origin,
+        needs_consent=needs_consent,
+        private=is_private(message.channel),
+    )
+
+
+def _mentioned(message: discord.Message, me_id: int) -> tuple[tuple[str, str], ...]:
+    """Return who else is mentioned, beside the bot that is addressed: what is said of them is hearsay."""
+    others = [person for person in message.mentions if person.id not in (message.author.id, me_id)]
+    return tuple((str(person.id), _name(person)) for person in others[:_MENTIONED_MAX])
+
+
+def _name(person: discord.User | discord.Member) -> str:
+    return person.display_name.encode(errors="replace").decode()[:_NAME_MAX]  # half a character is refused
+
+
+def is_private(channel: object) -> bool:
+    """Return whether one person alone reads what is said in *channel*; what is not known to be a DM is none."""
+    return str(getattr(channel, "type", "")) == "private"
+
+
+def is_person(message: discord.Message) -> bool:
+    """Return whether a person wrote *message*: no bot, and no webhook, which may take anybody's name."""
+    return not message.author.bot and message.webhook_id is None
 
 
 def scope_of(message: discord.Message) -> str:

@@ -17,7 +17,8 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from cogs.access import context_of_message, scope_of
+from cogs.access import context_for, scope_of
+from cogs.consent import desk_of
 from cogs.stretches import Stretches
 from llm.assistant import TOO_SLOW, Incoming
 
@@ -130,6 +131,7 @@ class ChatCog(commands.Cog, name="Chat"):
         self._speech = services.speech
         self._policy = services.policy
         self._assistant = assistant
+        self._desk = desk_of(bot, services.tools, services.speech)
         self._limits = Limits()
         self._told = Told()
         self._stretches = Stretches()
@@ -151,19 +153,24 @@ class ChatCog(commands.Cog, name="Chat"):
         text = self._without_mention(message)
         if not text:
             return
-        incoming = self._incoming(message, text)
+        incoming, wants_consent = await self._incoming(message, text)
         turns = self._turns_in(message.channel.id)
         refusal = self._refusal(message, turns)
         if refusal is None:
             await self._answer(message, incoming, turns)
+            if wants_consent.is_set():
+                await self._desk.invite(message, incoming.context, self._policy.prefix)
         elif refusal:
             await self._speech.say(message.channel, refusal, reply_to=message)
 
-    def _incoming(self, message: discord.Message, text: str) -> Incoming:
+    async def _incoming(self, message: discord.Message, text: str) -> tuple[Incoming, asyncio.Event]:
+        """Return what the assistant is told, and what tells that its author is to be asked for consent."""
         at = message.created_at.timestamp()
         session = self._stretches.session_of(message.channel.id, message.author.id, at)
-        context = replace(context_of_message(message), session=session, at=at)
-        return Incoming(context, str(message.channel.id), message.author.display_name, text)
+        wants_consent = asyncio.Event()
+        context = await context_for(self._bot, message, how="tool")
+        context = replace(context, session=session, at=at, unasked=wants_consent.set)
+        return Incoming(context, str(message.channel.id), message.author.display_name, text), wants_consent
 
     async def _answer(self, message: discord.Message, incoming: Incoming, turns: _Turns) -> None:
         """Answer *message* within the deadline, which runs from now: waiting for others is waiting, too."""

@@ -11,45 +11,49 @@ from typing import TYPE_CHECKING, Any
 
 from discord.ext import commands
 
-from cogs import render
-from cogs.access import context_of, is_owner, may_command
-from cogs.plugin import Host, speech_of
-from cogs.text import split_options, split_type, unquote
+from cogs import render, render_privacy
+from cogs.access import by_owner, context_of, is_person, may_command, usable
+from cogs.consent import desk_of
+from cogs.options import split_last, split_place
+from cogs.plugin import Host, server_name, speech_of
+from cogs.questions import Answer, Questions
+from cogs.text import ArgumentError, split_options, split_type, unquote
 from cogs.trouble import answer_error
-from memory import BackendUnavailableError, SearchResult
+from memory import EVERYWHERE, BackendUnavailableError, SearchResult
+from tools.consent import Consent, ConsentNeededError
+from tools.context import ToolContext
 from tools.keys import normalise_key
 
 if TYPE_CHECKING:
     import discord
 
     from cogs.speech import Speech
-    from tools.context import ToolContext
     from tools.tool_manager import MigrationState, ToolManager
 
 _SAID_KEPT = 500
-_YES = re.compile(r"[\s.!*_]*(?:yes|y)(?![\w'\u2019-])", re.IGNORECASE)
-_ON_SECOND_THOUGHT = re.compile(r"\b(?:no|not|but|wait|later|don['\u2019]?t)\b", re.IGNORECASE)
-
-
-def _says_yes(message: discord.Message) -> bool:
-    """Return whether the first word is a yes, and none of the others takes it back: there is no undoing it."""
-    return _YES.match(message.content) is not None and not _ON_SECOND_THOUGHT.search(message.content)
-
-
-async def _by_owner(ctx: commands.Context[Any]) -> bool:
-    if not await is_owner(ctx.bot, ctx.author):
-        raise commands.NotOwner("only the owner may do that")
-    return True
+_SNOWFLAKE = re.compile(r"[0-9]{15,20}")
+_PLACES = {"dm": "dm", "server": "", "everywhere": EVERYWHERE}
+_PARTS = ("cogs.privacy", "cogs.past", "cogs.deletions")
+"""What belongs to a memory of people: it is loaded and unloaded with this cog, so that no bot has one without it."""
 
 
 @dataclass(slots=True)
 class _Said:
-    """What a `remember` message said when it was last handled."""
+    """What a `remember` message said when it was last handled.
 
+    Attributes:
+        place: the scope and the key of what was remembered; both empty if nothing was.
+    """
+
+    author_id: int
     content: str
-    key: str = ""
+    place: tuple[str, str] = ("", "")
     value: str = ""
     handling: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def key(self) -> str:
+        return self.place[1]
 
 
 class MemoryCog(commands.Cog, name="Memory"):
@@ -57,7 +61,7 @@ class MemoryCog(commands.Cog, name="Memory"):
 
     Args:
         host: a bot that is not ours, to be looked after while the cog is loaded.
-        confirm_s: how long a yes is waited for.
+        confirm_s: how long a yes is waited for, if not for as long as our other cogs do.
         patience_s: how long a command may take before it says that it takes a while.
     """
 
@@ -68,27 +72,34 @@ class MemoryCog(commands.Cog, name="Memory"):
         speech: Speech,
         *,
         host: Host | None = None,
-        confirm_s: float = 30.0,
+        confirm_s: float | None = None,
         patience_s: float = 3.0,
     ) -> None:
         self._bot = bot
         self._tools = tools
         self._speech = speech
         self._host = host
-        self._confirm_s = confirm_s
+        self._desk = desk_of(bot, tools, speech)
+        self._questions = Questions(bot, speech, wait_s=confirm_s) if confirm_s else self._desk.questions
         self._patience_s = patience_s
         self._said: OrderedDict[int, _Said] = OrderedDict()
 
     async def cog_load(self) -> None:
         if self._host is not None:
             await self._host.open()
+        for part in _PARTS:
+            with suppress(commands.ExtensionAlreadyLoaded):
+                await self._bot.load_extension(part)
 
     async def cog_unload(self) -> None:
+        for part in _PARTS:  # before the memory is closed: they use it
+            with suppress(commands.ExtensionNotLoaded):
+                await self._bot.unload_extension(part)
         if self._host is not None:
             await self._host.close()
 
     async def cog_check(self, ctx: commands.Context[Any]) -> bool:
-        return not self._speech.is_ours(ctx.message)
+        return is_person(ctx.message) and not self._speech.is_ours(ctx.message)
 
     async def cog_command_error(self, ctx: commands.Context[Any], error: Exception) -> None:
         """Say what went wrong, in a bot without our error handler."""
@@ -96,25 +107,34 @@ class MemoryCog(commands.Cog, name="Memory"):
             await answer_error(self._speech, ctx, error)
 
     @commands.command(
-        usage="<type> <info>",
+        usage="[--everywhere] <type> <info>",
         extras={"example": 'remember "favorite color" blue', "could_not": "remembered"},
     )
     async def remember(self, ctx: commands.Context[Any], *, typed: str = "") -> None:
         """Remember something about you.
 
         The type is one word, or several in "quotes"; the rest of the message is what I remember under it, in
-        place of what was there. Edit your message to change it.
+        place of what was there. I tell it only where you say it, unless you put --everywhere in front. Edit your
+        message to change it.
         """
-        context = context_of(ctx)
+        context = await context_of(ctx)
+        everywhere, typed = split_place(typed)
         information_type, information = split_type(typed)  # the library knows neither „these“ nor 'these'
+        if everywhere:
+            context = replace(context, scope=EVERYWHERE)
         said = self._handled(ctx.message)
         async with said.handling:  # an edit waits for what it edits
-            key = (await self._tools.remember(context, information_type, information)).key
+            try:
+                kept = await self._tools.remember(context, information_type, information)
+            except ConsentNeededError as exc:
+                if not await self._desk.agreed(ctx.message, context, exc.state, ctx.prefix or ""):
+                    return
+                kept = await self._tools.remember(context, information_type, information)
             left = ""
-            if said.key and said.key != key and not await self._take_back(context, said):
+            if said.key and said.place != (context.scope, kept.key) and not await self._take_back(context, said):
                 left = said.key
-            said.key, said.value = key, information
-        await self._speech.reply(ctx, render.remembered(key, information, left=left))
+            said.place, said.value = (context.scope, kept.key), kept.value
+        await self._speech.reply(ctx, render.remembered(kept.key, kept.value, removed=kept.removed, left=left))
 
     @commands.command(
         usage="[query] [--why] [--page N]", extras={"example": "memories color", "could_not": "looked up"}
@@ -122,19 +142,38 @@ class MemoryCog(commands.Cog, name="Memory"):
     async def memories(self, ctx: commands.Context[Any], *, query: str = "") -> None:
         """Show what I remember about you, the best match first.
 
-        Without a query: all of it, the newest first. With --why: also in full why each was found, how well it
-        matches, which store said it, and where it may be told.
+        Without a query: all of it that may be told here, or in a DM all there is, the newest first. With --why: also
+        in full why each was found, how well it matches, which store said it, and where it may be told.
         """
         query, page, in_full = split_options(query)
-        context = context_of(ctx)
+        context = await context_of(ctx)
         limit = min(page * render.page_size(in_full=in_full), 1_000)
-        found = await self._tools.recall(context, query, limit)
+        found = await self._tools.own(context, query, limit)
         newest = SearchResult()
-        if query and not found:
-            with suppress(BackendUnavailableError):
-                newest = await self._tools.recall(context, limit=render.NEWEST)
-        text = render.memories(found, query, page, ctx.prefix or "", in_full=in_full, newest=newest)
-        await self._speech.reply(ctx, text)
+        more: list[str] = []
+        with suppress(BackendUnavailableError):
+            if query and not found:
+                newest = await self._tools.own(context, limit=render.NEWEST)
+            more = await self._beside(context, ctx.prefix or "", shown=bool(found or newest))
+        text = render.memories(
+            found,
+            query,
+            page,
+            ctx.prefix or "",
+            in_full=in_full,
+            newest=newest,
+            told=(lambda scope: render_privacy.told_where(scope, server_name(ctx.bot))) if context.private else None,
+        )
+        await self._speech.reply(ctx, "\n".join([text, *more]))
+
+    async def _beside(self, context: ToolContext, prefix: str, *, shown: bool) -> list[str]:
+        """Return what is to be said below somebody's memories: that they rest, and that there are others."""
+        said = []
+        if context.needs_consent and shown and (state := await self._tools.consent(context)) is not Consent.YES:
+            said.append(render_privacy.dormant(state, prefix))
+        if not context.private and (count := await self._tools.elsewhere(context)):
+            said.append(render_privacy.elsewhere(count))
+        return said
 
     @commands.command(usage="<type>", extras={"example": "forget favorite color", "could_not": "forgotten"})
     async def forget(
@@ -144,38 +183,37 @@ class MemoryCog(commands.Cog, name="Memory"):
 
         The type is what you see in front of the colon in my list of memories.
         """
-        context = context_of(ctx)
+        context = await context_of(ctx)
         wanted = unquote(information_type).removesuffix(":")
-        if await self._tools.forget(context, wanted):
+        if await self._tools.forget(context, wanted) or await self._forget_elsewhere(context, wanted):
             text = render.forgotten(normalise_key(wanted))
         else:
             nearest = await self._tools.nearest_keys(context, wanted)
-            others = await self._tools.recall(context, limit=1)
+            others = await self._tools.own(context, limit=1)
             text = render.nothing_to_forget(normalise_key(wanted), nearest, ctx.prefix or "", others)
         await self._speech.reply(ctx, text)
+
+    async def _forget_elsewhere(self, context: ToolContext, wanted: str) -> bool:
+        """Forget what is shown to one person alone, though it may not be told here."""
+        if not context.private:
+            return False
+        entries = await self._tools.why(context, wanted)
+        there = [replace(context, audience=frozenset({entry.scope})) for entry in entries]
+        return any([await self._tools.forget(place, wanted) for place in there])
 
     @commands.command(extras={"could_not": "forgotten"})
     async def clearmemories(self, ctx: commands.Context[Any]) -> None:
         """Forget everything about you, once you have said yes."""
-        context = context_of(ctx)
-        found = await self._tools.recall(context, limit=1)
-        # Listening begins before the question is out, so that the quickest answer is heard.
-        answer = asyncio.ensure_future(self._bot.wait_for("message", check=lambda said: self._answers(ctx, said)))
-        try:
-            question = await self._speech.reply(ctx, render.ask_to_clear(found, self._confirm_s))
-            if not question:
-                return
-            await asyncio.wait({answer}, timeout=self._confirm_s)
-            is_yes = answer.done() and answer.result().id > question[0].id and _says_yes(answer.result())
-        finally:
-            answer.cancel()
-        if not is_yes:
+        context = replace(await context_of(ctx), private=False)  # what is elsewhere is asked about as that
+        found = await self._tools.own(context, limit=1)
+        question = render.ask_to_clear(found, self._questions.wait_s)
+        if await self._questions.ask(ctx.message, question, prefix=ctx.prefix or "") is not Answer.YES:
             await self._speech.reply(ctx, render.not_cleared())
             return
         await self._tools.forget_everything(context)
         left = SearchResult()
         with suppress(BackendUnavailableError):  # it is forgotten all the same
-            left = await self._tools.recall(context, limit=1)
+            left = await self._tools.own(context, limit=1)
         await self._speech.reply(ctx, render.cleared(left))
 
     @commands.command(extras={"could_not": "looked up"})
@@ -188,18 +226,38 @@ class MemoryCog(commands.Cog, name="Memory"):
     @commands.group(
         invoke_without_command=True,
         case_insensitive=True,
-        usage="migration",
-        extras={"example": "memory migration status"},
+        usage="scope",
+        extras={"example": "memory scope color everywhere"},
     )
-    @commands.check(_by_owner)
     async def memory(self, ctx: commands.Context[Any]) -> None:
-        """Settings of my memory, for my owner."""
-        await self._speech.reply(ctx, render.usage(self.migration, ctx.prefix or ""))
+        """Set where a memory may be told; for my owner, also settings of my memory."""
+        parts = [*await usable(ctx, self.memory.commands)]
+        await self._speech.reply(ctx, "\n".join(render.usage(part, ctx.prefix or "") for part in parts))
+
+    @memory.command(  # type: ignore[arg-type]  # the library's types of a command within a group
+        usage="<type> dm|server|everywhere",
+        extras={"example": "memory scope favorite color everywhere", "could_not": "changed"},
+    )
+    async def scope(self, ctx: commands.Context[Any], *, typed: str = "") -> None:
+        """Set where one thing about you may be told: in DMs only, in this server only, or everywhere."""
+        wanted, place = split_last(typed)
+        context = await context_of(ctx)
+        if not wanted or place not in _PLACES:
+            raise ArgumentError("Say which type, and then dm, server or everywhere.")
+        if place == "server" and ctx.guild is None:
+            raise ArgumentError("Which server? Say that in the server where it may be told.")
+        key = normalise_key(unquote(wanted).removesuffix(":"))
+        scope = context.scope if place == "server" else _PLACES[place]
+        if await self._tools.move(context, key, scope):
+            text = render_privacy.moved(key, place)
+        else:
+            text = render_privacy.nothing_under(key, ctx.prefix or "")
+        await self._speech.reply(ctx, text)
 
     @memory.command(  # type: ignore[arg-type]  # the library's types of a command within a group
         usage="status|on|off", extras={"example": "memory migration status", "could_not": "changed"}
     )
-    @commands.check(_by_owner)
+    @commands.check(by_owner)
     async def migration(self, ctx: commands.Context[Any], action: str = "status") -> None:
         """Show or set the migration flag: on is the unified memory, off the legacy store."""
         match action.casefold():
@@ -212,6 +270,20 @@ class MemoryCog(commands.Cog, name="Memory"):
             case _:
                 raise commands.BadArgument("not one of status, on, off")
         await self._speech.reply(ctx, render.migration(state))
+
+    @memory.command(  # type: ignore[arg-type]  # the library's types of a command within a group
+        usage="<user id>", extras={"example": "memory erase 80351110224678912", "could_not": "erased"}
+    )
+    @commands.check(by_owner)
+    async def erase(self, ctx: commands.Context[Any], user_id: str) -> None:
+        """Erase everything about an account, once you have said yes: one that was deleted, or that asked for it."""
+        if _SNOWFLAKE.fullmatch(user_id) is None:
+            raise ArgumentError("The id of an account is a number of 15 to 20 digits.")
+        question = render_privacy.ask_to_erase_somebody(user_id, self._questions.wait_s)
+        if await self._questions.ask(ctx.message, question, prefix=ctx.prefix or "") is not Answer.YES:
+            await self._speech.reply(ctx, render_privacy.NOT_ERASED)
+            return
+        await self._speech.reply(ctx, await self._desk.erasures.erase(ToolContext(user_id), ctx.channel))
 
     async def _verified(self, ctx: commands.Context[Any]) -> MigrationState:
         """Turn the flag on, which compares everything first; if that takes a while, say so."""
@@ -236,22 +308,21 @@ class MemoryCog(commands.Cog, name="Memory"):
         if ctx.command is not None and ctx.command == self.remember:
             await self._bot.invoke(ctx)
 
+    @commands.Cog.listener()
+    async def on_memory_erased(self, user_id: str) -> None:
+        """Let go of what messages said, once all about their author is erased."""
+        for message_id in [key for key, said in self._said.items() if str(said.author_id) == user_id]:
+            del self._said[message_id]
+
     def _is_answered(self, message: discord.Message) -> bool:
-        if message.author.bot or self._speech.is_ours(message):
+        if not is_person(message) or self._speech.is_ours(message):
             return False
         services = getattr(self._bot, "services", None)
         me_id = self._bot.user.id if self._bot.user is not None else None
         return services is None or may_command(services.policy, message, me_id=me_id)
 
-    def _answers(self, ctx: commands.Context[Any], message: discord.Message) -> bool:
-        same = message.author.id == ctx.author.id and message.channel.id == ctx.channel.id
-        if not same or message.id == ctx.message.id or self._speech.is_ours(message):
-            return False
-        self._speech.take(message)
-        return True
-
     def _handled(self, message: discord.Message) -> _Said:
-        said = self._said.setdefault(message.id, _Said(message.content))
+        said = self._said.setdefault(message.id, _Said(message.author.id, message.content))
         said.content = message.content
         if len(self._said) > _SAID_KEPT:
             self._said.popitem(last=False)
@@ -259,9 +330,9 @@ class MemoryCog(commands.Cog, name="Memory"):
 
     async def _take_back(self, context: ToolContext, said: _Said) -> bool:
         """Forget what a message said before its type was changed, if that is still what is remembered."""
-        here = replace(context, audience=frozenset({context.scope}))
+        scope, key = said.place
         try:
-            await self._tools.forget(here, said.key, only_if=said.value)
+            await self._tools.forget(replace(context, audience=frozenset({scope})), key, only_if=said.value)
         except BackendUnavailableError:
             return False
         return True

@@ -10,6 +10,9 @@ from cogs.speech import Speech
 from tools.tool_manager import ToolManager
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import discord
     from discord.ext import commands
 
     from memory import SharedMemory
@@ -33,6 +36,36 @@ def speech_of(bot: commands.Bot) -> Speech:
         shared = Speech(policy, other_prefixes=tuple(others))
         bot.speech = shared  # type: ignore[attr-defined]
     return shared
+
+
+def tools_of(bot: commands.Bot) -> ToolManager:
+    """Return the tools of the bot's services; in a bot that is not ours, those that the memory cog works with."""
+    services = getattr(bot, "services", None)
+    if services is not None:
+        tools: ToolManager = services.tools
+        return tools
+    desk = getattr(bot, "consent_desk", None)  # the memory cog made it
+    return desk.tools if desk is not None else ToolManager()
+
+
+def person_name(bot: commands.Bot, guild: discord.Guild | None) -> Callable[[str], str]:
+    """Return what tells a person's name, as those in *guild* know it, by their id; empty where nobody knows it."""
+
+    def name_of(user_id: str) -> str:
+        found = (guild.get_member(int(user_id)) if guild is not None else None) or bot.get_user(int(user_id))
+        return found.display_name if found is not None else ""
+
+    return name_of
+
+
+def server_name(bot: commands.Bot) -> Callable[[str], str]:
+    """Return what tells a server's name by its id; empty where the bot is not in it."""
+
+    def name_of(guild_id: str) -> str:
+        guild = bot.get_guild(int(guild_id)) if guild_id.isdecimal() else None
+        return guild.name if guild is not None else ""
+
+    return name_of
 
 
 class Host:

@@ -11,7 +11,7 @@ from memory import EVERYWHERE
 from tools.memory_tools import silence, silent_stores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from discord.ext import commands
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NEWEST = 3
 """How many of the newest are shown where nothing matches."""
 
+_USUAL_IN_A_DM = (EVERYWHERE, "dm")
 _PAGE = 10
 _PAGE_IN_FULL = 5
 _WHY_SHOWN = 60
@@ -33,11 +34,18 @@ _DETAIL_SHOWN = 200
 _MODEL_SHOWN = 400
 
 
-def remembered(key: str, value: str, *, left: str = "") -> str:
-    """Args: left: the key that an edit gave up and that could not be forgotten."""
-    text = f"Got it! I'll remember that {_quote_key(key)}: {quote(value, _VALUE_SHOWN)}"
+def remembered(key: str, value: str, *, removed: Sequence[str] = (), left: str = "") -> str:
+    """Return what was remembered.
+
+    Args:
+        removed: what nobody can see and was left out, by name.
+        left: the key that an edit gave up and that could not be forgotten.
+    """
+    text = f"Got it! I'll remember that {quote_key(key)}: {quote(value, _VALUE_SHOWN)}"
+    if removed:
+        text += f"\nI left out what nobody can see: {quote(', '.join(removed), _VALUE_SHOWN)}."
     if left:
-        text += f"\nBut {_quote_key(left)} could not be forgotten just now, so it is still there."
+        text += f"\nBut {quote_key(left)} could not be forgotten just now, so it is still there."
     return text
 
 
@@ -54,12 +62,14 @@ def memories(
     *,
     in_full: bool = False,
     newest: Iterable[MemoryEntry] = (),
+    told: Callable[[str], str] | None = None,
 ) -> str:
     """Return page *page* of what was found; *found* begins with the first page.
 
     Args:
         in_full: say all of why each was found, not one or two words of it.
         newest: what to show where nothing matches.
+        told: says where what belongs to a scope may be told, where memories of elsewhere are shown, too.
     """
     total = len(found) + found.cut
     size = page_size(in_full=in_full)
@@ -68,15 +78,15 @@ def memories(
     lines = [_heading(total, query, page, pages, prefix)]
     most = _ALONE_SHOWN if total == 1 else _VALUE_SHOWN
     for hit in shown:
-        memory = _memory(hit.entry, most)
+        memory = _memory(hit.entry, most, None if in_full else told)
         if in_full:
-            lines += [memory, *(f"  ↳ {reason}" for reason in _reasons(hit, query))]
+            lines += [memory, *(f"  ↳ {reason}" for reason in _reasons(hit, query, told or _where))]
         else:
             lines.append(f"{self_contained(memory)} ← {why}" if query and (why := _why(hit)) else memory)
     if shown and page < pages:
         again = (f" {quote(query, _KEY_SHOWN)}" if query else "") + (" --why" if in_full else "")
         lines.append(f"See more: {prefix}memories{again} --page {page + 1}")
-    if not total and (instead := [_memory(entry, _VALUE_SHOWN) for entry in newest]):
+    if not total and (instead := [_memory(entry, _VALUE_SHOWN, told) for entry in newest]):
         lines += ["The newest are:" if len(instead) > 1 else "The newest is:", *instead]
     if silent := silent_stores(found):
         lines.append(f"Note: {silent}")
@@ -84,14 +94,14 @@ def memories(
 
 
 def forgotten(key: str) -> str:
-    return f"Forgotten: {_quote_key(key)}."
+    return f"Forgotten: {quote_key(key)}."
 
 
 def nothing_to_forget(key: str, nearest: Iterable[str], prefix: str, found: SearchResult) -> str:
     """Args: found: what else is remembered; it names the stores that did not answer."""
-    text = f"I remember nothing about you under {_quote_key(key)}.{_yet_to_forget(found, f'under {_quote_key(key)}')}"
+    text = f"I remember nothing about you under {quote_key(key)}.{_yet_to_forget(found, f'under {quote_key(key)}')}"
     for other in nearest:
-        text += f" Did you mean {_quote_key(other)}? Then say: {prefix}forget {_quote_key(other)}"
+        text += f" Did you mean {quote_key(other)}? Then say: {prefix}forget {quote_key(other)}"
     return text
 
 
@@ -196,15 +206,18 @@ def _heading(total: int, query: str, page: int, pages: int, prefix: str) -> str:
     return f"I remember {things} about you here{about}{where}:"
 
 
-def _memory(entry: MemoryEntry, most: int) -> str:
-    return f"• {_quote_key(entry.key)}: {quote(entry.value, most)}"
+def _memory(entry: MemoryEntry, most: int, told: Callable[[str], str] | None) -> str:
+    text = f"• {quote_key(entry.key)}: {quote(entry.value, most)}"
+    if told is None or entry.scope in _USUAL_IN_A_DM:
+        return text
+    return f"{self_contained(text)} (told {told(entry.scope)})"
 
 
 def _why(hit: Hit) -> str:
     return quote(textwrap.shorten(hit.why, _WHY_SHOWN, placeholder=" …"), _WHY_SHOWN) if hit.why else ""
 
 
-def _reasons(hit: Hit, query: str) -> Iterator[str]:
+def _reasons(hit: Hit, query: str, told: Callable[[str], str]) -> Iterator[str]:
     """Yield all that is known of why a memory was found, each on one line, and where it comes from."""
     details = hit.details or ((hit.why,) if hit.why else ())
     for detail in details[:_DETAILS_SHOWN]:
@@ -212,15 +225,15 @@ def _reasons(hit: Hit, query: str) -> Iterator[str]:
     if left := len(details[_DETAILS_SHOWN:]):
         yield f"and {left} more"
     said = [f"score {hit.score:.2f}"] if query else []
-    said += [f"from {_quote_key(hit.store)}"] if hit.store else []
-    yield ", ".join([*said, f"told {_where(hit.entry.scope)}"])
+    said += [f"from {quote_key(hit.store)}"] if hit.store else []
+    yield ", ".join([*said, f"told {told(hit.entry.scope)}"])
 
 
 def _where(scope: str) -> str:
     """Return where what belongs to *scope* may be told; of servers and groups only this one is read here."""
     kind, _, _ = scope.partition(":")
     places = {"dm": "in DMs only", "guild": "in this server only", "group": "in this group only"}
-    return "anywhere" if scope == EVERYWHERE else places.get(kind, f"in {_quote_key(scope)} only")
+    return "anywhere" if scope == EVERYWHERE else places.get(kind, f"in {quote_key(scope)} only")
 
 
 def _yet_to_forget(found: SearchResult, what: str) -> str:
@@ -263,7 +276,7 @@ def _span(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _quote_key(key: str) -> str:
+def quote_key(key: str) -> str:
     return quote(" ".join(key.split()), _KEY_SHOWN)
 
 

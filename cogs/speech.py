@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import logging
 import secrets
@@ -73,9 +74,9 @@ class Speech:
         self._pacer = Pacer(policy.sends_per_minute, clock)
         self._clock = clock
         self._sleep = sleep
-        self._nonces = _Recent()
-        self._ids = _Recent()
-        self._taken = _Recent()
+        self._nonces = Recent()
+        self._ids = Recent()
+        self._taken = Recent()
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     def is_ours(self, message: discord.Message) -> bool:
@@ -101,19 +102,24 @@ class Speech:
         *,
         reply_to: discord.Message | None = None,
         prefix: str = "",
+        file: tuple[str, bytes] | None = None,
     ) -> list[discord.Message]:
-        """Say *text* in as many messages as it needs, one after the other; return those that Discord took."""
+        """Say *text* in as many messages as it needs, one after the other; return those that Discord took.
+
+        Args:
+            file: the name and content of what the first of them carries.
+        """
         sent: list[discord.Message] = []
         reference = reply_to.to_reference(fail_if_not_exists=False) if reply_to is not None else None
         paced = self._paced([guard(part, (*self._prefixes, prefix)) for part in split(disarm(text))])
         async with self._turn_in(channel):
             for part, moment in paced:
                 await self._wait_until(moment)
-                message = await self._send(channel, part, reference)
+                message = await self._send(channel, part, reference, file)
                 if message is None:
                     break
                 sent.append(message)
-                reference = None
+                reference = file = None
         return sent
 
     def _paced(self, parts: list[str]) -> list[tuple[str, float]]:
@@ -135,13 +141,17 @@ class Speech:
             await self._sleep(wait_s)
 
     async def _send(
-        self, channel: discord.abc.Messageable, content: str, reference: discord.MessageReference | None
+        self,
+        channel: discord.abc.Messageable,
+        content: str,
+        reference: discord.MessageReference | None,
+        file: tuple[str, bytes] | None,
     ) -> discord.Message | None:
         nonce = _new_nonce()
         self._nonces.add(nonce)  # before it is sent: its echo may come before the answer does
         for retry_s in (*_RETRIES_S, None):
             try:
-                message = await self._post(channel, content, reference, nonce)
+                message = await self._post(channel, content, reference, nonce, file)
             except (discord.DiscordException, aiohttp.ClientError, OSError) as exc:
                 if retry_s is None or not _may_pass(exc):
                     extra = {"event": "send_refused", "status": getattr(exc, "status", None)}
@@ -159,8 +169,11 @@ class Speech:
         content: str,
         reference: discord.MessageReference | None,
         nonce: str,
+        file: tuple[str, bytes] | None,
     ) -> discord.Message:
         options: dict[str, Any] = {"reference": reference, "mention_author": False} if reference else {}
+        if file is not None:
+            options["file"] = discord.File(io.BytesIO(file[1]), filename=file[0])  # anew for each try: it is read
         return await channel.send(content, nonce=nonce, allowed_mentions=discord.AllowedMentions.none(), **options)
 
     def _turn_in(self, channel: discord.abc.Messageable) -> asyncio.Lock:
@@ -172,7 +185,7 @@ class Speech:
         return turn
 
 
-class _Recent:
+class Recent:
     """The latest things of a kind, no more than a bound."""
 
     def __init__(self) -> None:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from discord.ext import commands
 
-from cogs import render
+from cogs import render, render_privacy
 from cogs.access import usable
 from cogs.text import ArgumentError
 from memory import BackendUnavailableError, MemoryRejectedError
+from tools.consent import Consent, ConsentNeededError
+from tools.past import UnifiedPathNeededError
 
 if TYPE_CHECKING:
     from cogs.speech import Speech
@@ -48,6 +50,10 @@ async def explain(ctx: commands.Context[Any], error: Exception) -> str:
             return f"The <{missing}> is missing.\n{_usage(ctx, prefix)}"
         case commands.UserInputError():
             return f"I don't understand that.\n{_usage(ctx, prefix)}"
+        case ConsentNeededError():
+            return render_privacy.not_kept(prefix, refused=error.state is Consent.NO)
+        case UnifiedPathNeededError():
+            return "That works with the unified memory alone, and my owner has turned the migration flag off."
         case MemoryRejectedError():
             limit = f" (limit: {error.limit})" if error.limit else ""
             return f"That did not work: {_WORDS.get(error.field, error.field)} {error.problem}{limit}."

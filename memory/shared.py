@@ -252,6 +252,10 @@ class SharedMemory(_View):
         """Return the erasures that were pending and are complete now, of which nobody was told yet."""
         return await self.on_loop("read the erasures", _completed, bounded=False)
 
+    async def erasing(self) -> bool:
+        """Return whether an erasure is not complete yet, or nobody was told yet that it is."""
+        return await self.on_loop("read the erasures", _erasing, bounded=False)
+
     async def told(self, receipt: Receipt) -> None:
         """Whoever is to be told of *receipt* was told: nothing is kept of it any more."""
         await self.on_loop("note", partial(_told, receipt), bounded=False)
@@ -435,6 +439,10 @@ def _warned(report: HealthReport, system: MemorySystem) -> HealthReport:
 
 async def _completed(system: MemorySystem) -> list[Receipt]:
     return system.eraser.completed()
+
+
+async def _erasing(system: MemorySystem) -> bool:
+    return system.eraser.is_at_it()
 
 
 async def _told(receipt: Receipt, system: MemorySystem) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox.world import DISCORD_EPOCH_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sandbox.world import Attachment, Channel, Guild, Message, Person, World
 
@@ -65,7 +65,7 @@ def message(world: World, shown: Message) -> Json:
         "channel_id": str(shown.channel.id),
         "type": 0,
         "content": shown.content,
-        "author": user(world.people[shown.author.id]),
+        "author": user(world.people.get(shown.author.id, shown.author)),
         "timestamp": shown.created_at.isoformat(),
         "edited_timestamp": shown.edited_at.isoformat() if shown.edited_at else None,
         "tts": False,
@@ -78,7 +78,9 @@ def message(world: World, shown: Message) -> Json:
         "pinned": False,
         "flags": 0,
     }
-    if shown.channel.guild_id is not None:
+    if shown.author.is_webhook:
+        body |= {"guild_id": str(shown.channel.guild_id), "webhook_id": str(shown.author.id)}
+    elif shown.channel.guild_id is not None:
         body |= {"guild_id": str(shown.channel.guild_id), "member": membership(shown.author)}
     if shown.nonce is not None:
         body["nonce"] = shown.nonce
@@ -93,6 +95,10 @@ def message(world: World, shown: Message) -> Json:
 
 def deleted_message(gone: Message) -> Json:
     return {"id": str(gone.id)} | message_place(gone)
+
+
+def deleted_messages(gone: Sequence[Message]) -> Json:
+    return {"ids": [str(each.id) for each in gone]} | message_place(gone[0])
 
 
 def message_place(shown: Message) -> Json:
@@ -156,6 +162,10 @@ def membership(person: Person) -> Json:
 
 def member(person: Person) -> Json:
     return membership(person) | {"user": user(person)}
+
+
+def member_update(guild: Guild, person: Person) -> Json:
+    return member(person) | {"guild_id": str(guild.id)}
 
 
 def guild_properties(world: World, guild: Guild) -> Json:

@@ -134,6 +134,24 @@ class LoopbackDiscord:
         self.world.delete_message(message.channel, message.id)
         self.gateway.publish("MESSAGE_DELETE", bodies.deleted_message(message))
 
+    def delete_together(self, messages: Sequence[Message]) -> None:
+        """Delete messages of one channel at once, as a moderator does; KeyError if one was deleted before."""
+        for message in messages:
+            self.world.delete_message(message.channel, message.id)
+        self.gateway.publish("MESSAGE_DELETE_BULK", bodies.deleted_messages(messages))
+
+    def say_as_webhook(self, webhook: Person, content: str, *, guild: Guild | str) -> Message:
+        """Post what *webhook*, made by `world.add_webhook`, says in the channel of *guild*."""
+        channel = self.channel(self.you, guild)
+        return self._publish(self.world.add_message(channel, webhook, content))
+
+    def vanish(self, person: Person) -> Person:
+        """Delete the account of *person*: what is left of it has another name. Everybody in its guilds hears it."""
+        gone = self.world.rename(person, f"deleted_user_{person.id:x}")
+        for guild in self.world.guilds.values():
+            self.gateway.publish("GUILD_MEMBER_UPDATE", bodies.member_update(guild, gone))
+        return gone
+
     def channel(self, person: Person, guild: Guild | str | None = None) -> Channel:
         """Where *person* talks to the bot: their DM, or the channel of *guild* (KeyError if unknown)."""
         if guild is None:

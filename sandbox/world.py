@@ -32,6 +32,7 @@ class Person:
     id: int
     name: str
     is_bot: bool = False
+    is_webhook: bool = False
 
     @property
     def username(self) -> str:
@@ -126,7 +127,10 @@ class World:
 
     def dm(self, person: Person) -> Channel:
         """The DM between the bot and *person*; KeyError for the bot itself."""
-        return self.channels[stable_id("dm", person.name)]
+        for channel in self.channels.values():
+            if channel.recipient is not None and channel.recipient.id == person.id:
+                return channel
+        raise KeyError(person.name)
 
     def accepts(self, token: str) -> bool:
         return token == self.token and not self.token_rejected
@@ -137,6 +141,15 @@ class World:
     def become_bot_account(self) -> None:
         """From now on the bot's account is of the kind that is marked as a bot."""
         self.bot = self.people[self.bot.id] = replace(self.bot, is_bot=True)
+
+    def rename(self, person: Person, name: str) -> Person:
+        """Call an account otherwise; its id, its DM and what it wrote stay."""
+        renamed = self.people[person.id] = replace(person, name=name)
+        return renamed
+
+    def add_webhook(self, name: str) -> Person:
+        """What posts under any name, in any guild, and is nobody's account."""
+        return Person(self.snowflake(), name, is_webhook=True)
 
     def add_message(
         self,

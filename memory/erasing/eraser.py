@@ -105,6 +105,10 @@ class Eraser:
         here = [one for one in self._pending.read() if one.user_hash not in self._under_way]
         return [receipt for one in here if (receipt := one.receipt()).complete]
 
+    def is_at_it(self) -> bool:
+        """Return whether an erasure is not complete yet, or nobody was told yet that it is."""
+        return bool(self._pending.read())
+
     def told(self, receipt: Receipt) -> None:
         """Whoever is to be told of *receipt* was told: keep nothing of it."""
         self._pending.drop(receipt.user_hash, receipt.revision)

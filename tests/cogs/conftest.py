@@ -13,8 +13,11 @@ from discord.ext import commands
 from cogs.access import may_command
 from cogs.services import ChatPolicy, Services
 from cogs.speech import Speech
+from memory.backends.sqlite import SQLiteMemoryBackend
 from sandbox import LoopbackDiscord, redirect
 from tests.tools.memories import SmallMemory
+from tools.consent import PRIVACY
+from tools.context import ToolContext
 from tools.tool_manager import ToolManager
 
 if TYPE_CHECKING:
@@ -25,6 +28,13 @@ if TYPE_CHECKING:
 
 IS_OFFICIAL = hasattr(discord, "Intents")
 OURS = ("cogs.errors", "cogs.memory", "cogs.help")
+
+
+async def agree(small: SmallMemory, *people: Person) -> None:
+    """Let *people* have agreed to being remembered."""
+    tools = ToolManager(small.shared)
+    for person in people:
+        await tools.agree(ToolContext(str(person.id)))
 
 
 class BareBot(commands.Bot):
@@ -107,7 +117,7 @@ class Chat:
     async def kept(self, person: Person) -> dict[tuple[str, str], str]:
         """Return what is remembered of *person*, by scope and key."""
         found = await self.small.shared.by_flag.search(str(person.id), limit=1000)
-        return {(entry.scope, entry.key): entry.value for entry in found}
+        return {(entry.scope, entry.key): entry.value for entry in found if entry.scope != PRIVACY}
 
 
 @asynccontextmanager
@@ -145,6 +155,16 @@ async def small(tmp_path: Path) -> AsyncIterator[SmallMemory]:
     await small.shared.close()
 
 
+@asynccontextmanager
+async def with_a_file(folder: Path) -> AsyncIterator[SmallMemory]:
+    """A small memory whose store on this machine is a SQLite file."""
+    small = SmallMemory(folder)
+    small.local = SQLiteMemoryBackend(folder / "memory.db")
+    await small.shared.open()
+    yield small
+    await small.shared.close()
+
+
 async def at_once(_: float) -> None:
     """Instead of sleeping."""
 
@@ -154,6 +174,7 @@ async def chat(server: LoopbackDiscord, small: SmallMemory) -> AsyncIterator[Cha
     friends = frozenset(server.world.person(name).id for name in ("ana", "ben"))
     policy = ChatPolicy(owner_ids=frozenset({server.you.id}), allowed_users=friends, sends_per_minute=1_000)
     services = Services(policy, small.shared, ToolManager(small.shared), Speech(policy, sleep=at_once))
+    await agree(small, server.world.person("ana"), server.world.person("ben"))
     bot = OurBot(services)
     async with running(server, bot):
         yield Chat(server, small, bot)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from cogs.access import context_of, context_of_message, is_answered, may_command, scope_of
+from cogs.access import context_for, context_of, context_of_message, is_answered, may_command, scope_of
 from cogs.services import ChatPolicy
-from tools.context import ToolContext
+from tools.context import Origin, ToolContext
 
 OWNER, FRIEND, STRANGER, ME = 1, 2, 3, 4
 HERE, THERE = 10, 11
+LINK = "https://discord.com/channels/@me/11/12"
 
 POLICY = ChatPolicy(owner_ids=frozenset({OWNER}), allowed_users=frozenset({FRIEND}), channels=frozenset({HERE}))
 
@@ -59,6 +60,8 @@ def message(author: int, channel: int = THERE, guild: int | None = None, **of_ch
         author=SimpleNamespace(id=author, display_name="Ana"),
         channel=SimpleNamespace(id=channel, **of_channel),
         guild=SimpleNamespace(id=guild) if guild else None,
+        mentions=[],
+        jump_url=LINK,
     )
 
 
@@ -83,11 +86,54 @@ def test_the_account_itself_is_answered_where_it_is_told_of() -> None:
         (message(OWNER, type="group"), f"group:{THERE}"),
     ],
 )
-def test_what_is_said_somewhere_stays_there(of: Any, scope: str) -> None:
-    context: Any = SimpleNamespace(message=of, author=of.author)
+async def test_what_is_said_somewhere_stays_there(of: Any, scope: str) -> None:
+    bot = SimpleNamespace(services=SimpleNamespace(policy=POLICY), user=SimpleNamespace(id=ME))
+    context: Any = SimpleNamespace(message=of, author=of.author, bot=bot)
 
     assert scope_of(of) == scope
-    assert context_of(context) == ToolContext(str(OWNER), scope, frozenset({"", scope}), "Ana")
+    assert await context_of(context) == ToolContext(
+        str(OWNER),
+        scope,
+        frozenset({"", scope}),
+        "Ana",
+        origin=Origin(str(OWNER), "command", scope, str(THERE), LINK),
+        private=getattr(of.channel, "type", "") == "private" and of.guild is None,
+    )
+
+
+@pytest.mark.parametrize(("author", "asked"), [(OWNER, False), (ME, False), (FRIEND, True), (STRANGER, True)])
+async def test_all_but_the_owner_and_the_account_itself_must_have_agreed(author: int, asked: bool) -> None:
+    bot: Any = SimpleNamespace(services=SimpleNamespace(policy=POLICY), user=SimpleNamespace(id=ME))
+
+    context = await context_for(bot, message(author), how="tool")
+
+    assert context.needs_consent is asked
+    assert context.user_id == str(author)
+    assert context.origin is not None
+    assert context.origin.how == "tool"
+
+
+@pytest.mark.parametrize(
+    ("of", "private"),
+    [
+        (message(OWNER, type="private"), True),
+        (message(OWNER, type="group"), False),
+        (message(OWNER, guild=7, type="text"), False),
+        (message(OWNER), False),
+    ],
+)
+def test_only_a_dm_that_is_known_to_be_one_is_private(of: Any, private: bool) -> None:
+    assert context_of_message(of).private is private
+
+
+def test_whom_a_message_mentions_is_noted_but_for_its_author_and_the_bot() -> None:
+    of = message(OWNER)
+    of.mentions = [SimpleNamespace(id=each, display_name=f"name {each}") for each in (OWNER, FRIEND, ME)]
+
+    origin = context_of_message(of, me_id=ME).origin
+
+    assert origin is not None
+    assert origin.mentioned == ((str(FRIEND), f"name {FRIEND}"),)
 
 
 @pytest.mark.parametrize(("called", "name"), [("half \ud83d", "half ?"), ("x" * 5_000, "x" * 100)])

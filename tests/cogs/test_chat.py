@@ -26,7 +26,7 @@ from memory.config import MemorySettings, load_settings
 from memory.errors import ConfigError
 from sandbox import LoopbackDiscord, LoopbackModel, Terminal, call, hang, redirect, say, slow, turn
 from sandbox import model_hostile as hostile
-from tests.cogs.conftest import IS_OFFICIAL
+from tests.cogs.conftest import IS_OFFICIAL, agree
 from tests.tools.memories import SmallMemory
 from tools.tool_manager import ToolManager
 
@@ -90,6 +90,7 @@ async def chat(tmp_path: Path, limits: dict[str, Any], has_model: bool, deadline
     small = SmallMemory(tmp_path)
     async with LoopbackDiscord(people=["ana"]) as server, LoopbackModel() as model, small.shared:
         chat = Chat(server, model, small)
+        await agree(small, chat.ana)
         chat.policy = replace(chat.policy, **limits)
         tools = ToolManager(small.shared)
         settings = AssistantSettings("Be kind.", deadline_s=deadline_s)
@@ -143,12 +144,54 @@ async def test_what_is_stored_in_talk_carries_when_it_was_said_and_in_which_stre
         for entry in await chat.small.shared.search(str(person.id))
     }
     sessions = {key: metadata.get("session") for key, metadata in carried.items()}
-    assert carried["city"] == carried["pet"] == {"session": sessions["city"], "at": said.created_at.timestamp()}
+    link = f"https://discord.com/channels/@me/{said.channel.id}/{said.id}"
+    origin = {"how": "tool", "by": str(chat.you.id), "channel": str(said.channel.id), "link": link}
+    assert carried["city"] == carried["pet"]
+    assert carried["city"] == {"session": sessions["city"], "at": said.created_at.timestamp()} | origin
     assert sessions["food"] == sessions["city"]
     assert carried["food"]["at"] > carried["city"]["at"]
     assert len({sessions[key] for key in ("city", "team", "car")}) == 3
-    assert carried["drink"] == {}
-    assert not any(str(channel.id) in str(carried) for channel in (said.channel, chat.server.world.guild("Home")))
+    assert not {"session", "at"} & set(carried["drink"])
+    assert carried["drink"]["how"] == "command"
+    assert not any(str(channel.id) in str(sessions) for channel in (said.channel, chat.server.world.guild("Home")))
+
+
+async def test_in_talk_too_nothing_is_kept_before_a_yes_and_it_is_asked_once(chat: Chat) -> None:
+    ben = chat.server.world.person("ben")
+    tries = call("remember_user_info", {"information_type": "city", "information": "Oslo"})
+    chat.model.script(tries, say("Nice!"), tries, say("Nice again!"), tries, say("Oslo it is."))
+    first = chat.server.say(ben, "I live in Oslo")
+    question = await chat.server.wait_for(lambda action: "May I remember" in action.message.content)
+    before = await chat.small.shared.by_flag.get_all(str(ben.id))
+    await chat.ask(ben, "hm")  # neither yes nor no: no talk, either
+    await chat.unanswered(first)
+    second = chat.server.say(ben, "I live in Oslo")
+    await chat.unanswered(second)
+    agreed = await chat.ask(ben, "%privacy on")
+    await chat.ask(ben, "I live in Oslo")
+
+    assert [each.content for each in chat.server.replies(first)][:3] == [
+        "Nice!",
+        question.message.content,
+        "There was no yes, so nothing was kept. You can say yes at any time: %privacy on",
+    ]
+    assert [each.content for each in chat.server.replies(second)][:2] == ["Nice again!", agreed]
+    assert before == {}
+    assert (await chat.small.shared.by_flag.get_all(str(ben.id), audience=frozenset({"dm"}))) == {"city": "Oslo"}
+
+
+async def test_a_yes_in_talk_is_thanked_for(chat: Chat) -> None:
+    ben = chat.server.world.person("ben")
+    chat.model.script(call("remember_user_info", {"information_type": "city", "information": "Oslo"}), say("Nice!"))
+    first = chat.server.say(ben, "I live in Oslo")
+    await chat.server.wait_for(lambda action: "May I remember" in action.message.content)
+
+    thanks = await chat.ask(ben, "yes")
+    await chat.unanswered(first)
+
+    assert thanks == ("Thank you! From now on I remember what you tell me to; tell me again. %privacy off stops it.")
+    kept = await chat.small.shared.by_flag.get_all(str(ben.id))
+    assert kept == {"consent": "yes"}
 
 
 async def test_in_a_server_it_answers_mentions_and_replies_only(chat: Chat) -> None:
@@ -254,7 +297,7 @@ async def test_scope_and_user_come_from_the_message_whatever_the_model_says(chat
 
     found = await chat.small.shared.search(str(chat.you.id))
     assert [(entry.scope, entry.key, entry.value) for entry in found] == [(f"guild:{guild.id}", "nick", "Bo")]
-    assert await chat.small.shared.get_all(str(chat.ana.id)) == {}
+    assert await chat.small.shared.get_all(str(chat.ana.id)) == {"consent": "yes"}
 
 
 async def test_the_bot_does_not_talk_to_strangers(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

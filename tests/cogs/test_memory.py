@@ -12,7 +12,6 @@ from tests.cogs.conftest import IS_OFFICIAL
 
 if TYPE_CHECKING:
     import discord
-    from discord.ext import commands
 
     from tests.cogs.conftest import Chat
 
@@ -69,9 +68,10 @@ async def test_people_and_places_do_not_see_each_others_memories(chat: Chat) -> 
     assert "number2" in await chat.ask(chat.ana, "%memories", "Club")
     assert "number3" in await chat.ask(chat.ben, "%memories", "Home")
     assert "nothing" in await chat.ask(chat.ben, "%memories", "Club")
-    assert "nothing" in await chat.ask(chat.ben, "%memories secret")
-    for person, guild in [(chat.ana, None), (chat.ana, "Home"), (chat.ana, "Club"), (chat.ben, "Home")]:
+    assert "number3 (told in the server Home only)" in await chat.ask(chat.ben, "%memories secret")
+    for person, guild in [(chat.ana, "Home"), (chat.ana, "Club"), (chat.ben, "Home")]:
         assert (await chat.ask(person, "%memories", guild)).count("number") == 1
+    assert (await chat.ask(chat.ana, "%memories")).count("number") == 3  # nobody else reads a DM
 
     await chat.ask(chat.ana, "%forget secret", "Home")
     assert sorted((await chat.kept(chat.ana)).values()) == ["number0", "number2"]
@@ -308,14 +308,14 @@ async def test_only_the_same_person_in_the_same_channel_says_yes(chat: Chat) -> 
 async def test_a_yes_before_the_question_is_none(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     await chat.ask(chat.ana, "%remember drink tea")
     speech = chat.bot.services.speech
-    reply = speech.reply
+    say = speech.say
 
-    async def reply_late(ctx: commands.Context[Any], text: str) -> list[discord.Message]:
+    async def say_late(channel: Any, text: str, **options: Any) -> list[discord.Message]:
         if "Shall I" in text:
             await chat.bot.handled(chat.server.say(chat.ana, "yes"))
-        return await reply(ctx, text)
+        return await say(channel, text, **options)
 
-    monkeypatch.setattr(speech, "reply", reply_late)
+    monkeypatch.setattr(speech, "say", say_late)
 
     replies = await chat.ask_all(chat.ana, "%clearmemories")
 
@@ -389,7 +389,7 @@ async def test_a_verification_that_takes_long_is_announced(chat: Chat) -> None:
     assert replies[1].startswith("The migration flag is on")
 
 
-@pytest.mark.parametrize("said", ["%memory", "%memory migration off", "%memory migration"])
+@pytest.mark.parametrize("said", ["%memory migration off", "%memory migration", "%memory erase 80351110224678912"])
 async def test_nobody_else_flips_the_flag(chat: Chat, said: str) -> None:
     assert await chat.ask(chat.ana, said) == "Only my owner can do that."
     assert chat.small.flag.is_on()
@@ -429,7 +429,8 @@ async def test_an_edit_goes_through_the_same_checks(chat: Chat) -> None:
     await chat.server.wait_for_reply(message)
 
     assert await chat.edited(message, "%remember drink") == (
-        'The <info> is missing.\nUsage: %remember <type> <info>\nExample: %remember "favorite color" blue'
+        "The <info> is missing.\nUsage: %remember [--everywhere] <type> <info>\n"
+        'Example: %remember "favorite color" blue'
     )
     assert await chat.kept(chat.ana) == {("dm", "drink"): "tea"}
 
@@ -505,7 +506,7 @@ async def test_a_huge_memory_is_shown_in_a_few_messages(chat: Chat) -> None:
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("%remember", "The <type> is missing.\nUsage: %remember <type> <info>\nExample: "),
+        ("%remember", "The <type> is missing.\nUsage: %remember [--everywhere] <type> <info>\nExample: "),
         ("%remember drink", "The <info> is missing."),
         ("%forget", "The <type> is missing."),
         ('%remember "favorite color blue', "The quotes do not add up."),
@@ -538,7 +539,7 @@ async def test_what_went_wrong_is_said_in_plain_words(chat: Chat, said: str, tol
 async def test_a_memory_that_does_not_answer_is_admitted(chat: Chat, said: str, told: str) -> None:
     chat.small.break_all()
 
-    assert await chat.ask(chat.ana, said) == f"{told} Please try again in a moment; %memorystatus says why."
+    assert await chat.ask(chat.you, said) == f"{told} Please try again in a moment; %memorystatus says why."
 
 
 async def test_a_bug_is_logged_and_admitted(
@@ -547,7 +548,7 @@ async def test_a_bug_is_logged_and_admitted(
     async def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(type(chat.bot.services.tools), "recall", broken)
+    monkeypatch.setattr(type(chat.bot.services.tools), "own", broken)
 
     assert await chat.ask(chat.ana, "%memories my secret") == "Sorry, something went wrong. It is in the log."
     [record] = [record for record in caplog.records if getattr(record, "event", "") == "command_failed"]
@@ -578,21 +579,34 @@ async def test_the_help_lists_what_its_reader_may_say(chat: Chat) -> None:
     for_ana = await chat.ask(chat.ana, "%help")
     for_you = await chat.ask(chat.you, "%help")
 
-    assert "• %remember <type> <info>: Remember something about you." in for_ana
+    assert "• %remember [--everywhere] <type> <info>: Remember something about you." in for_ana
     assert "• %memories [query] [--why] [--page N]: Show what I remember about you, the best match first." in for_ana
-    assert "%memory " not in for_ana
-    assert "%memory migration: " in for_you
+    assert "%memory scope: Set where a memory may be told;" in for_ana
+    assert all(f"• %{name}" in for_ana for name in ("privacy", "mydata", "forgetme", "history", "undo", "why"))
+    assert for_you == for_ana
 
 
 async def test_the_help_explains_a_command_with_an_example(chat: Chat) -> None:
     told = await chat.ask(chat.ana, "%help %Remember")
 
     assert told.startswith('Remember something about you. The type is one word, or several in "quotes";')
-    assert told.endswith('Usage: %remember <type> <info>\nExample: %remember "favorite color" blue')
+    assert told.endswith('Usage: %remember [--everywhere] <type> <info>\nExample: %remember "favorite color" blue')
     assert "%memory migration status|on|off" in await chat.ask(chat.you, "%help memory")
 
 
-@pytest.mark.parametrize("command", ["memory", "memory migration"])
+async def test_the_help_on_settings_shows_only_what_its_reader_may_set(chat: Chat) -> None:
+    for_ana = await chat.ask(chat.ana, "%help memory")
+
+    assert "%memory scope <type> dm|server|everywhere" in for_ana
+    assert "migration status" not in for_ana
+    assert "memory erase" not in for_ana
+    assert (await chat.ask(chat.ana, "%memory")).splitlines() == [
+        "Usage: %memory scope <type> dm|server|everywhere",
+        "Example: %memory scope favorite color everywhere",
+    ]
+
+
+@pytest.mark.parametrize("command", ["memory erase", "memory migration"])
 async def test_the_help_says_that_a_command_is_the_owners(chat: Chat, command: str) -> None:
     told = f"Only my owner can use %{command}. %help lists what you can say."
 
@@ -600,10 +614,11 @@ async def test_the_help_says_that_a_command_is_the_owners(chat: Chat, command: s
     assert await chat.ask(chat.you, f"%help {command}") != told
 
 
-@pytest.mark.parametrize("said", ["%help memor", "%memor"])
-async def test_a_command_that_only_the_owner_may_give_is_suggested_to_nobody_else(chat: Chat, said: str) -> None:
-    assert (await chat.ask(chat.ana, said)).startswith("I don't know %memor. Did you mean %memories?")
-    assert (await chat.ask(chat.you, said)).startswith("I don't know %memor. Did you mean %memory?")
+async def test_a_command_that_only_the_owner_may_give_is_suggested_to_nobody_else(chat: Chat) -> None:
+    said = "%help memory migratio"
+
+    assert "migration" not in (await chat.ask(chat.ana, said)).removeprefix("I don't know %memory migratio")
+    assert "Did you mean %memory migration?" in await chat.ask(chat.you, said)
 
 
 @pytest.mark.skipif(IS_OFFICIAL, reason="a bot account has no human behind it")

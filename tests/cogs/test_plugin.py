@@ -11,7 +11,7 @@ from discord.ext import commands
 
 from memory import ConfigError
 from memory.shared import SharedMemory
-from tests.cogs.conftest import IS_OFFICIAL, BareBot, running
+from tests.cogs.conftest import IS_OFFICIAL, BareBot, agree, running
 from tools.tool_manager import ToolManager
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Predecessor:
 
 
 @pytest.fixture(autouse=True)
-async def process_wide(small: SmallMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+async def process_wide(server: LoopbackDiscord, small: SmallMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    await agree(small, server.you)  # nobody is known to be the owner
     await small.shared.close()
     monkeypatch.setattr("memory.memory_backend", small.shared, raising=False)
 
@@ -67,7 +68,7 @@ async def test_a_bare_bot_remembers(server: LoopbackDiscord, bot: Any, small: Sm
     assert found.content.startswith("I remember nothing about you here")
     assert "\n• favorite_color: blue ← " in mine.content
     assert bot.tool_manager.search_user_memory(str(server.you.id), "color") == "favorite_color: blue"
-    assert await small.sqlite.get_all(str(server.you.id)) == {"favorite_color": "blue"}
+    assert await small.sqlite.get_all(str(server.you.id), audience=frozenset({"", "dm"})) == {"favorite_color": "blue"}
 
 
 async def test_a_bare_bot_is_told_what_went_wrong_once(

@@ -17,9 +17,15 @@ from tests.memory.unify import BY_HAND, unify
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from memory.store import StoreBackend
+
 
 class SmallMemory:
-    """`shared` is what the tools get; the stores outlive its closing, and `flag` is on at first."""
+    """`shared` is what the tools get; the stores outlive its closing, and `flag` is on at first.
+
+    Attributes:
+        local: the store on this machine: `sqlite`, unless another is put in its place before `shared` opens.
+    """
 
     def __init__(self, folder: Path, *, deadline_s: float = 2.0) -> None:
         self._folder = folder
@@ -29,6 +35,7 @@ class SmallMemory:
         self.mcp, self.sqlite, self.legacy = (
             FaultyBackend(name, clock=self._clock, direct=True) for name in ("mcp", "sqlite", "legacy")
         )
+        self.local: StoreBackend = self.sqlite
         self.legacy_path = folder / "jakey.db"
         self.flag = MigrationFlag(folder / ".memory_migration_complete")
         self.flag.enable({"fresh": True})
@@ -48,7 +55,7 @@ class SmallMemory:
         # Nobody looks by himself: a store stays as a test has left it until it is asked.
         timeout_s = self._deadline_s * 0.75
         unified = unify(
-            self._folder, self.mcp, self.sqlite, plan=BY_HAND, timeout_s=timeout_s, deadline_s=self._deadline_s
+            self._folder, self.mcp, self.local, plan=BY_HAND, timeout_s=timeout_s, deadline_s=self._deadline_s
         )
         legacy = Replica(self.legacy, unified.outbox, priority=30, timeout_s=timeout_s, plan=BY_HAND, counted=False)
         flagged = FlaggedMemory(unified, legacy, self.legacy_path, self.flag)

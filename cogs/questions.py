@@ -1,0 +1,93 @@
+"""Questions with yes and no, which one person answers in one channel."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import discord
+    from discord.ext import commands
+
+    from cogs.speech import Speech
+
+ANSWER_S = 30.0
+"""How long an answer is waited for."""
+
+_YES = re.compile(r"[\s.!*_]*(?:yes|y)(?![\w'\u2019-])", re.IGNORECASE)
+_NO = re.compile(r"[\s.!*_]*(?:no|nope|n)(?![\w'\u2019-])", re.IGNORECASE)
+_ON_SECOND_THOUGHT = re.compile(r"\b(?:no|not|but|wait|later|don['\u2019]?t)\b", re.IGNORECASE)
+
+
+class Answer(StrEnum):
+    """What somebody said to a question; silence and anything that is neither is `NONE`."""
+
+    YES = "yes"
+    NO = "no"
+    NONE = "none"
+
+
+def answer_in(text: str) -> Answer:
+    """Return what the first word says; a yes that another word takes back is none, as there is no undoing it."""
+    if _YES.match(text):
+        return Answer.NONE if _ON_SECOND_THOUGHT.search(text) else Answer.YES
+    return Answer.NO if _NO.match(text) else Answer.NONE
+
+
+class Questions:
+    """Asks, and hears the answer of whoever was asked, and of nobody else.
+
+    Nobody is asked two things at once in one channel: it would not be known what a yes is for.
+
+    Args:
+        wait_s: how long an answer is waited for.
+    """
+
+    def __init__(self, bot: commands.Bot, speech: Speech, *, wait_s: float = ANSWER_S) -> None:
+        self.wait_s = wait_s
+        self._bot = bot
+        self._speech = speech
+        self._open: dict[tuple[int, int], asyncio.Future[discord.Message]] = {}
+
+    async def ask(self, message: discord.Message, text: str, *, prefix: str = "") -> Answer:
+        """Reply *text* to *message*, and return what its author then says in that channel."""
+        return await self.ask_in(message.channel, message.author.id, text, reply_to=message, prefix=prefix)
+
+    async def ask_in(
+        self,
+        channel: discord.abc.MessageableChannel,
+        person_id: int,
+        text: str,
+        *,
+        reply_to: discord.Message | None = None,
+        prefix: str = "",
+    ) -> Answer:
+        """Say *text* in *channel*, and return what the person then says there; nothing if they are being asked."""
+        place = (channel.id, person_id)
+        if place in self._open and not self._open[place].done():
+            return Answer.NONE
+        asked_about = reply_to.id if reply_to is not None else 0
+
+        def answers(message: discord.Message) -> bool:
+            same = message.author.id == person_id and message.channel.id == channel.id
+            if not same or message.id == asked_about or self._speech.is_ours(message):
+                return False
+            self._speech.take(message)
+            return True
+
+        # Listening begins before the question is out, so that the quickest answer is heard.
+        answer = self._open[place] = asyncio.ensure_future(self._bot.wait_for("message", check=answers))
+        try:
+            question = await self._speech.say(channel, text, reply_to=reply_to, prefix=prefix)
+            if not question:
+                return Answer.NONE
+            await asyncio.wait({answer}, timeout=self.wait_s)
+            if not answer.done() or answer.result().id <= question[0].id:
+                return Answer.NONE
+            return answer_in(answer.result().content)
+        finally:
+            answer.cancel()
+            if self._open.get(place) is answer:
+                del self._open[place]
