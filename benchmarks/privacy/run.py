@@ -13,7 +13,7 @@ from benchmarks.privacy.cast import names_of
 from benchmarks.privacy.house import house
 from benchmarks.privacy.layers import LAYERS
 from benchmarks.privacy.playing import Outcome, Player
-from tools.memory_tools import normalise_key
+from tools.keys import normalise_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
