@@ -58,4 +58,4 @@ class Receipt:
     @property
     def complete(self) -> bool:
         """Whether nothing is pending any more."""
-        return bool(self.revision) and all(part.state is not PartState.PENDING for part in self.parts)
+        return bool(self.revision and self.parts) and all(part.state is not PartState.PENDING for part in self.parts)

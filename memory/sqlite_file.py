@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 DAMAGED = ".damaged-"
 """Stands between the name of a file and when it was found damaged."""
 
-OVERWRITTEN = "overwritten"
-"""In a file's table of names and values: all that was deleted in it is overwritten, also what was deleted long ago."""
+_SMALL = 8_000_000
+"""A file that is written anew within some hundredths of a second, and so on its own thread."""
 
 _FILLED_AT_ONCE = 250_000
 
@@ -193,36 +193,40 @@ class SQLiteFile:
         """
         return await self.run("empty the log", self._empty_log_at_once, writes=True)
 
-    async def scrub(self, marks: str) -> str:
-        """Do so, and overwrite what was deleted before every connection did that when it deletes. See Scrubber.
+    async def scrub(self) -> str:
+        """Write the file anew, with nothing in it but what is there, and do the same with its log; raises as `run`.
 
-        The file is written anew for that, once; meanwhile it can be read, but takes no writes.
+        To overwrite what is deleted is not enough: what SQLite moves from page to page it leaves behind where it was.
+        A large file is written over a connection and on a thread of its own: it may be read meanwhile, not written.
         """
-
+        if self.size() <= _SMALL:
+            return await self.run("scrub", self._write_anew, writes=True)
         identity = self._identity
         if identity is None:
             raise BackendUnavailableError(self._name, "scrub", "not open")
 
-        def job(db: sqlite3.Connection) -> str:
-            overwrite_deleted(db)
-            known = marks and db.execute(f"SELECT 1 FROM {marks} WHERE name = ?", [OVERWRITTEN]).fetchone()
-            if not known:
-                db.execute("VACUUM")
-                if marks:
-                    db.execute(f"INSERT OR REPLACE INTO {marks} (name, value) VALUES (?, '1')", [OVERWRITTEN])
-            return self._empty_log(db)
-
         def work() -> str:
-            # A connection and a thread of its own: to write a large file anew takes long, and it may be read meanwhile.
             uri = f"{self.path.absolute().as_uri()}?mode=rw"
             connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self._busy_timeout_s)
             with closing(connection) as db:
-                return self._in_place(identity, job, db)
+                overwrite_deleted(db)
+                return self._in_place(identity, self._write_anew, db)
 
         try:
             return await asyncio.to_thread(work)
         except (sqlite3.Error, OSError, _FileGoneError) as exc:
             raise BackendUnavailableError(self._name, "scrub", reason_of(self.path, exc)) from exc
+
+    def size(self) -> int:
+        """Return how many bytes the file has, without its log; 0 if it is not there."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def _write_anew(self, db: sqlite3.Connection) -> str:
+        db.execute("VACUUM")
+        return self._empty_log(db)
 
     def _empty_log_at_once(self, db: sqlite3.Connection) -> str:
         db.execute("PRAGMA busy_timeout = 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -12,7 +13,7 @@ from memory.backends.sqlite import copies
 from memory.backups.work import no_progress
 from memory.model import user_hash_of
 from memory.sqlite_copy import PART, copy_database, flush, put_in_place, read_only, remove_database, sides_of
-from memory.sqlite_file import OVERWRITTEN, in_transaction, is_damage, overwrite_deleted, run_script
+from memory.sqlite_file import in_transaction, is_damage, overwrite_deleted, run_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,8 +48,6 @@ def purge(copy: OwnCopy, user_hash: str, revision: str) -> Purged:
             if not base.exists():
                 path.unlink(missing_ok=True)
             return Purged()
-        if _is_clean(path, user_hash):
-            return Purged()
         return Purged(_rewrite(path, user_hash, revision, may_be_damaged=copy.kind == "damaged"))
     except FileNotFoundError:  # it is gone: rotated away meanwhile
         return Purged()
@@ -56,19 +55,6 @@ def purge(copy: OwnCopy, user_hash: str, revision: str) -> Purged:
         return Purged(trouble=f"{path.name}: {exc}")
     except OSError as exc:
         return Purged(trouble=f"{path.name}: {exc.strerror}")
-
-
-def _is_clean(path: Path, user_hash: str) -> bool:
-    """Return whether there is nothing to do: no row, and no deleted one whose bytes are still there."""
-    if any(side.exists() for side in sides_of(path)):
-        return False
-    try:
-        with closing(read_only(path, at_rest=True)) as db:
-            _teach(db)
-            marked = db.execute("SELECT 1 FROM meta WHERE name = ?", [OVERWRITTEN]).fetchone()
-            return marked is not None and not any(_count(db, table, user_hash) for table in _tables_about_users(db))
-    except sqlite3.Error:
-        return False  # it is no store's, or is damaged: `_rewrite` finds out
 
 
 def _rewrite(path: Path, user_hash: str, revision: str, *, may_be_damaged: bool) -> int:
@@ -108,9 +94,7 @@ def _take_out(db: sqlite3.Connection, user_hash: str, revision: str) -> int:
 
 def _delete(db: sqlite3.Connection, user_hash: str, revision: str) -> int:
     if copies.is_current(db):
-        rows = copies.bury(db, user_hash, revision)
-        copies.mark_overwritten(db)
-        return rows
+        return copies.bury(db, user_hash, revision)
     rows = 0
     for table in _tables_about_users(db):
         columns = _columns(db, table)
@@ -123,7 +107,7 @@ def _delete(db: sqlite3.Connection, user_hash: str, revision: str) -> int:
 
 def _salvage(path: Path, part: Path, user_hash: str, revision: str) -> int:
     """Put what can be read of a damaged file, without that user, into *part*."""
-    kind = ""
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         kind = copies.why_not_ours(path)
     except sqlite3.Error as exc:
@@ -171,13 +155,6 @@ def _tables_about_users(db: sqlite3.Connection) -> list[str]:
 
 def _columns(db: sqlite3.Connection, table: str) -> set[str]:
     return {row[1] for row in db.execute(f"PRAGMA table_info({_quoted(table)})")}
-
-
-def _count(db: sqlite3.Connection, table: str, user_hash: str) -> int:
-    if "user_id" not in _columns(db, table):
-        return 0
-    sql = f"SELECT EXISTS (SELECT 1 FROM {_quoted(table)} WHERE hash_of(user_id) = ?)"
-    return int(db.execute(sql, [user_hash]).fetchone()[0])
 
 
 def _opened(path: Path) -> sqlite3.Connection:

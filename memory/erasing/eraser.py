@@ -19,7 +19,7 @@ from memory.receipt import Part, PartState, Receipt
 from memory.tasks import stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from memory.erasing.places import Places
     from memory.flagged import FlaggedMemory
@@ -59,7 +59,7 @@ class Eraser:
         self._unified = unified
         self._flagged = flagged
         self._places = places
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._pending = PendingErasures(unified.outbox.path.with_name("erasures.json"))
         self._copies = Copies(places)
         self._working = asyncio.Lock()
@@ -131,7 +131,7 @@ class Eraser:
     async def _insist(self, one: Erasure, counts: dict[str, int]) -> Erasure:
         """Try until nothing is pending, but no longer than our patience."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._patience_s
+        end = loop.time() + self.patience_s
         pauses = iter(_PAUSES_S)
         while True:
             one = await self._advance(one, counts)
@@ -201,14 +201,17 @@ class Eraser:
             await asyncio.sleep(rest_s)
 
 
-def _added_up(parts: Iterable[Part], before: Iterable[Part], counts: dict[str, int]) -> tuple[Part, ...]:
-    """Return *parts*, each with as much as was ever found in it."""
+def _added_up(parts: Sequence[Part], before: Sequence[Part], counts: dict[str, int]) -> tuple[Part, ...]:
+    """Return *parts*, each with as much as was ever found in it, and the copies that are no more since."""
     known = {part.name: part.count for part in before}
+    names = {part.name for part in parts}
+    gone = [replace(part, state=PartState.ERASED, why="") for part in before if part.name not in names]
 
     def total(part: Part) -> int:
         earlier = known.get(part.name, 0)
-        return (
-            earlier + part.count if part.name.startswith(COPIES) else max(earlier, part.count, counts.get(part.name, 0))
-        )
+        if part.name.startswith(COPIES):
+            return earlier + part.count
+        return max(earlier, part.count, counts.get(part.name, 0))
 
-    return tuple(replace(part, count=total(part)) for part in parts)
+    added = [replace(part, count=total(part)) for part in parts]
+    return (*added, *(part for part in gone if part.name.startswith(COPIES)))

@@ -70,7 +70,7 @@ class Outbox:
             path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S, log_bytes=_LOG_BYTES
         )
         self._reading = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_READ_BUSY_S)
-        self._scrubber = Scrubber(self._writing, "meta")
+        self._scrubber = Scrubber(self._writing)
         self._unreadable: BackendUnavailableError | None = None
         self._unreadable_until = 0.0
         self._empty: tuple[sqlite3.Connection, int] | None = None

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from memory import BackendUnavailableError, PartState
 from memory.assemble import shared_memory
+from memory.backends.mcp import MCPMemoryBackend
+from memory.backends.sqlite import SQLiteMemoryBackend, tables
+from memory.backups import back_up, restore
 from memory.model import user_hash_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable
 
     from memory.receipt import Part, Receipt
-    from memory.shared import SharedMemory
+    from memory.shared import MemorySystem, SharedMemory
 
+ROOT = Path(__file__).resolve().parents[2]
 USER = "user-MARKUSER-7"
 OTHER = "user-other-8"
 MARKS = ("MARKUSER", "MARKKEY", "MARKVALUE", "MARKOLD", "MARKMETA", "MARKQUERY", "MARKGONE", "MARKSCOPE")
@@ -81,16 +93,18 @@ async def live(memory: SharedMemory) -> None:
     await by_flag.search(USER, "what about MARKQUERY and MARKVALUE")
 
 
-async def until(condition: Callable[[], bool], most_s: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[object]], most_s: float = 30.0) -> None:
+    """Look again and again: what is waited for happens in other threads and processes, without an event."""
     async with asyncio.timeout(most_s):
-        while not condition():
+        while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
 async def in_step(memory: SharedMemory) -> None:
-    async with asyncio.timeout(20):
-        while not (await memory.get_full_status())["healthy"]:
-            await asyncio.sleep(0.05)
+    async def is_healthy() -> bool:
+        return bool((await memory.get_full_status())["healthy"])
+
+    await until(is_healthy)
 
 
 def part(receipt: Receipt, name: str) -> Part:
@@ -150,3 +164,331 @@ async def test_what_cannot_even_be_noted_erases_nothing(config: Path) -> None:
             await memory.erase(USER)
 
         assert await memory.get_all(USER) == {"drink": "tea"}
+
+
+def data_of(config: Path) -> Path:
+    return config.parent / "data"
+
+
+async def server_of(memory: SharedMemory) -> int:
+    async def look(system: MemorySystem) -> int:
+        store = next(replica.store for replica in system.unified.members if replica.name == "mcp")
+        assert isinstance(store, MCPMemoryBackend)
+        return store.pid or 0
+
+    return await memory.on_loop("look", look)
+
+
+async def be_impatient(system: MemorySystem) -> None:
+    """Let what is not erased at once be pending: a server that hangs is soon ended, and started again."""
+    system.eraser.patience_s = 0.3
+
+
+async def completed_of(memory: SharedMemory) -> Receipt:
+    await until(memory.completed)
+    (receipt,) = await memory.completed()
+    return receipt
+
+
+async def test_a_store_that_is_away_is_pending_and_erased_when_it_is_back(config: Path) -> None:
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        await live(memory)
+        await in_step(memory)
+        others = await others_memories(memory)
+        server = await server_of(memory)
+        await memory.on_loop("be impatient", be_impatient)
+        os.kill(server, signal.SIGSTOP)
+
+        receipt = await memory.erase(USER, tell="channel 7")
+
+        assert not receipt.complete
+        assert [one.name for one in receipt.parts if one.state is PartState.PENDING] == ["mcp"]
+        assert part(receipt, "mcp").why
+        assert {Path(name).name for name in marks_in(config.parent)} <= {"mcp_memory.db", "mcp_memory.db-wal"}
+        assert await memory.completed() == []
+
+        with suppress(ProcessLookupError):  # it is ended and started again, if it was not already
+            os.kill(server, signal.SIGKILL)
+        later = await completed_of(memory)
+
+        assert (later.user_hash, later.revision, later.tell) == (receipt.user_hash, receipt.revision, "channel 7")
+        assert later.complete
+        assert marks_in(config.parent) == {}
+        await memory.told(later)
+        assert await memory.completed() == []
+        assert not (data_of(config) / "erasures.json").exists()
+        assert await others_memories(memory) == others
+
+
+async def test_what_is_pending_survives_a_restart_and_what_was_told_leaves_nothing(config: Path) -> None:
+    away = data_of(config) / "mcp_memory.db"
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        await live(memory)
+        await in_step(memory)
+    config.write_text(CONFIG.replace("[memory.backends.mcp]", '[memory.backends.mcp]\ncommand = ["false"]'))
+    async with shared_memory(config) as memory:
+        receipt = await memory.erase(USER, tell="channel 7")
+    noted = (data_of(config) / "erasures.json").read_text()
+    assert not receipt.complete
+    assert {Path(name).name for name in marks_in(config.parent)} == {away.name}
+    assert USER not in noted
+    assert (data_of(config) / "erasures.json").stat().st_mode & 0o777 == 0o600
+
+    config.write_text(CONFIG)
+    async with shared_memory(config) as memory:
+        later = await completed_of(memory)
+    async with shared_memory(config) as memory:  # not told yet
+        assert await memory.completed() == [later]
+        await memory.told(later)
+
+    assert later.tell == "channel 7"
+    assert later.entries == receipt.entries == 40
+    assert marks_in(config.parent) == {}
+    assert not (data_of(config) / "erasures.json").exists()
+
+
+@pytest.mark.parametrize("name", ["memory.db", "mcp_memory.db"])
+async def test_an_old_copy_of_a_store_brings_nothing_back_and_is_overwritten(config: Path, name: str) -> None:
+    file = data_of(config) / name
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        await live(memory)
+        await in_step(memory)
+    shutil.copy(file, config.parent.parent / "old.db")
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        assert (await memory.erase(USER)).complete
+        others = await others_memories(memory)
+    shutil.copy(config.parent.parent / "old.db", file)
+    assert marks_in(config.parent)
+
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+
+        async def is_gone() -> bool:
+            return marks_in(config.parent) == {}
+
+        await until(is_gone)
+        assert await memory.get_all(USER) == {}
+        assert await others_memories(memory) == others
+    assert marks_in(config.parent) == {}
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+
+from memory.assemble import shared_memory
+from memory import backups, erasing
+from memory.backups import purging
+from memory.erasing import eraser, pending, places
+
+stage, config, user = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+
+def die(*_args, **_kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if stage == "noted":
+    eraser.Eraser._bury = die
+elif stage == "buried":
+    eraser.erase_in_store = die
+elif stage == "stores":
+    eraser.erase_in_outbox = die
+elif stage == "copy":
+    purging.put_in_place = die
+elif stage == "copies":
+    places.migration.forget = die
+elif stage == "told":
+    pending.PendingErasures.drop = die
+
+async def main():
+    async with shared_memory(config) as memory:
+        while not (await memory.get_full_status())["healthy"]:
+            await asyncio.sleep(0.02)
+        await memory.erase(user, tell="channel 7")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("stage", ["noted", "buried", "stores", "copy", "copies", "told"])
+async def test_an_erasure_that_was_killed_goes_on_at_the_next_start(config: Path, stage: str) -> None:
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        await live(memory)
+        await in_step(memory)
+        others = await others_memories(memory)
+        await memory.on_loop("back up", partial(a_backup, config), bounded=False)
+
+    killed = subprocess.run([sys.executable, "-c", KILLED, stage, str(config), USER], cwd=ROOT, timeout=50, check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    async with shared_memory(config) as memory:
+        receipt = await completed_of(memory)
+        assert receipt.tell == "channel 7"
+        assert await memory.get_all(USER) == {}
+        assert await others_memories(memory) == others
+        assert marks_in(config.parent) == {}
+        await memory.told(receipt)
+    assert marks_in(config.parent) == {}
+
+
+async def a_backup(config: Path, system: MemorySystem) -> None:
+    """Make a backup as the bot makes it every day."""
+    folder = data_of(config) / "backups"
+    folder.mkdir(exist_ok=True)
+    await back_up(system.unified, folder / "memory-20260101T000000Z.db", folder)
+
+
+def predecessors(path: Path) -> None:
+    """A file as the predecessor had it, with two people in it."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(
+            "CREATE TABLE memories (id INTEGER PRIMARY KEY AUTOINCREMENT, user_id TEXT, key TEXT, value TEXT, "
+            "created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP)"
+        )
+        db.execute("CREATE TABLE conversations (id INTEGER PRIMARY KEY, user_id TEXT, message TEXT)")
+        for user in (USER, OTHER):
+            for n in range(20):
+                values = [user, f"key {n}", f"{'MARKOLD' if user == USER else 'old'} {n} " + "long " * 50]
+                db.execute("INSERT INTO memories (user_id, key, value) VALUES (?, ?, ?)", values)
+            db.execute("INSERT INTO conversations (user_id, message) VALUES (?, ?)", [user, f"{user} said"])
+        db.execute("DELETE FROM memories WHERE key = 'key 7'")  # whose bytes it leaves there
+        db.commit()
+
+
+async def test_every_copy_that_we_made_forgets_too_and_stays_what_it_is(config: Path) -> None:
+    backups = data_of(config) / "backups"
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        await live(memory)
+        others = await others_memories(memory)
+        await in_step(memory)
+        await memory.on_loop("back up", partial(a_backup, config), bounded=False)
+    daily = backups / "memory-20260101T000000Z.db"
+    shutil.copy(daily, backups / "memory-20260102T000000Z-before-restore.db")
+    shutil.copy(daily, data_of(config) / "memory.db.schema-2-20260101T000000Z")
+    shutil.copy(daily, data_of(config) / "mcp_memory.db.damaged-20260101T000000Z")
+    damaged = data_of(config) / "memory.db.damaged-20260101T000000Z"
+    shutil.copy(daily, damaged)
+    with damaged.open("r+b") as file:  # in the middle of some page
+        file.seek(4096 * 5)
+        file.write(b"\xff" * 3000)
+    predecessors(backups / "jakey-20260101T000000Z.db")
+    report = backups / "jakey-20260101T000000Z.report.jsonl"
+    lines = [{"kind": "refused", "row": n, "user": user, "reason": "too long"} for n, user in enumerate((USER, OTHER))]
+    report.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (backups / "memory-20260103T000000Z.db.part").write_bytes(b"MARKUSER")
+    (backups / "mine.txt").write_text("the owner's own")
+
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        receipt = await memory.erase(USER)
+
+    assert receipt.complete, receipt
+    assert marks_in(config.parent) == {}
+    kinds = {"backup", "before a restore", "before an upgrade", "damaged", "migration", "unfinished"}
+    assert {one.name for one in receipt.parts} >= {f"copies: {kind}" for kind in kinds}
+    assert part(receipt, "copies: backup").count > 40
+    assert part(receipt, "copies: migration").count == 20  # a conversation, too
+    assert part(receipt, "copies: migration notes").count == 1
+    assert json.loads(report.read_text())["user"] == OTHER
+    assert (backups / "mine.txt").exists()
+    for copy in (daily, damaged, data_of(config) / "mcp_memory.db.damaged-20260101T000000Z"):
+        async with SQLiteMemoryBackend(copy) as store:
+            there = await store.get_all(OTHER)
+            assert there.items() <= others.items()
+            assert len(there) > 15
+            assert await store.get_all(USER) == {}
+            assert digests_of(copy) == digests_made_anew(copy)
+        assert copy.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(backups / "jakey-20260101T000000Z.db")) as db:
+        assert db.execute("SELECT count(*) FROM memories").fetchone() == (19,)
+        assert db.execute("SELECT count(*) FROM conversations").fetchone() == (1,)
+
+
+def digests_of(path: Path) -> list[object]:
+    with closing(sqlite3.connect(path)) as db:
+        return [row[0] for row in db.execute("SELECT user_hash FROM digests ORDER BY user_hash")]
+
+
+def digests_made_anew(path: Path) -> list[object]:
+    with closing(sqlite3.connect(path)) as db:
+        return [digest.user_hash for digest in tables.recomputed(db)]
+
+
+async def put_back(path: Path, folder: Path, system: MemorySystem) -> None:
+    await restore(system.unified, path, folder)
+
+
+async def test_a_backup_from_before_put_back_brings_nobody_back(config: Path) -> None:
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        await live(memory)
+        await in_step(memory)
+        await memory.on_loop("back up", partial(a_backup, config), bounded=False)
+        daily = data_of(config) / "backups" / "memory-20260101T000000Z.db"
+        kept_by_the_owner = config.parent.parent / "kept.db"
+        shutil.copy(daily, kept_by_the_owner)
+        assert (await memory.erase(USER)).complete
+        others = await others_memories(memory)
+
+        for path in (daily, kept_by_the_owner):
+            await memory.on_loop("restore", partial(put_back, path, daily.parent), bounded=False)
+
+            assert await memory.get_all(USER) == {}
+            assert await others_memories(memory) == others
+
+
+async def test_what_is_remembered_afterwards_stays(config: Path) -> None:
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        await live(memory)
+        assert (await memory.erase(USER)).complete
+
+        await memory.store(USER, "again", "after that")
+        again = await memory.erase(OTHER)
+
+        assert again.complete
+        assert await memory.get_all(USER) == {"again": "after that"}
+        assert await others_memories(memory) == {}
+
+
+async def test_the_predecessors_conversations_are_out_of_reach_and_its_memories_are_not(config: Path) -> None:
+    data_of(config).mkdir()
+    predecessors(data_of(config) / "jakey.db")
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        receipt = await memory.erase(USER)
+        if not receipt.complete:
+            receipt = await completed_of(memory)
+
+    assert part(receipt, "legacy").state is PartState.ERASED
+    assert part(receipt, "conversations in jakey.db").state is PartState.OUT_OF_REACH
+    with closing(sqlite3.connect(data_of(config) / "jakey.db")) as db:
+        assert db.execute("SELECT count(*) FROM memories").fetchone() == (19,)
+        assert db.execute("SELECT count(*) FROM conversations").fetchone() == (2,)
+    assert marks_in(config.parent) == {"data/jakey.db": {"MARKUSER"}}
+
+
+@pytest.mark.parametrize("on", [True, False], ids=["flag on", "flag off"])
+async def test_a_forgotten_key_is_gone_from_every_file_within_seconds(config: Path, *, on: bool) -> None:
+    set_flag(config, on=on)
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        for n in range(12):
+            await memory.by_flag.store(OTHER, "MARKKEY", f"MARKVALUE {n} " + "long " * n * 100, {"said": "MARKMETA"})
+        await memory.by_flag.store(OTHER, "team", "Eagles")
+        await in_step(memory)
+        assert marks_in(config.parent)
+
+        assert await memory.by_flag.delete(OTHER, "MARKKEY")
+
+        async def is_gone() -> bool:
+            return marks_in(config.parent) == {}
+
+        await until(is_gone, 10)
+        assert await memory.past(OTHER) == []
+        assert await memory.by_flag.get_all(OTHER) == {"team": "Eagles"}

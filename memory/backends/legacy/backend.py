@@ -82,7 +82,7 @@ class LegacyMemoryBackend(StoreBackend):
         self._file = SQLiteFile(
             path, name=name, schema=tables.prepare, wal=False, busy_timeout_s=busy_timeout_s, keep_damaged_aside=False
         )
-        self._scrubber = Scrubber(self._file, "")  # the predecessor does not overwrite what it deletes
+        self._scrubber = Scrubber(self._file)
         self._absorbed: int | None = None
         self._looked_at = 0.0
         self._rest_s = _AGAIN_S

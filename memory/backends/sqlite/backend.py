@@ -66,7 +66,7 @@ class SQLiteMemoryBackend(StoreBackend):
         super().__init__(name, clock=clock, deadline_s=deadline_s)
         self.path = path
         self._file = SQLiteFile(path, name=name, schema=tables.SCHEMA, busy_timeout_s=busy_timeout_s)
-        self._scrubber = Scrubber(self._file, "meta")
+        self._scrubber = Scrubber(self._file)
         self._busy_timeout_s = busy_timeout_s
         self._canary = f"canary:{secrets.token_hex(8)}"
 

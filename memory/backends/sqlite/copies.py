@@ -14,7 +14,7 @@ from memory.errors import MemoryRejectedError
 from memory.limits import check_record
 from memory.model import MemoryEntry, UserTombstone, content_hash, user_hash_of
 from memory.sqlite_copy import flush, read_only
-from memory.sqlite_file import OVERWRITTEN, in_transaction, overwrite_deleted, text_or_bytes, version_of
+from memory.sqlite_file import in_transaction, overwrite_deleted, text_or_bytes, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,11 +126,6 @@ def bury(db: sqlite3.Connection, user_hash: str, revision: str) -> int:
     db.execute("DELETE FROM indexed WHERE user_hash = ?", [user_hash])
     (left,) = db.execute(before).fetchone()
     return max(0, int(rows) + graves - int(left))
-
-
-def mark_overwritten(db: sqlite3.Connection) -> None:
-    """Note in an open file that nothing deleted is left in its bytes, which a VACUUM is about to make true."""
-    db.execute(tables.PUT_META, [OVERWRITTEN, "1"])
 
 
 def _hash_of(user_id: object) -> str:
