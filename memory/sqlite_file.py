@@ -229,11 +229,12 @@ class SQLiteFile:
         return self._empty_log(db)
 
     def _empty_log_at_once(self, db: sqlite3.Connection) -> str:
+        (timeout_ms,) = db.execute("PRAGMA busy_timeout").fetchone()
         db.execute("PRAGMA busy_timeout = 0")
         try:
             return self._empty_log(db)
         finally:
-            db.execute(f"PRAGMA busy_timeout = {round(self._busy_timeout_s * 1000)}")
+            db.execute(f"PRAGMA busy_timeout = {timeout_ms}")
 
     def _empty_log(self, db: sqlite3.Connection) -> str:
         checkpoint(db)  # which takes long, and keeps nobody waiting
