@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from cogs import render_privacy as render
 from cogs.erasures import Erasures
 from cogs.questions import Answer, Questions
 from cogs.speech import Recent, Speech
+from memory import BackendUnavailableError
 from tools.consent import Consent
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from tools.context import ToolContext
     from tools.tool_manager import ToolManager
+
+log = logging.getLogger(__name__)
 
 
 class ConsentDesk:
@@ -44,12 +48,24 @@ class ConsentDesk:
             return False
         return await self._ask(message, context, prefix)
 
+    def forget(self, user_id: str) -> None:
+        """Forget that somebody was asked."""
+        self._asked.discard(user_id)
+
     async def invite(self, message: discord.Message, context: ToolContext, prefix: str) -> None:
         """Ask *message*'s author, unless that was done: in talk, something could not be remembered."""
-        if context.user_id in self._asked or await self.tools.consent(context) is not Consent.UNASKED:
+        if context.user_id in self._asked:
             return
-        if await self._ask(message, context, prefix):
-            await self._speech.say(message.channel, render.agreed(prefix), reply_to=message, prefix=prefix)
+        try:
+            if await self.tools.consent(context) is not Consent.UNASKED:
+                return
+            if not await self._ask(message, context, prefix):
+                return
+            text = render.agreed(prefix)
+        except BackendUnavailableError:
+            log.warning("Somebody's consent could not be noted", extra={"event": "consent_unknown"})
+            text = render.not_noted(prefix)
+        await self._speech.say(message.channel, text, reply_to=message, prefix=prefix)
 
     async def _ask(self, message: discord.Message, context: ToolContext, prefix: str) -> bool:
         self._asked.add(context.user_id)

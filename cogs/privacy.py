@@ -46,6 +46,11 @@ class PrivacyCog(commands.Cog, name="Privacy"):
         if ctx.bot.get_cog("Errors") is None and isinstance(error, commands.CommandError):
             await answer_error(self._speech, ctx, error)
 
+    @commands.Cog.listener()
+    async def on_memory_erased(self, user_id: str) -> None:
+        """Ask anew whoever comes back."""
+        self._desk.forget(user_id)
+
     @commands.command(usage="[on|off]", extras={"example": "privacy off", "could_not": "done"})
     async def privacy(self, ctx: commands.Context[Any], action: str = "") -> None:
         """Show what I may remember about you, and what you can do about it; on or off decides it."""
@@ -104,7 +109,7 @@ class PrivacyCog(commands.Cog, name="Privacy"):
     async def _switched_off(self, ctx: commands.Context[Any], context: ToolContext) -> str:
         """Stop at once, then ask whether to erase what there is; return what is left to say."""
         if not context.needs_consent:
-            return render.OWNERS_ARE_REMEMBERED
+            return render.owners_are_remembered(ctx.prefix or "")
         if await self._tools.refuse(context):
             return render.refused(ctx.prefix or "", erased=True)
         found = await self._tools.own(context, limit=1)

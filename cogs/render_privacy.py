@@ -55,6 +55,10 @@ def unanswered(prefix: str) -> str:
     return f"There was no yes, so nothing was kept. You can say yes at any time: {prefix}privacy on"
 
 
+def not_noted(prefix: str) -> str:
+    return f"My memory does not answer right now, so nothing was kept. You can say yes later: {prefix}privacy on"
+
+
 def not_kept(prefix: str, *, refused: bool) -> str:
     why = "you told me not to remember you" if refused else "you have not agreed to being remembered"
     return f"Nothing was kept, because {why}. To change that: {prefix}privacy on"
@@ -109,6 +113,10 @@ def switched_off(count: int, seconds: float) -> str:
         f"Shall I erase {'it' if count == 1 else 'them'}, everywhere? "
         f"Say yes within {seconds:.0f} seconds; anything else means no."
     )
+
+
+def owners_are_remembered(prefix: str) -> str:
+    return f"You are my owner, so I remember without asking you. {prefix}forgetme erases all about you."
 
 
 def kept_unused(prefix: str) -> str:
@@ -217,7 +225,7 @@ def _evidence(entry: MemoryEntry, here: str, private: bool, called: Called, name
             how = f"it was imported from {quote_key(str(said.get('from', 'a file')))}"
         case _:
             how = "my owner's own program stored it"
-    yield how + (f", {_said_where(origin[1], here, private, called)}" if origin else "")
+    yield how + (f", {_said_where(origin[1], entry.scope, here, private, called)}" if origin else "")
     yield _when(entry)
     about = [str(each) for each in _listed(said.get("about")) if _ID.fullmatch(str(each))]
     if about:
@@ -228,9 +236,9 @@ def _evidence(entry: MemoryEntry, here: str, private: bool, called: Called, name
         yield origin[0]
 
 
-def _said_where(place: str, here: str, private: bool, called: Called) -> str:
+def _said_where(place: str, scope: str, here: str, private: bool, called: Called) -> str:
     if place == "@me":
-        return "in a DM"
+        return "in a group" if scope.startswith("group:") else "in our DM" if private else "in a DM"
     if here == f"guild:{place}":
         return "in this server"
     name = called(place) if private else ""
@@ -252,8 +260,6 @@ def ask_to_erase_somebody(user_id: str, seconds: float) -> str:
         f"undoing it. Say yes within {seconds:.0f} seconds; anything else means no."
     )
 
-
-OWNERS_ARE_REMEMBERED = "You are my owner: I remember what you tell me to, and nobody asks. %forgetme erases it all."
 
 NOT_ERASED = "There was no yes, so nothing was erased."
 

@@ -199,6 +199,9 @@ class Recent:
         if len(self._kept) > _REMEMBERED:
             self._kept.popitem(last=False)
 
+    def discard(self, thing: object) -> None:
+        self._kept.pop(thing, None)
+
 
 def _may_pass(exc: Exception) -> bool:
     """Return whether sending again, with the same nonce, may work: Discord or the network stumbled."""

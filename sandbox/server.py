@@ -95,6 +95,8 @@ class LoopbackDiscord:
     ) -> Message:
         """Post a message of *person* in their DM with the bot, or in the channel of *guild*."""
         channel = self.channel(person, guild)
+        if channel.guild_id is None and not self.world.history(channel, limit=1):
+            self.gateway.publish("CHANNEL_CREATE", bodies.dm_channel(channel))
         return self._publish(
             self.world.add_message(
                 channel,

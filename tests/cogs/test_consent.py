@@ -218,6 +218,7 @@ async def test_a_memory_that_does_not_answer_is_no_yes(chat: Chat) -> None:
 
     told = await chat.ask(chat.ana, "%remember drink tea")
     chat.small.break_all("")
+    await chat.bot.services.tools.status(settle_s=0)
 
     assert told.startswith("That could not be remembered: my memory does not answer right now.")
     assert await chat.kept(chat.ana) == {}

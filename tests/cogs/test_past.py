@@ -90,7 +90,7 @@ async def test_why_says_who_where_when_and_how(chat: Chat) -> None:
 
     assert plain(await chat.ask(chat.ana, "%why drink")).splitlines() == [
         "• drink: tea",
-        f"  ↳ you told me to remember it, in a DM; TIME; told in DMs only; "
+        f"  ↳ you told me to remember it, in our DM; TIME; told in DMs only; "
         f"https://discord.com/channels/@me/{said.channel.id}/{said.id}",
     ]
     assert plain(await chat.ask(chat.ana, "%why color", "Home")).splitlines()[1] == (

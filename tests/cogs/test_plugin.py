@@ -171,6 +171,35 @@ async def test_a_bare_bot_without_owners_obeys_who_it_belongs_to(
     assert not small.flag.is_on()
 
 
+async def test_a_bare_bot_asks_for_consent_and_erases(
+    server: LoopbackDiscord, bot: BareBot, small: SmallMemory
+) -> None:
+    ana = server.world.person("ana")
+    message = server.say(ana, "%remember drink tea")
+    question = await server.wait_for_reply(message)
+    server.say(ana, "yes")
+    await bot.handled(message)
+    forgetting = server.say(ana, "%forgetme")
+    await server.wait_for_reply(forgetting)
+    server.say(ana, "yes")
+    await bot.handled(forgetting)
+
+    assert question.content.startswith("May I remember things about you?")
+    assert server.replies(message)[1].content == "Got it! I'll remember that drink: tea"
+    assert server.replies(forgetting)[-1].content.startswith("Done: everything that I can reach is erased.")
+    assert await small.sqlite.get_all(str(ana.id)) == {}
+
+
+async def test_all_about_people_is_unloaded_with_the_memory(bot: Any) -> None:
+    assert {"Memory", "Privacy", "Past", "Deletions"} <= set(bot.cogs)
+
+    await bot.unload_extension("cogs.memory")
+
+    assert not {"Memory", "Privacy", "Past", "Deletions"} & set(bot.cogs)
+    await bot.load_extension("cogs.memory")
+    assert {"Memory", "Privacy", "Past", "Deletions"} <= set(bot.cogs)
+
+
 async def test_unloading_closes_the_memory_and_takes_the_tools_away(bot: Any, small: SmallMemory) -> None:
     assert small.shared._running is not None
 

@@ -181,7 +181,7 @@ async def asking_anew(chat: Chat) -> str:
     """Return what ana is told next: her consent is erased, too."""
     asking = chat.server.say(chat.ana, "%remember drink tea")
     question = await chat.server.wait_for_reply(asking)
-    chat.server.say(chat.ana, "no")
+    chat.server.say(chat.ana, "hm")
     await chat.bot.handled(asking)
     return question.content
 
@@ -288,6 +288,9 @@ async def test_an_edit_after_forgetme_brings_nothing_back_unasked(chat: Chat, be
 
     assert (await chat.edited(message, "%remember drink coffee")).startswith("May I remember")
     assert await chat.kept(ben) == {}
+    assert (await chat.ask(ben, "hm")).startswith("There was no yes")
+    await asked(chat, ben, "%forgetme", "yes")  # he is asked anew each time that he was forgotten
+    assert (await chat.ask(ben, "%remember drink tea")).startswith("May I remember")
 
 
 @pytest.fixture
