@@ -24,7 +24,7 @@ from benchmarks.chaos.schedule import FOREIGN_LOSSES, HINDRANCES, LOSSES, SCRIPT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.chaos.play import Outcome
+    from benchmarks.chaos.outcome import Outcome
     from benchmarks.chaos.schedule import Schedule
 
 _JOBS_HELP = "schedules at the same time; twice the cores unless told, because they mostly wait"

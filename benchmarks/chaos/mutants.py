@@ -198,6 +198,15 @@ def _absorbing_off() -> None:
     vars(telling)["_is_noted"] = lambda *_: True
 
 
+def _batches_off() -> None:
+    """What belongs together is written one after the other."""
+
+    async def one_by_one(self: FlaggedMemory, drafts: Sequence[Record]) -> int:
+        return sum([await self._keep([draft]) for draft in drafts])
+
+    FlaggedMemory.write = one_by_one  # type: ignore[method-assign]
+
+
 def _drop(batch: Batch, record: Record) -> None:
     """Take the row in the place of *record* away as if it had never been there, in the digest, too."""
     batch.forget(record.position)
@@ -224,5 +233,6 @@ MUTANTS = {
     "fsync_gate_off": Mutant(_fsync_gate_off, "power_cut_and_loss::rested"),
     "flag_off_outbox_off": Mutant(_flag_off_outbox_off, "flip_flag"),
     "legacy_comparison_off": Mutant(_legacy_comparison_off, "predecessor+flip_flag"),
+    "batches_off": Mutant(_batches_off, "two_bots+kill_mcp+kill_bot"),
     "absorbing_off": Mutant(_absorbing_off, "predecessor"),
 }

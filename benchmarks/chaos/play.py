@@ -5,55 +5,35 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.chaos import files
+from benchmarks.chaos import files, traces
 from benchmarks.chaos.agreement import agree
+from benchmarks.chaos.calls import Calls
 from benchmarks.chaos.model import Violation
-from benchmarks.chaos.schedule import FORGOTTEN, LOSSES, RESTED, burst_keys
+from benchmarks.chaos.outcome import Outcome
+from benchmarks.chaos.schedule import FORGOTTEN, LOSSES, PEOPLE, READS, RESTED, Operation
 from benchmarks.chaos.world import BotGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from benchmarks.chaos.model import Attempt
-    from benchmarks.chaos.schedule import Fault, Operation, Schedule
+    from benchmarks.chaos.schedule import Fault, Schedule
     from benchmarks.chaos.world import Bot, World
 
 SLACK_S = 0.25
-_ALL = 1000
 _COPY_EVERY_S = 0.5
 _QUIET_S = 0.6  # so that nothing waits for a store any more, which would betray it
 _CONSEQUENCES = {"scripted_empty", "scripted_old_copy", *LOSSES}
 _OFFERED_S = 0.6  # so that all that was acknowledged is on its way to every store: a late one is tried again
 _LET_GO_S = 2.5  # so that every store has it durably, and the outbox has heard of that
+_SOME = 3
+_TRIES = 20
+_LOOK_S = 0.2
 _HARMLESS = {"power_cut", "legacy_gone"}  # they take nothing that was promised, so nobody is excused
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of a schedule."""
-
-    seed: str
-    real: bool
-    violations: list[Violation] = field(default_factory=list)
-    operations: int = 0
-    refused: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    longest_call_s: float = 0.0
-    over_deadline_s: float = 0.0
-    converged_s: list[float] = field(default_factory=list)
-    not_converged: int = 0
-    unexpected: list[str] = field(default_factory=list)
-    excused: int = 0
-    seconds: float = 0.0
-
-    @property
-    def failed(self) -> bool:
-        return bool(self.violations or self.unexpected or self.not_converged)
 
 
 async def play(schedule: Schedule, world: World) -> Outcome:
@@ -77,6 +57,7 @@ class _Player:
         self.world = world
         self.model = world.model
         self.outcome = Outcome(schedule.seed, schedule.real)
+        self.calls = Calls(schedule, world, self.outcome)
         self._going = asyncio.Event()
         self._idle = [asyncio.Event() for _ in schedule.clients]
         self._over = False
@@ -160,7 +141,7 @@ class _Player:
     async def _do_all(self, operations: Sequence[Operation]) -> None:
         for operation in operations:
             with suppress(BotGoneError):
-                await self._do(self.world.bots[0], operation)
+                await self.calls.do(self.world.bots[0], operation)
 
     async def _relieve(self, faults: Sequence[Fault]) -> None:
         for fault in sorted(faults, key=lambda fault: fault.way == "adopted"):  # nobody adopts what stands still
@@ -179,7 +160,9 @@ class _Player:
         if last:
             self.world.set_flag(on=not self.world.flag.exists())
             await self._judge_reads()
+            await self._erase_some()
             await self._agree_and_judge()
+            await self._judge_traces()
         self._going.set()
 
     async def _agree_and_judge(self) -> None:
@@ -206,10 +189,10 @@ class _Player:
             try:
                 held, buried = files.live(path), files.buried(path)
             except Exception as exc:  # noqa: BLE001 - whatever the product left there
-                self._violated([Violation("lost", f"{name} cannot be read: {exc!r}")])
+                self.calls.violated([Violation("lost", f"{name} cannot be read: {exc!r}")])
                 continue
-            self._violated(self.model.judge_store(name, held))
-            self._violated(
+            self.calls.violated(self.model.judge_store(name, held))
+            self.calls.violated(
                 [Violation("resurrected", f"{name} holds {what} of before the user's end") for what in buried]
             )
         await self._judge_reads()
@@ -218,8 +201,35 @@ class _Player:
         for bot in list(self.world.bots):
             for user in self.model.users:
                 with suppress(BotGoneError):
-                    await self._read(bot, "get_all", user, None)
-                    await self._read(bot, "search", user, None)
+                    await self.calls.read(bot, "get_all", user, None)
+                    await self.calls.read(bot, "search", user, None)
+                    await self.calls.read(bot, "past", user, None)
+
+    async def _erase_some(self) -> None:
+        """Let somebody of each kind be forgotten for good, now that nothing is in the way."""
+        for user in dict.fromkeys((*PEOPLE[:1], *self.model.users[::_SOME])):
+            for _ in range(_TRIES):
+                with suppress(BotGoneError):
+                    await self.calls.do(self.world.bots[0], Operation("erase", user))
+                if self.model.is_erased(user):
+                    break
+
+    async def _judge_traces(self) -> None:
+        """Look whether anything of those who were erased is left in any file, once nothing is pending."""
+        end = time.monotonic() + self.world.converge_s
+        left: list[tuple[Path, str]] = []
+        while time.monotonic() < end:
+            for bot in self.world.bots:
+                with suppress(BotGoneError):
+                    await self.calls.read(bot, "completed", "", None)
+            left = await asyncio.to_thread(list, traces.left(self.world.files(), self.model.traces()))
+            if not left and not self.world.erasures.exists():
+                return
+            await asyncio.sleep(_LOOK_S)
+        for path, what in left:
+            self.calls.violated([Violation("resurrected", f"{path.name} still holds {what}")])
+        if self.world.erasures.exists():
+            self.outcome.unexpected.append(f"erasures are not over: {self.world.erasures.read_text()}")
 
     # The clients
 
@@ -235,72 +245,10 @@ class _Player:
             if self._quiet or not bots:
                 await asyncio.sleep(0.01)
                 continue
-            at = number + (operation.elsewhere and operation.action in ("retrieve", "search", "get_all"))
+            at = number + (operation.elsewhere and operation.action in READS)
             with suppress(BotGoneError):
-                await self._do(bots[at % len(bots)], operation)
+                await self.calls.do(bots[at % len(bots)], operation)
             await asyncio.sleep(self.schedule.gap_s[number])
-
-    async def _do(self, bot: Bot, operation: Operation) -> None:
-        user, slot = operation.user, (operation.scope, operation.key)
-        match operation.action:
-            case "store":
-                await self._write(bot, "store", self.model.begin(user, slot, bot.process))
-            case "burst":
-                attempts = [
-                    self.model.begin(user, (operation.scope, key), bot.process)
-                    for key in burst_keys(int(operation.key))
-                ]
-                writes = [self._write(bot, "store", attempt) for attempt in attempts]
-                await asyncio.gather(*writes, return_exceptions=True)
-            case "delete":
-                await self._write(bot, "delete", self.model.begin(user, slot, bot.process, deletes=True))
-            case "forget":
-                await self._write(bot, "forget", self.model.begin(user, None, bot.process, deletes=True))
-            case _:
-                await self._read(bot, operation.action, user, operation.audience, operation.key)
-
-    async def _write(self, bot: Bot, what: str, attempt: Attempt) -> None:
-        scope, key = attempt.slot or ("", "")
-        for broken in self.world.broken:
-            if broken.noticed is not None and broken.lasts and what == "store":
-                broken.noticed.setdefault(bot.process, time.monotonic())
-        answer = await self._ask(bot, what, user=attempt.user, scope=scope, key=key, value=attempt.value)
-        if answer["ok"]:
-            self.model.acknowledge(attempt)
-
-    async def _read(self, bot: Bot, what: str, user: str, audience: tuple[str, ...] | None, key: str = "") -> None:
-        reading = self.model.reading(user, bot.process)
-        answer = await self._ask(bot, what, user=user, key=key, audience=audience, query=key or None, limit=_ALL)
-        if not answer["ok"]:
-            return
-        found = answer["result"]
-        match what:
-            case "retrieve":
-                held = {found[1]: found[2]} if found else {}
-                self._violated(self.model.judge_merged(reading, audience, held, [key, *held]))
-            case "get_all":
-                self._violated(self.model.judge_merged(reading, audience, found))
-            case "search":
-                entries = [(scope, of, value) for scope, of, value in found["found"]]
-                complete = not key and found["spoken_for"]  # else it says itself that every store is missing
-                self._violated(self.model.judge_entries(reading, audience, entries, complete=complete))
-
-    async def _ask(self, bot: Bot, what: str, **given: Any) -> dict[str, Any]:
-        self.outcome.operations += 1
-        began = time.monotonic()
-        answer = await bot.ask(what, **given)
-        if answer.get("error") == "unavailable":
-            self.outcome.refused += 1
-        elif not answer["ok"]:
-            self.outcome.unexpected.append(f"{what} {given!r}: {answer['reason']}")
-        if not bot.stopped_s(began, time.monotonic()):
-            self.outcome.longest_call_s = max(self.outcome.longest_call_s, answer["took_s"])
-            over_s = answer["took_s"] - self.schedule.deadline_s
-            self.outcome.over_deadline_s = max(self.outcome.over_deadline_s, over_s)
-        return answer
-
-    def _violated(self, violations: Sequence[Violation]) -> None:
-        self.outcome.violations += violations
 
     # The status
 
@@ -337,4 +285,4 @@ class _Player:
             if shown_s > grace_s:
                 broken.shown = True
                 what = f"{bot.process} shows {broken.store} green {shown_s:.2f} s after it broke"
-                self._violated([Violation("green_while_broken", what)])
+                self.calls.violated([Violation("green_while_broken", what)])

@@ -14,7 +14,8 @@ from multiprocessing import util
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos.model import ZEROS
-from benchmarks.chaos.play import Outcome, play
+from benchmarks.chaos.outcome import Outcome
+from benchmarks.chaos.play import play
 from benchmarks.chaos.real import RealWorld
 from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, Schedule, schedule_for
 from benchmarks.chaos.scripted import ScriptedWorld

@@ -6,7 +6,29 @@ import random
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-Action: TypeAlias = Literal["store", "burst", "delete", "forget", "retrieve", "search", "get_all"]
+from benchmarks.chaos.traces import word
+
+Action: TypeAlias = Literal[
+    "store",
+    "burst",
+    "move",
+    "delete",
+    "forget",
+    "erase",
+    "retrieve",
+    "search",
+    "get_all",
+    "agree",
+    "refuse",
+    "tell",
+    "untell",
+    "bring",
+    "clear",
+    "consent",
+    "recall",
+    "own",
+]
+READS = frozenset({"retrieve", "search", "get_all", "consent", "recall", "own"})
 
 LOSSES = ("old_copy", "swap", "swap_foreign", "empty", "power_cut", "power_cut_and_loss", "outbox_gone", "legacy_gone")
 """After one of these the data of a store is gone or old: no other may follow before the stores agree again."""
@@ -51,6 +73,9 @@ _FLAG_ON, _LEGACY_THERE = 0.7, 0.5
 
 SCOPES = ("", "dm", "guild:1", "guild:10")
 _KEYS = ("colour", "Colour", "a|b", "a", "b|", "naïve 'key'; --", "\u202ertl", "nul\x00", "🫖", "%_")
+PEOPLE = (word("person 1"), word("person 2"))
+"""They speak through the tools, and have to agree; what they are called is in each of their keys, too."""
+
 _USERS = ("1", "10", "u'1", 'u"|', "U", "u", "\x00", "ü")
 
 _LASTING = (
@@ -63,11 +88,25 @@ _OF_LEGACY = ("flip_flag", "lock_legacy", "predecessor", "legacy_gone", "legacy_
 _ACTIONS: tuple[tuple[Action, int], ...] = (
     ("store", 30),
     ("burst", 6),
+    ("move", 8),
     ("delete", 12),
     ("forget", 3),
+    ("erase", 1),
     ("retrieve", 22),
     ("search", 12),
     ("get_all", 15),
+)
+_OF_PEOPLE: tuple[tuple[Action, int], ...] = (
+    ("tell", 30),
+    ("untell", 4),
+    ("agree", 10),
+    ("refuse", 8),
+    ("bring", 6),
+    ("clear", 3),
+    ("erase", 4),
+    ("consent", 8),
+    ("recall", 20),
+    ("own", 6),
 )
 _AUDIENCES: tuple[tuple[str, ...] | None, ...] = (None, None, SCOPES, ("",), ("", "dm"), ("guild:1",))
 
@@ -103,6 +142,7 @@ class Operation:
 
     Attributes:
         key: of a burst, the number of keys stored at once.
+        source: of a move, the scope that the memory leaves.
         elsewhere: asked of the second bot, while there is one, whoever writes for this user.
     """
 
@@ -111,14 +151,17 @@ class Operation:
     scope: str = ""
     key: str = ""
     audience: tuple[str, ...] | None = None
+    source: str = ""
     elsewhere: bool = False
 
     def text(self) -> str:
         """Return the operation as a person reads it."""
         match self.action:
-            case "forget":
+            case "forget" | "erase" | "agree" | "refuse" | "clear" | "consent":
                 where = ""
-            case "get_all" | "search" | "retrieve":
+            case "move":
+                where = f" {self.key!r} from {self.source!r} to {self.scope!r}"
+            case action if action in READS:
                 where = f" {self.key!r} for {self.audience}" + " elsewhere" * self.elsewhere
             case _:
                 where = f" {self.scope!r} {self.key!r}"
@@ -214,6 +257,7 @@ def schedule_for(seed: int, index: int, chosen: str = "", *, foreign: bool = Fal
         faults = _dealt_foreign(seed, index, dice) if foreign else _dealt(seed, index, real, dice)
     clients = 4 if real else 3
     users = [_USERS[i::clients] for i in range(clients)]
+    told = random.Random(f"people {seed} {index} {chosen}")
     per_client = 24 if real else 16
     # Where nothing strikes the predecessor's side, there is none: a third copy mends what two must be able to.
     of_legacy = any(fault.kind.removeprefix("scripted_") in _OF_LEGACY for fault in faults)
@@ -223,8 +267,11 @@ def schedule_for(seed: int, index: int, chosen: str = "", *, foreign: bool = Fal
         real=real,
         deadline_s=longest_s,
         probe_interval_s=0.5 if real else 0.1,
-        clients=tuple(tuple(_operation(owned, dice) for _ in range(per_client)) for owned in users),
-        gap_s=tuple(dice.choice((0.005, 0.01, 0.03) if real else (0.0, 0.002)) for _ in users),
+        clients=(
+            *(tuple(_operation(owned, dice) for _ in range(per_client)) for owned in users),
+            tuple(_of_person(told.choice(PEOPLE), told) for _ in range(2 * per_client)),
+        ),
+        gap_s=tuple(dice.choice((0.005, 0.01, 0.03) if real else (0.0, 0.002)) for _ in (*users, PEOPLE)),
         faults=faults,
         flag_on=not of_legacy or dice.random() < _FLAG_ON,
         legacy=of_legacy and dice.random() < _LEGACY_THERE,
@@ -313,12 +360,28 @@ def _operation(owned: tuple[str, ...], dice: random.Random) -> Operation:
     action = dice.choices([a for a, _ in _ACTIONS], [weight for _, weight in _ACTIONS])[0]
     scope = dice.choice(SCOPES)
     key = dice.choice(_KEYS[:6])
-    if action in ("retrieve", "search", "get_all"):
+    if action in READS:
         user = dice.choice(_USERS)
-        return Operation(action, user, "", key, dice.choice(_AUDIENCES), elsewhere=dice.random() < 0.5)
-    if action == "forget":
+        asked = "" if action == "search" and dice.random() < 0.5 else key
+        return Operation(action, user, "", asked, dice.choice(_AUDIENCES), elsewhere=dice.random() < 0.5)
+    if action in ("forget", "erase"):
         return Operation(action, dice.choice(owned))
+    if action == "move":
+        source = dice.choice([other for other in SCOPES if other != scope])
+        return Operation(action, dice.choice(owned), scope, key, source=source)
     return Operation(action, dice.choice(owned), scope, str(dice.randint(3, 8)) if action == "burst" else key)
+
+
+def _of_person(person: str, dice: random.Random) -> Operation:
+    action = dice.choices([a for a, _ in _OF_PEOPLE], [weight for _, weight in _OF_PEOPLE])[0]
+    scope, key = dice.choice(SCOPES), f"{person}_{dice.choice(('colour', 'team'))}"
+    if action == "recall":
+        return Operation(action, person, "", "", tuple({"": 0, scope: 0}), elsewhere=dice.random() < 0.5)
+    if action in READS:
+        return Operation(action, person, elsewhere=dice.random() < 0.5)
+    if action == "bring":  # what the person says later must not take its place, as it would under the same key
+        return Operation(action, person, "", f"{key}_before")
+    return Operation(action, person, scope, key)
 
 
 def burst_keys(count: int) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from unittest import mock
 
 from benchmarks.chaos.predecessor import FILE, LEGACY
-from benchmarks.chaos.worker import call, green_of
+from benchmarks.chaos.worker import call, failed, green_of
 from benchmarks.chaos.world import Bot, BotGoneError
 from memory import assemble
 from memory.backends.legacy import LegacyMemoryBackend
@@ -20,18 +20,21 @@ from memory.backends.mcp.link import LinkDownError
 from memory.backends.mcp.session import Answer
 from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.config import LegacyTable, MCPTable, MemorySettings, SQLiteTable
-from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.errors import BackendUnavailableError
 from memory.health import ProbePlan
 from memory.model import user_hash_of
 from memory.revision import HybridLogicalClock
 from tools import mcp_server
 from tools.mcp_server.server import TOOLS
+from tools.memory_tools import UserMemory
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from benchmarks.chaos.schedule import Schedule
+    from memory import MemoryEntry, Receipt, SharedMemory
+    from memory.shared import MemorySystem
     from memory.sqlite_file import SQLiteFile
 
 _TIMEOUT_S = 0.3
@@ -186,6 +189,36 @@ class ScriptedLegacy:
         vars(file).update(run=run_or_fail, open=open_or_fail)
 
 
+class Shared:
+    """What stands for the memory that a process shares: this one is used on the loop that it lives on."""
+
+    def __init__(self, system: MemorySystem, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self.by_flag = system.flagged
+        self._system = system
+
+    async def on_loop(
+        self,
+        _: str,
+        work: Callable[[MemorySystem], Awaitable[Any]],
+        *,
+        bounded: bool = True,  # noqa: ARG002
+    ) -> Any:
+        return await work(self._system)
+
+    async def erase(self, user_id: str, tell: str = "") -> Receipt:
+        return await self._system.eraser.erase(user_id, tell)
+
+    async def completed(self) -> list[Receipt]:
+        return self._system.eraser.completed()
+
+    async def told(self, receipt: Receipt) -> None:
+        self._system.eraser.told(receipt)
+
+    async def past(self, user_id: str) -> list[MemoryEntry]:
+        return await self._system.unified.past(user_id)
+
+
 class ScriptedBot(Bot):
     """The memory of one process, in this one."""
 
@@ -214,7 +247,8 @@ class ScriptedBot(Bot):
             mock.patch.object(assemble, "LegacyMemoryBackend", legacy.backend),
         ):
             system = assemble.assemble(settings, folder)
-        self._unified, self._flagged = system.unified, system.flagged
+        self._unified, self._flagged, self._eraser = system.unified, system.flagged, system.eraser
+        self._people = UserMemory(cast("SharedMemory", Shared(system, settings.deadline_s)))
         for replica in system.unified.replicas:
             if isinstance(replica.store, MCPMemoryBackend):
                 replica.store._link = link  # type: ignore[assignment]  # where a process would be started
@@ -223,11 +257,13 @@ class ScriptedBot(Bot):
     async def start(self) -> None:
         await self._flagged.open()
         await self._unified.open()
+        self._eraser.open()
         self.ready_at = time.monotonic()
 
     async def close(self) -> None:
         self._gone = True
         async with asyncio.timeout(_CLOSE_S):
+            await self._eraser.close()
             await self._flagged.close()
             await self._unified.close()
 
@@ -237,15 +273,11 @@ class ScriptedBot(Bot):
         began = time.perf_counter()
         answer: dict[str, Any]
         try:
-            result = green_of(self._unified) if what == "peek" else await call(self._flagged, what, given)
+            result = green_of(self._unified) if what == "peek" else await call(self._people, what, given)
             answer = {"ok": True, "result": result}
-        except BackendUnavailableError as exc:
-            answer = {"ok": False, "error": "unavailable", "reason": str(exc)}
-        except MemoryRejectedError as exc:
-            answer = {"ok": False, "error": "rejected", "reason": str(exc)}
         except Exception as exc:
-            if self._gone:
+            answer = failed(exc)
+            if self._gone and answer["error"] == "unexpected":
                 raise BotGoneError from exc
-            answer = {"ok": False, "error": "unexpected", "reason": repr(exc)}
         answer["took_s"] = time.perf_counter() - began
         return answer

@@ -9,10 +9,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from tools.consent import ConsentNeededError
+
 from benchmarks.chaos import mutants
+from benchmarks.chaos.people import ASKED
+from benchmarks.chaos.people import call as ask
 from benchmarks.chaos.world import WHOLE
 from memory.assemble import shared_memory
 from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.model import MemoryEntry, Tombstone, slot_of
+from tools.memory_tools import UserMemory
 
 if TYPE_CHECKING:
     import socket
@@ -36,6 +42,7 @@ def main(sock: socket.socket, config: Path, mutant: str) -> None:
 async def _serve(sock: socket.socket, config: Path) -> None:
     reader, writer = await asyncio.open_connection(sock=sock)
     memory = shared_memory(config)
+    people = UserMemory(memory)
     tasks: set[asyncio.Task[None]] = set()
 
     def send(answer: dict[str, Any]) -> None:
@@ -53,7 +60,7 @@ async def _serve(sock: socket.socket, config: Path) -> None:
         if asked["what"] == "close":
             await memory.close()
             break
-        task = asyncio.create_task(_answer(memory, asked, send))
+        task = asyncio.create_task(_answer(people, asked, send))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     # Our owner has gone: nothing is to be tidied up, and nothing must keep us.
@@ -61,34 +68,46 @@ async def _serve(sock: socket.socket, config: Path) -> None:
     os._exit(0)
 
 
-async def _answer(memory: SharedMemory, asked: dict[str, Any], send: Any) -> None:
+async def _answer(memory: UserMemory, asked: dict[str, Any], send: Any) -> None:
     began = time.perf_counter()
     answer: dict[str, Any] = {"id": asked["id"]}
     try:
         answer |= {"ok": True, "result": await _do(memory, asked["what"], asked["with"])}
-    except BackendUnavailableError as exc:
-        answer |= {"ok": False, "error": "unavailable", "reason": str(exc)}
-    except MemoryRejectedError as exc:
-        answer |= {"ok": False, "error": "rejected", "reason": str(exc)}
     except Exception as exc:
-        log.exception("%s raised what it may not", asked["what"])
-        answer |= {"ok": False, "error": "unexpected", "reason": repr(exc)}
+        answer |= failed(exc)
+        if answer["error"] == "unexpected":
+            log.exception("%s raised what it may not", asked["what"])
     answer["took_s"] = time.perf_counter() - began
     send(answer)
 
 
-async def _do(memory: SharedMemory, what: str, given: dict[str, Any]) -> Any:
+def failed(exc: Exception) -> dict[str, Any]:
+    """Return what the harness is told of a call that raised *exc*."""
+    match exc:
+        case ConsentNeededError():
+            return {"ok": False, "error": "consent", "reason": str(exc.state)}
+        case BackendUnavailableError():
+            return {"ok": False, "error": "unavailable", "reason": str(exc)}
+        case MemoryRejectedError():
+            return {"ok": False, "error": "rejected", "reason": str(exc)}
+    return {"ok": False, "error": "unexpected", "reason": repr(exc)}
+
+
+async def _do(memory: UserMemory, what: str, given: dict[str, Any]) -> Any:
     match what:
         case "peek":
-            return await _peek(memory)
+            return await _peek(memory.memory)
         case "adopt":
-            await memory.adopt(given["name"])
+            await memory.memory.adopt(given["name"])
             return None
-    return await call(memory.by_flag, what, given)
+    return await call(memory, what, given)
 
 
-async def call(memory: Any, what: str, given: dict[str, Any]) -> Any:
-    """Make one call of the published API; return what it gave as plain data."""
+async def call(people: UserMemory, what: str, given: dict[str, Any]) -> Any:
+    """Make one call of the published API, or for a person; return what it gave as plain data."""
+    if what in ASKED:
+        return await ask(people, what, given)
+    memory = people.memory.by_flag
     user, scope, key = given["user"], given.get("scope", ""), given.get("key", "")
     audience = None if given.get("audience") is None else frozenset(given["audience"])
     match what:
@@ -98,6 +117,9 @@ async def call(memory: Any, what: str, given: dict[str, Any]) -> Any:
             return await memory.delete(user, key, scope=scope)
         case "forget":
             return await memory.delete(user)
+        case "move":
+            moved = MemoryEntry(user, key, given["value"], scope, {"n": 1})
+            return await memory.write([moved, Tombstone(user, slot_of(user, given["source"], key))])
         case "retrieve":
             entry = await memory.retrieve(user, key, audience=audience)
             return entry and [entry.scope, entry.key, entry.value]

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.chaos import files, predecessor
+from benchmarks.chaos import files, foreign, predecessor
 from benchmarks.chaos.model import Model
 from benchmarks.chaos.predecessor import LEGACY, Predecessor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from benchmarks.chaos.schedule import Fault, Schedule
 
@@ -26,6 +26,8 @@ WHOLE = "as a whole"
 _FLIP_S = (0.003, 0.04)
 _HISTORY = 12
 _HALF = 0.5
+_COPY = ".copy"
+_BALLAST = "ballast"
 
 
 class BotGoneError(Exception):
@@ -100,7 +102,8 @@ class World(ABC):
         model: what was acknowledged.
         bots: those that answer now.
         broken: the stores that are known to be broken, each as long as it is.
-        stores: the file of each store; *outbox*: that of the outbox; *legacy*: the predecessor's database.
+        stores: the file of each store; *outbox*: that of the outbox; *legacy*: the predecessor's database;
+            *erasures*: what is still to be erased.
         flag: the file that decides which path takes a write.
         complaints: what happened that may not happen, beside what the model judges.
         converge_s: how long the stores may take to agree once nothing hinders them.
@@ -116,6 +119,7 @@ class World(ABC):
         self.foreign_allowed = False
         self._folder = Path(tempfile.mkdtemp(prefix="chaos-"))
         self.outbox = self._folder / "data/outbox.db"
+        self.erasures = self.outbox.with_name("erasures.json")
         self.legacy = self._folder / predecessor.FILE
         self.flag = self._folder / "flag"
         self.complaints: list[str] = []
@@ -144,6 +148,13 @@ class World(ABC):
         """Return the files that must hold the same: those of the stores, and the predecessor's if it takes part."""
         takes_part = self.legacy.exists() or not self.flag.exists()
         return {**self.stores, LEGACY: self.legacy} if takes_part else self.stores
+
+    def files(self) -> Iterator[Path]:
+        """Yield the files that the memory answers for: not our own, nor those of somebody else's server."""
+        for path in self._folder.rglob("*"):
+            ours = _COPY in path.suffix or path.name == _BALLAST
+            if path.is_file() and not ours and not foreign.is_foreign(path):
+                yield path
 
     def set_flag(self, *, on: bool) -> None:
         """Let the flag appear or disappear."""
@@ -182,7 +193,7 @@ class World(ABC):
         """Keep copies of the stores as they are now, to be put back later."""
         for name, path in self.stores.items():
             copies = self._copies.setdefault(name, [])
-            copied = self._folder / f"{name}.copy{len(copies)}"
+            copied = self._folder / f"{name}{_COPY}{len(copies)}"
             if files.copy(path, copied):
                 copies.append(copied)
 

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.chaos import files, predecessor, run, scripted_bot, worker
 from benchmarks.chaos.model import Model, Violation, token
-from benchmarks.chaos.play import Outcome
+from benchmarks.chaos.outcome import Outcome
 from benchmarks.chaos.predecessor import Predecessor
 from benchmarks.chaos.run import Options, play_schedule, summarise
 from benchmarks.chaos.schedule import HINDRANCES, LOSSES, SCRIPTED, Schedule, schedule_for

@@ -14,7 +14,7 @@ from benchmarks.chaos.run import Options, play_one, work_on
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.chaos.play import Outcome
+    from benchmarks.chaos.outcome import Outcome
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

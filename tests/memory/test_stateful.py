@@ -37,7 +37,7 @@ from memory.backends.in_memory import InMemoryBackend
 from memory.errors import BackendUnavailableError, MemoryRejectedError, WriteConcernError
 from memory.health import CircuitBreaker, ProbePlan
 from memory.member import Member
-from memory.model import MemoryEntry, StoreIdentity
+from memory.model import MemoryEntry, StoreIdentity, Tombstone, slot_of
 from memory.outbox import Outbox, group_commit, tables
 from memory.replica import Replica
 from memory.report import StoreState
@@ -550,6 +550,7 @@ class Attempt:
 
     Attributes:
         since: what came before it is over. Its number at first, raised when all stores are known to hold it.
+        left: of a memory that is moved, the deletion where it was before, which happens with it or not at all.
     """
 
     number: int
@@ -559,6 +560,7 @@ class Attempt:
     epoch: int
     since: int
     acknowledged: bool = False
+    left: Attempt | None = None
 
 
 @dataclass
@@ -599,7 +601,9 @@ class Model:
     def slots(self, user: str) -> list[tuple[str, str]]:
         return list(dict.fromkeys(a.slot for a in self.attempts[user] if a.slot is not None))
 
-    def possible(self, user: str, slot: tuple[str, str], process: str, *, own: bool = False) -> set[int]:
+    def possible(
+        self, user: str, slot: tuple[str, str], process: str, *, own: bool = False, without: Attempt | None = None
+    ) -> set[int]:
         """Return the numbers of the writes that *process* may find in *slot*; ABSENT for nothing."""
         touching = [a for a in self.attempts[user] if a.slot in (slot, None)]
         floors = [
@@ -608,8 +612,23 @@ class Model:
             if a.acknowledged and (not process or a.process == process or (a.epoch == self.epoch and not own))
         ]
         floor = max(floors, default=ABSENT)
-        found = {ABSENT if a.value is None else a.number for a in touching if a.since >= floor}
+        found = {ABSENT if a.value is None else a.number for a in touching if a.since >= floor and a is not without}
         return found if floor != ABSENT else found | {ABSENT}
+
+    def check_moves(self, user: str, numbers: Mapping[tuple[str, str], int], process: str, *, own: bool) -> None:
+        """*numbers* are all there is: nothing that was moved is in both places, or in none."""
+        for attempt in [a for a in self.attempts[user] if a.left is not None]:
+            halves = [half for half in (attempt, attempt.left) if half is not None and half.slot is not None]
+            held = [numbers.get(half.slot, ABSENT) for half in halves if half.slot]
+            done = all(n in self._since(user, half) for n, half in zip(held, halves, strict=True))
+            without = (self.possible(user, h.slot, process, own=own, without=h) for h in halves if h.slot)
+            undone = all(n in possible for n, possible in zip(held, without, strict=True))
+            assert done or undone, f"half of a move: {process} has {held} of {user} {halves}; {self.attempts[user]}"
+
+    def _since(self, user: str, first: Attempt) -> set[int]:
+        """Return what the slot of *first* may hold if that happened."""
+        touching = [a for a in self.attempts[user] if a.slot in (first.slot, None) and a.since >= first.since]
+        return {ABSENT if a.value is None else a.number for a in touching}
 
     def check_entry(self, user: str, key: str, value: str, audience: Audience, scope: str | None = None) -> Attempt:
         """Whatever is shown must be this user's, in a scope that the reader may see."""
@@ -654,6 +673,8 @@ class Model:
                 possible = self.possible(user, slot, process, own=own)
                 number = numbers.get(slot, ABSENT)
                 assert number in possible, self.complaint(user, slot, process, number, possible)
+        if audience is None and keys == KEYS:
+            self.check_moves(user, numbers, process, own=own)
 
     def complaint(self, user: str, slot: tuple[str, str], reader: str, number: int, possible: set[int]) -> str:
         touching = [a for a in self.attempts[user] if a.slot in (slot, None)]
@@ -719,6 +740,20 @@ class FiveZeros(RuleBasedStateMachine):
     def delete(self, who: int, user: str, key: str, scope: str) -> None:
         known = self.model.slots(user)
         self._write(who, user, known[-1] if known else (scope, key), deletes=True)
+
+    @rule(who=whose, user=users, key=keys, left=scopes, scope=scopes, looks=st.booleans())
+    def move(self, who: int, user: str, key: str, left: str, scope: str, looks: bool) -> None:
+        """One goes to another scope, while somebody may be looking."""
+        if left == scope:
+            return
+        mover, watcher = self._process(who), self._process(who + 1)
+
+        async def both() -> None:
+            watching = [self._search(watcher, user, None, None) for _ in range(2 * looks)]
+            await asyncio.gather(self._moved(mover, user, key, left, scope), *watching)
+
+        self.world.run(both())
+        self.world.pass_(0)
 
     @rule(who=whose, user=users)
     def forget(self, who: int, user: str) -> None:
@@ -924,6 +959,8 @@ class FiveZeros(RuleBasedStateMachine):
                 number = self.model.values[held[user][slot]][1].number if slot in held[user] else ABSENT
                 possible = self.model.possible(user, slot, "")
                 assert number in possible, self.model.complaint(user, slot, "every store", number, possible)
+            numbers = {slot: self.model.values[value][1].number for slot, value in held[user].items()}
+            self.model.check_moves(user, numbers, "", own=False)
         self.model.agree(held)
         self.lost = False
         for process in world.processes:
@@ -989,6 +1026,18 @@ class FiveZeros(RuleBasedStateMachine):
         outcome = await self.world.finish(process, work, DEADLINE_S + GRACE_S)
         # It is kept durably, only not yet in as many stores as were asked for.
         attempt.acknowledged = outcome.ok or isinstance(outcome.error, WriteConcernError)
+
+    async def _moved(self, process: Process, user: str, key: str, left: str, scope: str) -> None:
+        if not process.alive:
+            return
+        attempt = self.model.begin(user, (scope, key), process.name, deletes=False)
+        attempt.left = self.model.begin(user, (left, key), process.name, deletes=True)
+        assert attempt.value is not None
+        entry = MemoryEntry(user, key, attempt.value, scope, {"of": attempt.value})
+        work = process.unified.write([entry, Tombstone(user, slot_of(user, left, key))])
+        outcome = await self.world.finish(process, work, DEADLINE_S + GRACE_S)
+        attempt.acknowledged = outcome.ok or isinstance(outcome.error, WriteConcernError)
+        attempt.left.acknowledged = attempt.acknowledged
 
     async def _retrieve(self, process: Process, user: str, key: str, audience: Audience) -> None:
         outcome = await self._read(process, process.unified.retrieve(user, key, audience=audience))
@@ -1117,6 +1166,13 @@ def rows_leave_before_they_are_synced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalStore, "sync", sync)
 
 
+def batches_are_written_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def write(self: UnifiedMemoryBackend, drafts: Sequence[Record]) -> int:
+        return sum([await self.keep([draft]) for draft in drafts])
+
+    monkeypatch.setattr(UnifiedMemoryBackend, "write", write)
+
+
 def refused_records_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     async def park(self: Replica, record: Record, reason: str) -> None:  # noqa: ARG001
         return None
@@ -1131,6 +1187,7 @@ QUICK = [
     nothing_differs,
     the_clock_sees_nothing,
     nothing_is_too_late,
+    batches_are_written_one_by_one,
 ]
 SLOW = [
     no_overlay,
