@@ -8,7 +8,7 @@ from tools.context import ToolContext
 
 if TYPE_CHECKING:
     from memory import SearchResult
-    from tools.memory_tools import UserMemory
+    from tools.user_memory import UserMemory
 
 ASKED = frozenset(
     {"agree", "refuse", "consent", "tell", "untell", "bring", "clear", "recall", "own", "erase", "past", "completed"}
@@ -29,7 +29,7 @@ async def call(memory: UserMemory, what: str, given: dict[str, Any]) -> Any:
         case "consent":
             return str(await memory.consent(here))
         case "tell":
-            return await memory.remember(here, key, given["value"])
+            return (await memory.remember(here, key, given["value"])).key
         case "untell":
             return await memory.forget(here, key)
         case "bring":
@@ -45,7 +45,9 @@ async def call(memory: UserMemory, what: str, given: dict[str, Any]) -> Any:
         case "past":
             return [[entry.scope, entry.key, entry.value] for entry in await memory.memory.past(user)]
         case "completed":
-            return [await memory.memory.told(receipt) for receipt in await memory.memory.completed()]
+            for receipt in await memory.memory.completed():
+                await memory.memory.told(receipt)
+            return None
     raise ValueError(what)
 
 

@@ -29,6 +29,7 @@ _LIMIT_S = 180.0
 _END_S = 1.0
 _MUTANT_CONVERGE_S = 4.0
 _SHRINK_S = 300.0
+_SHOWN = ("store", "move", "delete", "forget", "agree", "refuse", "tell", "recall", "erase")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ def summarise(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
         "not_converged": sum(outcome.not_converged for outcome in outcomes),
         "unexpected": sum(len(outcome.unexpected) for outcome in outcomes),
         "operations": sum(outcome.operations for outcome in outcomes),
+        **{f"done_{what}": sum(outcome.done[what] for outcome in outcomes) for what in _SHOWN},
         "unavailable": sum(outcome.refused for outcome in outcomes),
         "excused": sum(outcome.excused for outcome in outcomes),
         "faults": faults.total(),

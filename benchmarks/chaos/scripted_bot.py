@@ -26,7 +26,7 @@ from memory.model import user_hash_of
 from memory.revision import HybridLogicalClock
 from tools import mcp_server
 from tools.mcp_server.server import TOOLS
-from tools.memory_tools import UserMemory
+from tools.user_memory import UserMemory
 
 if TYPE_CHECKING:
     import random

@@ -9,8 +9,6 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from tools.consent import ConsentNeededError
-
 from benchmarks.chaos import mutants
 from benchmarks.chaos.people import ASKED
 from benchmarks.chaos.people import call as ask
@@ -18,7 +16,8 @@ from benchmarks.chaos.world import WHOLE
 from memory.assemble import shared_memory
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import MemoryEntry, Tombstone, slot_of
-from tools.memory_tools import UserMemory
+from tools.consent import ConsentNeededError
+from tools.user_memory import UserMemory
 
 if TYPE_CHECKING:
     import socket
