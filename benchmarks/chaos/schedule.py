@@ -97,13 +97,13 @@ _ACTIONS: tuple[tuple[Action, int], ...] = (
     ("get_all", 15),
 )
 _OF_PEOPLE: tuple[tuple[Action, int], ...] = (
-    ("tell", 30),
+    ("tell", 40),
     ("untell", 4),
-    ("agree", 10),
+    ("agree", 14),
     ("refuse", 8),
     ("bring", 6),
     ("clear", 3),
-    ("erase", 4),
+    ("erase", 2),
     ("consent", 8),
     ("recall", 20),
     ("own", 6),
