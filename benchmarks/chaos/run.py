@@ -130,19 +130,15 @@ def _smaller(schedule: Schedule) -> list[Schedule]:
     smaller = [
         replace(schedule, faults=schedule.faults[:i] + schedule.faults[i + 1 :]) for i in range(len(schedule.faults))
     ]
+    for i in range(len(schedule.clients) if len(schedule.clients) > 1 else 0):
+        clients, gap_s = schedule.clients, schedule.gap_s
+        without = replace(schedule, clients=clients[:i] + clients[i + 1 :], gap_s=gap_s[:i] + gap_s[i + 1 :])
+        smaller.append(without)
     for i, operations in enumerate(schedule.clients):
         half = len(operations) // 2
         for kept in (operations[:half], operations[half:]) if half else ():
             clients = (*schedule.clients[:i], kept, *schedule.clients[i + 1 :])
             smaller.append(replace(schedule, clients=clients))
-        if len(schedule.clients) > 1:
-            smaller.append(
-                replace(
-                    schedule,
-                    clients=schedule.clients[:i] + schedule.clients[i + 1 :],
-                    gap_s=schedule.gap_s[:i] + schedule.gap_s[i + 1 :],
-                )
-            )
     return smaller
 
 
