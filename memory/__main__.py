@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from memory.cli import moving, saving, stores, transfer
+from memory.cli import forgetting, moving, saving, stores, transfer
 from memory.cli.terminal import CODES
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ for command in (
     moving.disable,
     saving.backup,
     saving.restore,
+    forgetting.erase,
 ):
     app.command(epilog=CODES)(command)
 app.command(epilog=CODES)(transfer.export)

@@ -191,10 +191,15 @@ def _our_files(settings: MemorySettings, root: Path) -> tuple[Path, ...]:
 
 
 def _out_of_reach(settings: MemorySettings) -> tuple[Part, ...]:
-    if settings.recall.embedder != "endpoint":
-        return ()
-    why = "it was sent what was to be found by meaning; whoever runs it says what they keep"
-    return (Part("the embeddings endpoint", PartState.OUT_OF_REACH, 0, why),)
+    parts: list[Part] = []
+    for name, table in settings.backends.items():
+        if table.enabled and isinstance(table, MCPTable) and table.url:
+            why = "what was copied on its machine, before an upgrade or because it was damaged, only its owner reaches"
+            parts.append(Part(f"copies beside {name}", PartState.OUT_OF_REACH, 0, why))
+    if settings.recall.embedder == "endpoint":
+        why = "it was sent what was to be found by meaning; whoever runs it says what they keep"
+        parts.append(Part("the embeddings endpoint", PartState.OUT_OF_REACH, 0, why))
+    return tuple(parts)
 
 
 def _endpoint(name: str, table: MCPTable, profile: mcp.Profile, path: Path | None, root: Path) -> mcp.Endpoint:

@@ -240,7 +240,8 @@ class SharedMemory(_View):
         It reaches what is away when that returns, also after a restart; no old copy brings anything back.
 
         Args:
-            tell: kept until `told`, so that whoever asked can be found when nothing is pending any more.
+            tell: kept until `told`, so that whoever asked can be found when nothing is pending any more; empty:
+                nobody is to be told, and `completed` does not mention it.
 
         Raises:
             MemoryRejectedError: that is no user's id.

@@ -29,6 +29,7 @@ from memory.model import (
     slot_of,
     user_hash_of,
 )
+from memory.receipt import PartState
 from memory.wire import record_to_text
 
 if TYPE_CHECKING:
@@ -629,6 +630,42 @@ class StoreContract(BackendContract):
 
         assert caught.value.field == field
         assert await everything(backend, user) == {}
+
+    # Scrubbing
+
+    async def test_a_scrubbed_store_holds_what_it_held_and_says_how_far_it_is(
+        self, backend: StoreBackend, user: str
+    ) -> None:
+        await backend.store(user, "drink", "tea")
+        await backend.store(user, "pet", "cat")
+        await backend.delete(user, "pet")
+        await backend.delete(f"{user}-2")
+        before = await everything(backend, user)
+
+        for _ in range(100):  # pending: it is under way
+            scrubbed = await backend.scrub()
+            if scrubbed.state is not PartState.PENDING:
+                break
+            await asyncio.sleep(0.1)
+
+        assert scrubbed.state in {PartState.ERASED, PartState.OUT_OF_REACH}
+        assert bool(scrubbed.why) is (scrubbed.state is PartState.OUT_OF_REACH)
+        assert await everything(backend, user) == before
+        assert await backend.store(user, "pet", "dog")
+
+    async def test_a_deleted_user_is_a_hash_and_a_revision_in_the_digests(
+        self, backend: StoreBackend, user: str
+    ) -> None:
+        user_hash = user_hash_of(user)
+        await backend.store(user, "drink", "tea")
+        await backend.store(user, "pet", "cat", scope="dm")
+        await backend.delete(user, "pet", scope="dm")
+
+        await backend.put([UserTombstone(user_hash, above := backend.clock.stamp())])
+        digests = {digest.user_hash: digest for digest in await backend.digests(user_hash[:2])}
+
+        only = record_hash("", above, "")
+        assert digests[user_hash] == UserDigest(user_hash, "", 1, only, above)
 
     # Digests
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from memory.deadline import within
 from memory.erasing.pending import Erasure, PendingErasures
 from memory.erasing.places import COPIES, Copies, erase_in_outbox, erase_in_store, out_of_reach
 from memory.errors import BackendUnavailableError, WriteConcernError
@@ -79,7 +80,7 @@ class Eraser:
     async def erase(self, user_id: str, tell: str = "") -> Receipt:
         """Erase everything of *user_id* and return what became of it, within some seconds.
 
-        What is pending then goes on by itself; `completed` says when it is done.
+        What is pending then goes on by itself; `completed` says when it is done, if *tell* says whom that concerns.
 
         Raises:
             BackendUnavailableError: it could not even be noted; nothing was erased.
@@ -171,7 +172,7 @@ class Eraser:
 
     async def _bury(self, user_hash: str) -> str:
         """Write the user's tombstone, also if nobody here knows the user: some store may. Return its revision."""
-        with suppress(WriteConcernError):  # it is kept
+        with suppress(WriteConcernError), within(self._unified.deadline_s):  # then it is kept
             await self._flagged.write([UserTombstone(user_hash)])
         return self._unified.grave(user_hash)
 
@@ -191,7 +192,9 @@ class Eraser:
                 for one in self._pending.read():
                     if one.user_hash not in self._under_way and not one.receipt().complete:
                         async with self._working:
-                            await self._advance(one, {})
+                            done = await self._advance(one, {})
+                        if done.receipt().complete and not done.tell:  # nobody waits to hear of it
+                            self._pending.drop(done.user_hash, done.revision)
             except BackendUnavailableError as exc:
                 log.debug("erasures wait: %s", exc)
                 rest_s = _REST_S

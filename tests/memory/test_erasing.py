@@ -16,13 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
 from memory import BackendUnavailableError, PartState
+from memory import __main__ as cli
 from memory.assemble import shared_memory
 from memory.backends.mcp import MCPMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend, tables
 from memory.backups import back_up, restore
 from memory.model import user_hash_of
+from tests.memory.test_cli import ONE_STORE, remember, run, settings
+from tests.memory.test_cli import everything as all_of_u1
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -142,6 +146,21 @@ async def test_nothing_of_a_person_is_left_in_the_bytes_of_any_file(config: Path
     assert ("legacy" in {one.name for one in receipt.parts}) is not on
     assert marks_in(config.parent) == {}
     assert not list(config.parent.rglob("erasures.json"))
+
+
+async def test_a_write_concern_that_cannot_be_met_holds_nobody_up(config: Path) -> None:
+    config.write_text(
+        CONFIG.replace("[memory]", '[memory]\nwrite_concern = "all"', 1).replace(
+            "[memory.backends.mcp]", '[memory.backends.mcp]\ncommand = ["false"]'
+        )
+    )
+    async with shared_memory(config) as memory:
+        async with asyncio.timeout(20):
+            receipt = await memory.erase(USER)
+
+        assert not receipt.complete
+        assert part(receipt, "sqlite").state is PartState.ERASED
+        assert receipt.revision
 
 
 async def test_somebody_nobody_here_knows_is_erased_too_since_some_store_may(config: Path) -> None:
@@ -385,9 +404,10 @@ async def test_every_copy_that_we_made_forgets_too_and_stays_what_it_is(config: 
 
     async with shared_memory(config) as memory:
         await in_step(memory)
-        receipt = await memory.erase(USER)
+        receipt = await memory.erase(USER, tell="channel 7")
+        if not receipt.complete:
+            receipt = await completed_of(memory)
 
-    assert receipt.complete, receipt
     assert marks_in(config.parent) == {}
     kinds = {"backup", "before a restore", "before an upgrade", "damaged", "migration", "unfinished"}
     assert {one.name for one in receipt.parts} >= {f"copies: {kind}" for kind in kinds}
@@ -461,7 +481,7 @@ async def test_the_predecessors_conversations_are_out_of_reach_and_its_memories_
     predecessors(data_of(config) / "jakey.db")
     async with shared_memory(config) as memory:
         await in_step(memory)
-        receipt = await memory.erase(USER)
+        receipt = await memory.erase(USER, tell="channel 7")
         if not receipt.complete:
             receipt = await completed_of(memory)
 
@@ -492,3 +512,32 @@ async def test_a_forgotten_key_is_gone_from_every_file_within_seconds(config: Pa
         await until(is_gone, 10)
         assert await memory.past(OTHER) == []
         assert await memory.by_flag.get_all(OTHER) == {"team": "Eagles"}
+
+
+def test_the_owner_erases_whoever_asks_by_mail(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    remember(config, MARKKEY="MARKVALUE")
+    assert marks_in(tmp_path)
+
+    refused = CliRunner().invoke(cli.app, ["erase", "u1", "--config", str(config)], input="n\n")
+    assert refused.exit_code == 1
+    assert all_of_u1(config) == {"MARKKEY": "MARKVALUE"}
+    done = run(config, "erase", "u1", "--yes")
+
+    assert done.exit_code == 0, done.output
+    assert "sqlite\terased\t1\t-" in done.output
+    assert "Erased: 1 memories." in done.output
+    assert "MARK" not in done.output
+    assert marks_in(tmp_path) == {}
+    again = json.loads(run(config, "erase", "u1", "--yes", "--json").output)
+    assert (again["complete"], again["entries"], again["user_hash"]) == (True, 0, user_hash_of("u1"))
+
+
+def test_the_owner_hears_of_what_is_pending(tmp_path: Path) -> None:
+    config = settings(tmp_path, ONE_STORE + '[memory.backends.mcp]\ntype = "mcp"\ncommand = ["false"]\n')
+
+    done = run(config, "erase", "u1", "--yes")
+
+    assert done.exit_code == 1
+    assert "mcp\tpending\t-\t" in done.output
+    assert "goes on by itself" in done.output
