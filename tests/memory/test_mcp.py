@@ -30,6 +30,7 @@ from memory.backends.sqlite.tables import recomputed
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.model import MemoryEntry, Tombstone, UserDigest, UserTombstone, newest, slot_of, user_hash_of
 from memory.outbox import Outbox
+from memory.receipt import PartState
 from memory.revision import HybridLogicalClock
 from tests.contract import NOW_MS, StoreContract, any_record, everything, make_entry, revision
 from tests.memory.unify import QUICK, unify
@@ -78,6 +79,9 @@ def real(db: Path, *, is_ours: bool = False, **settings: Any) -> MCPMemoryBacken
 EARLIER = """
 put.spec.input_schema["properties"]["records"]["items"]["type"] = "object"
 protocol.record_from_text = None
+"""
+UNSCRUBBED = """
+replica.TOOLS.remove(next(tool for tool in replica.TOOLS if tool.spec.name == protocol.SCRUB))
 """
 NARROW = """
 def check_said(user_id, key, value, scope):
@@ -312,6 +316,18 @@ async def test_of_what_stands_in_the_outbox_the_damaged_is_struck_out_the_refuse
         ]
     events = [vars(record).get("event") for record in caplog.records if record.levelno == logging.ERROR]
     assert sorted(filter(None, events)) == ["outbox_damaged", "record_parked"]
+
+
+async def test_a_server_of_an_earlier_version_works_and_must_be_updated_to_scrub(tmp_path: Path) -> None:
+    async with altered(UNSCRUBBED, tmp_path / "memory.db") as server:
+        assert await server.wait_ready(UP_WITHIN_S)
+        await server.store("u1", "drink", "tea")
+
+        scrubbed = await server.scrub()
+
+        assert scrubbed.state is PartState.PENDING
+        assert "update" in scrubbed.why
+        assert await server.get_all("u1") == {"drink": "tea"}
 
 
 async def test_what_was_read_no_longer_counts_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from memory.model import (
     Record,
     StoreIdentity,
     UserDigest,
+    UserTombstone,
     newest,
     slot_of,
     user_hash_of,
@@ -130,6 +131,8 @@ class LegacyMemoryBackend(StoreBackend):
 
         changed, news = await self._file.write("store", job)
         self._writes += 1
+        self._scrubber.note([record for record in records if isinstance(record, UserTombstone)])
+        self._scrubber.soon()
         self._tell_of(news)
         return changed
 
