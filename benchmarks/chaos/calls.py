@@ -70,7 +70,7 @@ class Calls:
             case "clear":
                 await self._write(bot, "clear", self._model.begin(user, None, bot.process, spares_consent=True))
             case "erase":
-                await self._write(bot, "erase", self._model.begin(user, None, bot.process, erases=True))
+                await self.erase(bot, user)
             case "agree":
                 await self._write(bot, "agree", self._model.begin(user, CONSENT, bot.process, says=YES))
             case "refuse":
@@ -79,6 +79,11 @@ class Calls:
                 await self._tell(bot, operation)
             case _:
                 await self.read(bot, operation.action, user, operation.audience, operation.key)
+
+    async def erase(self, bot: Bot, user: str) -> bool:
+        """Let *bot* erase *user*; return whether it says that nothing is pending."""
+        answer = await self._write(bot, "erase", self._model.begin(user, None, bot.process, erases=True))
+        return bool(answer["ok"] and answer["result"]["complete"])
 
     async def read(self, bot: Bot, what: str, user: str, audience: tuple[str, ...] | None, key: str = "") -> None:
         """Let *bot* read something of *user*, and judge what it says."""
@@ -158,7 +163,7 @@ class Calls:
             if broken.noticed is not None and broken.lasts and what == "store":
                 broken.noticed.setdefault(bot.process, time.monotonic())
         answer = await self._ask(bot, what, user=attempt.user, scope=scope, key=key, value=attempt.value, source=source)
-        if answer["ok"] and not (attempt.erases and not answer["result"]):
+        if answer["ok"] and (not attempt.erases or answer["result"]["begun"]):  # else it is noted, and no more
             self._model.acknowledge(attempt)
         return answer
 

@@ -289,10 +289,11 @@ class Model:
         """Return whether the last thing that happened to *user* is that they were erased."""
         return self._attempts[user][-1].erases and self._attempts[user][-1].acknowledged
 
-    def traces(self) -> dict[str, str]:
-        """Return the words that must be in no file any more, and what each of them was."""
+    def traces(self, of: str | None = None) -> dict[str, str]:
+        """Return the words that must be in no file any more, and what each of them was; *of* one user, or of all."""
         gone: dict[str, str] = {}
-        for user, attempts in self._attempts.items():
+        for user in self._attempts if of is None else (of,):
+            attempts = self._attempts[user]
             last = max((a.number for a in attempts if a.erases and a.acknowledged), default=_ABSENT)
             for attempt in attempts:
                 for slot, value in attempt.puts.items():

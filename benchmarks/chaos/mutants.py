@@ -13,6 +13,8 @@ from memory.backends.legacy import backend as legacy_backend
 from memory.backends.legacy import telling
 from memory.backends.sqlite import SQLiteMemoryBackend, tables
 from memory.backends.sqlite.putting import Batch
+from memory.erasing import eraser
+from memory.erasing.places import erase_in_store
 from memory.errors import BackendUnavailableError, MemoryRejectedError
 from memory.flagged import FlaggedMemory
 from memory.member import Member
@@ -20,6 +22,10 @@ from memory.model import Page, Tombstone, UserTombstone, content_hash
 from memory.outbox import appending
 from memory.outbox import tables as outbox_tables
 from memory.outbox.appending import Appender
+from memory.receipt import Part, PartState
+from memory.sqlite_file import SQLiteFile
+from tools import user_memory
+from tools.consent import Answers, Consent
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from memory.model import Position, Record
     from memory.outbox import Kept
     from memory.replica import Replica
+    from tools.context import ToolContext
 
 _NEVER = "0" * 32
 
@@ -207,6 +214,44 @@ def _batches_off() -> None:
     FlaggedMemory.write = one_by_one  # type: ignore[method-assign]
 
 
+def _consent_off() -> None:
+    """Everybody counts as somebody who agreed."""
+
+    async def everybody(*_: object) -> Consent:
+        return Consent.YES
+
+    vars(user_memory)["consent_of"] = everybody
+
+
+def _refusal_off() -> None:
+    """Who said no stays among those who agreed."""
+
+    give = Answers.give
+
+    async def deaf(self: Answers, context: ToolContext, state: Consent) -> bool:
+        return state is Consent.YES and await give(self, context, state)
+
+    Answers.give = deaf  # type: ignore[method-assign]
+
+
+def _scrub_off() -> None:
+    """What is deleted is not overwritten, and stays in the log until somebody needs the room."""
+
+    async def pretend(self: SQLiteFile) -> str:  # noqa: ARG001 - the signature is the product's
+        return ""
+
+    SQLiteFile.scrub = pretend  # type: ignore[method-assign]
+
+
+def _erasing_a_store_off() -> None:
+    """One store is said to have forgotten who is erased, and nobody looks."""
+
+    async def skip(replica: Replica, *told: str) -> Part:
+        return Part(replica.name, PartState.ERASED) if replica.name == "mcp" else await erase_in_store(replica, *told)
+
+    vars(eraser)["erase_in_store"] = skip
+
+
 def _drop(batch: Batch, record: Record) -> None:
     """Take the row in the place of *record* away as if it had never been there, in the digest, too."""
     batch.forget(record.position)
@@ -234,5 +279,9 @@ MUTANTS = {
     "flag_off_outbox_off": Mutant(_flag_off_outbox_off, "flip_flag"),
     "legacy_comparison_off": Mutant(_legacy_comparison_off, "predecessor+flip_flag"),
     "batches_off": Mutant(_batches_off, "two_bots+kill_mcp+kill_bot"),
+    "consent_off": Mutant(_consent_off, "kill_bot"),
+    "refusal_off": Mutant(_refusal_off, "kill_bot"),
+    "scrub_off": Mutant(_scrub_off, "kill_mcp"),
+    "erasing_a_store_off": Mutant(_erasing_a_store_off, "kill_mcp"),
     "absorbing_off": Mutant(_absorbing_off, "predecessor"),
 }

@@ -41,7 +41,8 @@ async def call(memory: UserMemory, what: str, given: dict[str, Any]) -> Any:
         case "own":
             return _shown(await memory.own(here, given.get("query") or "", given["limit"]))
         case "erase":
-            return bool((await memory.erase(here)).revision)  # else it is noted, and not yet so
+            receipt = await memory.erase(here)
+            return {"begun": bool(receipt.revision), "complete": receipt.complete}
         case "past":
             return [[entry.scope, entry.key, entry.value] for entry in await memory.memory.past(user)]
         case "completed":

@@ -14,14 +14,14 @@ from benchmarks.chaos.agreement import agree
 from benchmarks.chaos.calls import Calls
 from benchmarks.chaos.model import Violation
 from benchmarks.chaos.outcome import Outcome
-from benchmarks.chaos.schedule import FORGOTTEN, LOSSES, PEOPLE, READS, RESTED, Operation
+from benchmarks.chaos.schedule import FORGOTTEN, LOSSES, PEOPLE, READS, RESTED
 from benchmarks.chaos.world import BotGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from benchmarks.chaos.schedule import Fault, Schedule
+    from benchmarks.chaos.schedule import Fault, Operation, Schedule
     from benchmarks.chaos.world import Bot, World
 
 SLACK_S = 0.25
@@ -209,27 +209,31 @@ class _Player:
         """Let somebody of each kind be forgotten for good, now that nothing is in the way."""
         for user in dict.fromkeys((*PEOPLE[:1], *self.model.users[::_SOME])):
             for _ in range(_TRIES):
-                with suppress(BotGoneError):
-                    await self.calls.do(self.world.bots[0], Operation("erase", user))
+                if await self.calls.erase(self.world.bots[0], user):
+                    await self._judge_left("still holds, although nothing is pending", user)
                 if self.model.is_erased(user):
                     break
 
     async def _judge_traces(self) -> None:
         """Look whether anything of those who were erased is left in any file, once nothing is pending."""
         end = time.monotonic() + self.world.converge_s
-        left: list[tuple[Path, str]] = []
-        while time.monotonic() < end:
+        while self.world.erasures.exists() or await self._left():
+            if time.monotonic() > end:
+                break
             for bot in self.world.bots:
-                with suppress(BotGoneError):
-                    await self.calls.read(bot, "completed", "", None)
-            left = await asyncio.to_thread(list, traces.left(self.world.files(), self.model.traces()))
-            if not left and not self.world.erasures.exists():
-                return
+                await self.calls.read(bot, "completed", "", None)
             await asyncio.sleep(_LOOK_S)
-        for path, what in left:
-            self.calls.violated([Violation("resurrected", f"{path.name} still holds {what}")])
+        await self._judge_left("holds to the end")
         if self.world.erasures.exists():
             self.outcome.unexpected.append(f"erasures are not over: {self.world.erasures.read_text()}")
+
+    async def _judge_left(self, when: str, user: str | None = None) -> None:
+        for path, what in await self._left(user):
+            self.calls.violated([Violation("resurrected", f"{path.name} {when}: {what}")])
+
+    async def _left(self, user: str | None = None) -> list[tuple[Path, str]]:
+        """Return the files in which something of those who were erased is left, or of one of them."""
+        return await asyncio.to_thread(list, traces.left(self.world.files(), self.model.traces(user)))
 
     # The clients
 
