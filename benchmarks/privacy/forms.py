@@ -15,11 +15,11 @@ INVISIBLE = "\u200b"  # what the bot makes a text harmless with
 
 _LINE_ENDS = re.compile(r"\r\n|[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
 _MENTION = re.compile(r"@everyone|@here|<@[!&]?\d+>|<#\d+>|</[^<>]{1,64}:\d+>|<id:\w+>", re.IGNORECASE)
-_BREAKOUTS = {"code block": "```", "spoiler": "||", "code block of tildes": "~~~"}
+_BREAKOUTS = {"code block": "```", "spoiler": "||"}
 _MASKED_LINK = re.compile(r"\]\(\s*<?\s*\w+:", re.IGNORECASE)
 _OPENERS, _POP = "\u202a\u202b\u202d\u202e", "\u202c"
 _ISOLATES, _POP_ISOLATE = "\u2066\u2067\u2068", "\u2069"
-_SPEAKER = re.compile(r"(.*?) #(\d+): (.*)")
+_SPEAKER = re.compile(r"[^#]* #(\d+): (.*)")  # a name with a number in it could be taken for somebody else's
 _ADDRESSED = re.compile(r"You answer (.*) #(\d+), and act")
 _MARK = re.compile(r"\[memories ([0-9a-f]+)\]")
 _FORGED_BLOCK = re.compile(r"\[\s*(?:end\s+of\s+)?memories", re.IGNORECASE)
@@ -130,10 +130,10 @@ class Prompts:
         found = _SPEAKER.match(line)
         if found is None:
             return line.startswith("(Your memory does not answer")
-        who = self._numbers.get((channel, int(found[2])))
+        who = self._numbers.get((channel, int(found[1])))
         if who is None:
             return False
-        start = plain(found[3])[:_COMPARED]
+        start = plain(found[2])[:_COMPARED]
         bare = unicodedata.normalize("NFKC", start).replace("(", "[")
         return any(bare in unicodedata.normalize("NFKC", plain(said)).replace("(", "[") for said in self._said[who])
 

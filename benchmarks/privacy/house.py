@@ -20,7 +20,7 @@ from memory.assemble import assemble
 from memory.config import load_settings
 from memory.model import UserTombstone
 from memory.shared import SharedMemory
-from sandbox import LoopbackDiscord, LoopbackModel, call, forever, redirect, say, turn
+from sandbox import LoopbackDiscord, LoopbackModel, bodies, call, forever, redirect, say, turn
 from tools.tool_manager import ToolManager
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ class House:
 
     def rename(self, person: Person, name: str) -> None:
         """Let *person* be called *name* from now on."""
-        self.discord.world.people[person.id] = replace(person, name=name)
+        renamed = self.discord.world.people[person.id] = replace(person, name=name)
+        for guild in self.discord.world.guilds.values():
+            self.discord.gateway.publish("GUILD_MEMBER_UPDATE", bodies.member(renamed) | {"guild_id": str(guild.id)})
 
     def silence_channels(self) -> None:
         """Let nothing that was said before be heard by the model: every attack begins with empty channels."""
