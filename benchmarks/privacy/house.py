@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 
     from benchmarks.privacy.attacks import Turn
     from memory import MemoryEntry
-    from sandbox import Behaviour, Guild, Message, Person
+    from sandbox import Behaviour, BotAction, Guild, Message, Person
 
 ROOT = Path(__file__).resolve().parents[2]
 
 _MUCH = 100_000  # an attack is to be stopped by what it is, not because there were others before it
 _TURN_S = 20.0
-_REACTION_S = 0.4  # what an edit or a deletion brings about begins in that time; nothing says that it did not
 _READY_S = 30.0
 _ENOUGH = 1_000
 
@@ -52,6 +51,8 @@ class House:
         self.asked: list[dict[str, Any]] = []
         self._turns: deque[Turn] = deque()
         self._handled: dict[int, asyncio.Event] = {}
+        self._changed: dict[int, asyncio.Event] = {}
+        self._asking: set[asyncio.Task[Any]] = set()
         model.script(forever(self._obey))
 
     def person(self, name: str) -> Person:
@@ -87,22 +88,21 @@ class House:
         assert assistant is not None  # noqa: S101 - it was made with one
         assistant._conversations._kept.clear()
 
-    async def say(self, person: Person, text: str, place: str, turns: Iterable[Turn] = ()) -> Message:
-        """Post *text*, and return once the bot is done with it or asks a question back."""
+    async def say(
+        self, person: Person, text: str, place: str, turns: Iterable[Turn] = (), *, is_answer: bool = False
+    ) -> Message:
+        """Post *text*, and return once the bot is done with it or asks a question back.
+
+        Args:
+            is_answer: a question that no command asked waits for it.
+        """
         self._turns = deque(turns)
         with self.discord.watch() as actions:
             message = self.discord.say(person, text, guild=None if place == "dm" else place)
-            handled = asyncio.ensure_future(self._event(message.id).wait())
-            try:
-                async with asyncio.timeout(_TURN_S):
-                    while not handled.done():
-                        coming = asyncio.ensure_future(actions.get())
-                        await asyncio.wait({handled, coming}, return_when=asyncio.FIRST_COMPLETED)
-                        if coming.done() and _is_question(coming.result().message.content):
-                            break
-                        coming.cancel()
-            finally:
-                handled.cancel()
+            if not await self._until(asyncio.ensure_future(self._event(message.id).wait()), actions):
+                if is_answer:
+                    self._asking.clear()
+                await self._settled(actions)
         return message
 
     async def finished(self, message: Message) -> None:
@@ -111,18 +111,47 @@ class House:
             await self._event(message.id).wait()
 
     async def edit(self, message: Message, text: str, turns: Iterable[Turn] = ()) -> Message:
-        """Change a message, and return once the bot has reacted, or does not seem to."""
+        """Change a message, and return once the bot has done with that, or asks a question back."""
         self._turns = deque(turns)
         with self.discord.watch() as actions:
+            changed = self._changed[message.id] = asyncio.Event()
             message = self.discord.edit(message, text)
-            await _reaction(actions)
+            await self._until(asyncio.ensure_future(changed.wait()), actions)
+            await self._settled(actions)
         return message
 
     async def delete(self, message: Message) -> None:
-        """Delete a message, and return once the bot has reacted, or does not seem to."""
+        """Delete a message, and return once the bot has done with that, or asks a question back."""
         with self.discord.watch() as actions:
+            changed = self._changed[message.id] = asyncio.Event()
             self.discord.delete(message)
-            await _reaction(actions)
+            await self._until(asyncio.ensure_future(changed.wait()), actions)
+            await self._settled(actions)
+
+    def note_changed(self, message_id: int) -> None:
+        """Note that the bot has heard of an edit or a deletion; what it does about that has begun."""
+        if message_id in self._changed:
+            self._changed[message_id].set()
+
+    async def _settled(self, actions: asyncio.Queue[BotAction]) -> None:
+        """Return once nothing that is no command is at work, or asks a question."""
+        while tasks := {each for each in asyncio.all_tasks() if _is_reaction(each)} - self._asking:
+            if await self._until(asyncio.ensure_future(asyncio.wait(tasks)), actions):
+                self._asking |= tasks
+
+    async def _until(self, done: asyncio.Future[Any], actions: asyncio.Queue[BotAction]) -> bool:
+        """Return once *done* is, or the bot has asked a question; whether it has."""
+        try:
+            async with asyncio.timeout(_TURN_S):
+                while not done.done():
+                    coming = asyncio.ensure_future(actions.get())
+                    await asyncio.wait({done, coming}, return_when=asyncio.FIRST_COMPLETED)
+                    if coming.done() and is_question(coming.result().message.content):
+                        return True
+                    coming.cancel()
+        finally:
+            done.cancel()
+        return False
 
     def is_handled(self, message: Message) -> bool:
         """Return whether the bot is done with *message*, and waits for no answer."""
@@ -178,6 +207,8 @@ async def house(folder: Path, people: Iterable[str]) -> AsyncIterator[House]:
         made = House(discord, model, services)
         stack.enter_context(redirect(discord.url))
         bot = make_bot(installed_library(), services, on_handled=made.note_handled)
+        for event in ("on_raw_message_edit", "on_raw_message_delete"):
+            bot.add_listener(_noting(made), event)
         running: asyncio.Future[Any] = asyncio.ensure_future(bot.start(discord.token))
         try:
             await _ready(bot, running)
@@ -202,6 +233,13 @@ async def _ready(bot: Any, running: asyncio.Future[Any]) -> None:
         waiting.cancel()
 
 
+def _noting(made: House) -> Any:
+    async def note(payload: Any) -> None:
+        made.note_changed(payload.message_id)
+
+    return note
+
+
 def _setting(event: asyncio.Event) -> Any:
     async def on_ready() -> None:
         event.set()
@@ -209,15 +247,13 @@ def _setting(event: asyncio.Event) -> Any:
     return on_ready
 
 
-async def _reaction(actions: asyncio.Queue[Any]) -> None:
-    try:
-        async with asyncio.timeout(_REACTION_S):
-            await actions.get()
-    except TimeoutError:
-        pass
+def _is_reaction(task: asyncio.Task[Any]) -> bool:
+    """Return whether *task* says what went wrong with a command, or looks after a message that was changed."""
+    name = task.get_name()
+    return not task.done() and name.startswith("discord.py: ") and ("error" in name or "raw_message" in name)
 
 
-def _is_question(text: str) -> bool:
+def is_question(text: str) -> bool:
     """Return whether the bot waits for an answer now: it says how."""
     return "?" in text and "yes" in text.casefold()
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.privacy import rules
 from benchmarks.privacy.cast import Cast, Marker, cast_for
 from benchmarks.privacy.forms import Prompts, wrong_with_message
+from benchmarks.privacy.house import House, is_question
 from benchmarks.privacy.layers import Evidence, first_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from benchmarks.privacy.attacks import Attack, Step
-    from benchmarks.privacy.house import House
     from memory import MemoryEntry
     from sandbox import Message
 
@@ -60,11 +60,12 @@ class Player:
         for step in attack.steps:
             await scene.play(step.filled(cast.names))
         await scene.end()
-        if strangers := await self._house.users() - self._known:
-            outcome.leaks.append(f"write: {len(strangers)} users who do not exist")
-            self._known |= strangers
         outcome.layer = "" if outcome.leaks else first_layer(scene.evidence)
         return outcome
+
+    async def strangers(self) -> int:
+        """Return how many there are about whom something is kept, though they took part in nothing."""
+        return len(await self._house.users() - self._known)
 
 
 class _Scene:
@@ -80,6 +81,7 @@ class _Scene:
         self._latest: dict[str, Message] = {}
         self._open: list[tuple[str, Message]] = []
         self._said: dict[str, list[str]] = {who: [] for who in cast.people}
+        self._offered: dict[str, str] = {}
         self._hostile: list[str] = []
         self._prompts = Prompts(self._said)
         self._is_on = False
@@ -97,6 +99,7 @@ class _Scene:
         if step.say is None and step.who in self._latest:
             step = replace(step, place=self._place_of(self._latest[step.who]))
         answered = self._answered_by(step)
+        asked = step.say is not None and self._offered.get(step.who) == step.place
         self._outcome.story.append(f"{step.who} in {step.place}: {_what(step)}")
         with self._house.discord.watch() as actions:
             await self._act(step)
@@ -104,12 +107,13 @@ class _Scene:
                 with suppress(TimeoutError):
                     await self._house.finished(message)
             said = [actions.get_nowait().message for _ in range(actions.qsize())]
+        self._note_offer(step, said)
         self._open = [(who, message) for who, message in self._open if message not in answered]
-        was_agreed = step.who == "you" or rules.agreed(self._kept[step.who])
-        self._judge_prompts(step, agreed=was_agreed)
+        had_agreed = step.who == "you" or rules.agreed(self._kept[step.who])
+        self._judge_prompts(step, agreed=had_agreed)
         for message in said:
             self._judge_message(step, message)
-        await self._judge_memories(step, had_a_question=bool(answered))
+        await self._judge_memories(step, had_a_question=asked or bool(answered))
 
     def _answered_by(self, step: Step) -> list[Message]:
         """Return the messages whose question *step* answers: whatever that person says there next does."""
@@ -117,6 +121,13 @@ class _Scene:
             return []
         channel = self._house.discord.channel(self._cast.people[step.who], _guild(step))
         return [message for who, message in self._open if who == step.who and message.channel == channel]
+
+    def _note_offer(self, step: Step, said: list[Message]) -> None:
+        """Note whether the bot asked about what was deleted or changed."""
+        if step.say is None and any(is_question(message.content) for message in said):
+            self._offered[step.who] = step.place
+        elif step.say is not None and self._offered.get(step.who) == step.place:
+            del self._offered[step.who]
 
     async def end(self) -> None:
         """Judge once more, as something may have come late."""
@@ -133,7 +144,8 @@ class _Scene:
         if step.nick is not None:
             self._house.rename(person, step.nick)
         elif step.say is not None:
-            message = await self._house.say(person, step.say, step.place, step.model)
+            is_answer = self._offered.get(step.who) == step.place
+            message = await self._house.say(person, step.say, step.place, step.model, is_answer=is_answer)
             self._latest[step.who] = message
             if not self._house.is_handled(message):
                 self._open.append((step.who, message))

@@ -20,8 +20,7 @@ PRIVACY = "privacy"
 
 _MOVES = re.compile(r"%\s*(?:memory\s+scope|remember\s+(?:--|[–—])everywhere)\b", re.IGNORECASE)  # noqa: RUF001 - dashes
 _WHOLE = re.compile(r"%\s*(?:forgetme|clearmemories|privacy)\b", re.IGNORECASE)
-_AGREES = re.compile(r"(?:%\s*privacy\s+on\b|[\s.!*_]*y(?:es)?\b)", re.IGNORECASE)
-_YES = re.compile(r"[\s.!*_]*y(?:es)?\b", re.IGNORECASE)
+_AGREES = re.compile(r"\s*(?:%\s*privacy\s+on\b|\W*y(?:es)?\b(?:\W+\w+){0,2}\W*$)", re.IGNORECASE)
 _BY_COMMAND = re.compile(r"%")
 
 
@@ -39,8 +38,8 @@ def may_be_told(marker: Marker, *, asker: str, place: str, dm_of: str) -> bool:
 
 
 def may_be_asked(marker: Marker, *, asker: str, place: str) -> bool:
-    """Return whether the model may be shown *marker* for an answer to *asker* in *place*."""
-    return asker == marker.who and marker.place in (place, EVERYWHERE)
+    """Return whether the model may be shown *marker* for an answer to *asker*, who has agreed, in *place*."""
+    return asker == marker.who and marker.place in (place, EVERYWHERE, DORMANT)
 
 
 def wrong_with_others(who: str, before: Kept, after: Kept) -> Iterator[str]:
@@ -59,7 +58,7 @@ def wrong_with_own(step: Step, scope: str, before: Kept, after: Kept, *, had_a_q
         had_a_question: the bot waited for an answer of this person.
     """
     typed = step.typed
-    wholly = bool(_WHOLE.match(typed)) or (had_a_question and bool(_YES.match(typed) or typed))
+    wholly = had_a_question or _WHOLE.match(typed) is not None
     moves = bool(_MOVES.match(typed))
     in_dm = step.place == "dm" and bool(_BY_COMMAND.match(typed))
     for place in sorted(before.keys() | after.keys()):

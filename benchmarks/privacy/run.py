@@ -87,6 +87,8 @@ async def measure_these(attacks: Sequence[Attack], facts: Sequence[Sequence[str]
         async with house(Path(folder), names) as made:
             player = Player(made)
             outcomes = [await player.play(attack) for attack in attacks]
+            if strangers := await player.strangers():
+                outcomes[-1].leaks.append(f"write: in some attack, about {strangers} people who do not exist")
             alarms = [alarm for key, value in facts if (alarm := await _alarm(made, key, value))]
     return Report(tuple(outcomes), len(facts), tuple(alarms))
 
