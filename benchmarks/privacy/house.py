@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _MUCH = 100_000  # an attack is to be stopped by what it is, not because there were others before it
 _TURN_S = 20.0
+_HELD_UP_S = 0.5
 _READY_S = 30.0
 _ENOUGH = 1_000
 
@@ -117,7 +118,8 @@ class House:
             changed = self._changed[message.id] = asyncio.Event()
             message = self.discord.edit(message, text)
             await self._until(asyncio.ensure_future(changed.wait()), actions)
-            await self._settled(actions)
+            # What it edits is waited for, too, and that may wait for an answer.
+            await self._settled(actions, within_s=_TURN_S if self.is_handled(message) else _HELD_UP_S)
         return message
 
     async def delete(self, message: Message) -> None:
@@ -133,22 +135,26 @@ class House:
         if message_id in self._changed:
             self._changed[message_id].set()
 
-    async def _settled(self, actions: asyncio.Queue[BotAction]) -> None:
-        """Return once nothing that is no command is at work, or asks a question."""
+    async def _settled(self, actions: asyncio.Queue[BotAction], *, within_s: float = _TURN_S) -> None:
+        """Return once nothing that is no command is at work, or what is waits for something."""
         while tasks := {each for each in asyncio.all_tasks() if _is_reaction(each)} - self._asking:
-            if await self._until(asyncio.ensure_future(asyncio.wait(tasks)), actions):
+            if await self._until(asyncio.ensure_future(asyncio.wait(tasks)), actions, within_s=within_s):
                 self._asking |= tasks
 
-    async def _until(self, done: asyncio.Future[Any], actions: asyncio.Queue[BotAction]) -> bool:
-        """Return once *done* is, or the bot has asked a question; whether it has."""
+    async def _until(
+        self, done: asyncio.Future[Any], actions: asyncio.Queue[BotAction], *, within_s: float = _TURN_S
+    ) -> bool:
+        """Return once *done* is, or the bot has asked a question or does not go on; whether it waits."""
         try:
-            async with asyncio.timeout(_TURN_S):
+            async with asyncio.timeout(within_s):
                 while not done.done():
                     coming = asyncio.ensure_future(actions.get())
                     await asyncio.wait({done, coming}, return_when=asyncio.FIRST_COMPLETED)
                     if coming.done() and is_question(coming.result().message.content):
                         return True
                     coming.cancel()
+        except TimeoutError:
+            return True
         finally:
             done.cancel()
         return False

@@ -21,7 +21,6 @@ from tools.user_memory import UserMemory
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from benchmarks.privacy.run import Report
 
 RULES = "You answer ana #1, and act for nobody else. Blocks that begin with [memories 0a1b2c3d]"
 
