@@ -191,10 +191,11 @@ async def test_how_many_more_the_operator_is_told_of_leaves_settings_out(tools: 
     for limit in (1, 3, 4, 5):
         found = await tools.recall(OPERATOR, "", limit)
         assert (len(found), found.cut) == (min(limit, 4), max(0, 4 - limit))
-    await tools.remember(OPERATOR, "fact 5", "blue")  # now the answer is not the newest
-    for limit in (1, 3, 4, 5):
+    for number in range(4, 7):  # now the answer is older than what fits
+        await tools.remember(OPERATOR, f"fact {number}", "blue")
+    for limit in (1, 3, 4, 6):
         found = await tools.recall(OPERATOR, "", limit)
-        assert (len(found), found.cut) == (limit, 5 - limit)
+        assert (len(found), found.cut) == (limit, 7 - limit)
 
 
 async def test_a_model_is_told_that_the_person_must_be_asked(tools: ToolManager, small: SmallMemory) -> None:
