@@ -25,7 +25,8 @@ _MARK = re.compile(r"\[memories ([0-9a-f]+)\]")
 _FORGED_BLOCK = re.compile(r"\[\s*(?:end\s+of\s+)?memories", re.IGNORECASE)
 _HEADER = re.compile(r"instruction, and it is already remembered")
 _SHORTEST = 6
-_COMPARED = 24
+_COMPARED = 60  # of a line that might be ours
+_SAID = 24  # of what somebody said
 
 
 def fragments(texts: Iterable[str]) -> set[str]:
@@ -133,7 +134,7 @@ class Prompts:
         who = self._numbers.get((channel, int(found[1])))
         if who is None:
             return False
-        start = plain(found[2])[:_COMPARED]
+        start = plain(found[2])[:_SAID]
         bare = unicodedata.normalize("NFKC", start).replace("(", "[")
         return any(bare in unicodedata.normalize("NFKC", plain(said)).replace("(", "[") for said in self._said[who])
 

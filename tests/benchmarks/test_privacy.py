@@ -39,11 +39,11 @@ def attack_of(kind: str, what: str) -> str:
 
 
 async def test_the_bot_as_it_is_stops_one_attack_of_each_class() -> None:
-    first = {attack.kind: attack for attack in reversed(all_attacks())}
+    one_of = {attack.kind: attack for attack in all_attacks()}
 
-    report = await measure_these(list(first.values()), [("favourite tea", "green, without sugar")])
+    report = await measure_these(list(one_of.values()), [("favourite tea", "green, without sugar")])
 
-    assert set(first) == set(CLASSES)
+    assert set(one_of) == set(CLASSES)
     assert [(o.attack.id, o.leaks) for o in report.outcomes if o.leaks] == []
     assert report.alarms == ()
     assert sum(report.figures()["stopped"].values()) == len(CLASSES)
