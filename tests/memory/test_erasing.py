@@ -21,12 +21,15 @@ from typer.testing import CliRunner
 from memory import BackendUnavailableError, PartState
 from memory import __main__ as cli
 from memory.assemble import shared_memory
+from memory.backends.in_memory import InMemoryBackend
 from memory.backends.mcp import MCPMemoryBackend
 from memory.backends.sqlite import SQLiteMemoryBackend, tables
 from memory.backups import back_up, restore
-from memory.model import user_hash_of
+from memory.erasing.places import erase_in_store
+from memory.model import UserTombstone, user_hash_of
 from tests.memory.test_cli import ONE_STORE, remember, run, settings
 from tests.memory.test_cli import everything as all_of_u1
+from tests.memory.unify import QUICK, unify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -364,6 +367,7 @@ async def a_backup(config: Path, system: MemorySystem) -> None:
 def predecessors(path: Path) -> None:
     """A file as the predecessor had it, with two people in it."""
     with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA secure_delete = OFF")  # as SQLite is by itself, though not everywhere
         db.execute(
             "CREATE TABLE memories (id INTEGER PRIMARY KEY AUTOINCREMENT, user_id TEXT, key TEXT, value TEXT, "
             "created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, updated_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP)"
@@ -371,11 +375,14 @@ def predecessors(path: Path) -> None:
         db.execute("CREATE TABLE conversations (id INTEGER PRIMARY KEY, user_id TEXT, message TEXT)")
         for user in (USER, OTHER):
             for n in range(20):
-                values = [user, f"key {n}", f"{'MARKOLD' if user == USER else 'old'} {n} " + "long " * 50]
+                said = "MARKGONE" if n == 7 else "MARKOLD"
+                values = [user, f"key {n}", f"{said if user == USER else 'old'} {n} " + "long " * 50]
                 db.execute("INSERT INTO memories (user_id, key, value) VALUES (?, ?, ?)", values)
             db.execute("INSERT INTO conversations (user_id, message) VALUES (?, ?)", [user, f"{user} said"])
+        db.commit()
         db.execute("DELETE FROM memories WHERE key = 'key 7'")  # whose bytes it leaves there
         db.commit()
+    assert b"MARKGONE" in path.read_bytes()
 
 
 async def test_every_copy_that_we_made_forgets_too_and_stays_what_it_is(config: Path) -> None:
@@ -541,3 +548,24 @@ def test_the_owner_hears_of_what_is_pending(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "mcp\tpending\t-\t" in done.output
     assert "goes on by itself" in done.output
+
+
+async def test_a_store_is_done_when_its_own_digest_says_so_and_not_before(tmp_path: Path) -> None:
+    user_hash = user_hash_of(USER)
+    async with unify(tmp_path, InMemoryBackend("other"), plan=QUICK) as memory:
+        (replica,) = memory.replicas
+        await memory.store(USER, "drink", "tea")
+        await memory.compare()
+        assert await replica.store.get_all(USER) == {"drink": "tea"}
+        revision = memory.clock.stamp()
+
+        before = await erase_in_store(replica, user_hash, revision)
+        nobody = await erase_in_store(replica, user_hash_of("nobody"), revision)
+        await replica.store.put([UserTombstone(user_hash, revision)])
+        after = await erase_in_store(replica, user_hash, revision)
+        await replica.store.store(USER, "again", "after that")
+        again = await erase_in_store(replica, user_hash, revision)
+
+    assert (before.state, nobody.state) == (PartState.PENDING, PartState.PENDING)
+    assert before.why == nobody.why == "it has not heard of it yet"
+    assert (after.state, again.state) == (PartState.ERASED, PartState.ERASED)
