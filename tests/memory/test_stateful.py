@@ -750,7 +750,10 @@ class FiveZeros(RuleBasedStateMachine):
 
         async def both() -> None:
             watching = [self._search(watcher, user, None, None) for _ in range(2 * looks)]
-            await asyncio.gather(self._moved(mover, user, key, left, scope), *watching)
+            moving = asyncio.create_task(self._moved(mover, user, key, left, scope))
+            await asyncio.gather(moving, *watching)
+            for half in moving.result():  # only now: whoever looked meanwhile may have come too early to see it
+                half.acknowledged = True
 
         self.world.run(both())
         self.world.pass_(0)
@@ -1027,17 +1030,17 @@ class FiveZeros(RuleBasedStateMachine):
         # It is kept durably, only not yet in as many stores as were asked for.
         attempt.acknowledged = outcome.ok or isinstance(outcome.error, WriteConcernError)
 
-    async def _moved(self, process: Process, user: str, key: str, left: str, scope: str) -> None:
+    async def _moved(self, process: Process, user: str, key: str, left: str, scope: str) -> list[Attempt]:
+        """Return what was acknowledged."""
         if not process.alive:
-            return
+            return []
         attempt = self.model.begin(user, (scope, key), process.name, deletes=False)
         attempt.left = self.model.begin(user, (left, key), process.name, deletes=True)
         assert attempt.value is not None
         entry = MemoryEntry(user, key, attempt.value, scope, {"of": attempt.value})
         work = process.unified.write([entry, Tombstone(user, slot_of(user, left, key))])
         outcome = await self.world.finish(process, work, DEADLINE_S + GRACE_S)
-        attempt.acknowledged = outcome.ok or isinstance(outcome.error, WriteConcernError)
-        attempt.left.acknowledged = attempt.acknowledged
+        return [attempt, attempt.left] if outcome.ok or isinstance(outcome.error, WriteConcernError) else []
 
     async def _retrieve(self, process: Process, user: str, key: str, audience: Audience) -> None:
         outcome = await self._read(process, process.unified.retrieve(user, key, audience=audience))
