@@ -34,6 +34,7 @@ from memory.acknowledged import AcknowledgedRevisions
 from memory.backend import PAGE
 from memory.backends import in_memory
 from memory.backends.in_memory import InMemoryBackend
+from memory.deadline import Bounded
 from memory.errors import BackendUnavailableError, MemoryRejectedError, WriteConcernError
 from memory.health import CircuitBreaker, ProbePlan
 from memory.member import Member
@@ -1038,8 +1039,12 @@ class FiveZeros(RuleBasedStateMachine):
         attempt.left = self.model.begin(user, (left, key), process.name, deletes=True)
         assert attempt.value is not None
         entry = MemoryEntry(user, key, attempt.value, scope, {"of": attempt.value})
-        work = process.unified.write([entry, Tombstone(user, slot_of(user, left, key))])
-        outcome = await self.world.finish(process, work, DEADLINE_S + GRACE_S)
+
+        async def write() -> int:
+            with Bounded("memory", "move", DEADLINE_S):  # as whoever writes a batch does
+                return await process.unified.write([entry, Tombstone(user, slot_of(user, left, key))])
+
+        outcome = await self.world.finish(process, write(), DEADLINE_S + GRACE_S)
         return [attempt, attempt.left] if outcome.ok or isinstance(outcome.error, WriteConcernError) else []
 
     async def _retrieve(self, process: Process, user: str, key: str, audience: Audience) -> None:
