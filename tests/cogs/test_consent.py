@@ -96,8 +96,10 @@ async def test_nobody_else_says_yes_for_somebody(chat: Chat, cleo: Person) -> No
 
 
 async def test_a_webhook_or_a_bot_of_the_owners_name_is_not_answered(chat: Chat) -> None:
+    webhook = chat.server.world.add_webhook("you")
+    policy: Any = chat.bot.services.policy
+    object.__setattr__(policy, "allowed_users", policy.allowed_users | {webhook.id})
     for said in ("%remember drink tea", "%privacy on", "%memories"):
-        webhook = chat.server.world.add_webhook("you")
         await chat.bot.handled(chat.server.say_as_webhook(webhook, said, guild="Home"))
 
     assert not list(chat.server.actions)

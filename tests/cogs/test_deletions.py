@@ -55,6 +55,15 @@ async def test_what_was_said_anew_since_is_not_offered(chat: Chat) -> None:
     assert [action.message.content for action in chat.server.actions].count(OFFER) == 1
 
 
+async def test_what_is_said_anew_while_it_is_asked_stays(chat: Chat) -> None:
+    await said_next(chat, await remembered(chat, "%remember --everywhere drink tea"))
+
+    await chat.ask(chat.ana, "%remember --everywhere drink coffee")
+    await chat.ask(chat.ana, "yes", "Home")
+
+    assert await chat.kept(chat.ana) == {("", "drink"): "coffee"}
+
+
 async def test_only_its_author_says_yes_to_that(chat: Chat) -> None:
     await said_next(chat, await remembered(chat))
 

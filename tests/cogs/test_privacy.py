@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -220,6 +221,9 @@ async def back_again(chat: Chat) -> Message:
 async def test_what_was_pending_is_told_in_the_same_channel_when_it_is_done(chat: Chat) -> None:
     receipt = await receipt_with_a_store_away(chat)
     done = await back_again(chat)
+    reporting: Any = chat.bot.consent_desk.erasures._reporting  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        await reporting  # once it is told there is nothing left to look for
 
     lines = receipt.content.splitlines()
     assert lines[0] == "Forgotten, but not yet erased everywhere. The receipt:"
