@@ -92,9 +92,6 @@ async def _say(house: House, person: Person, marker: Marker) -> Message | None:
         source = {"source": "legacy"}
         await house.services.memory.by_flag.store(str(person.id), marker.key, marker.text, source)
         return None
-    if marker.place == EVERYWHERE:
-        await house.services.memory.by_flag.store(str(person.id), marker.key, marker.text)
-        return None
     option, place = ("--everywhere ", "dm") if marker.place == EVERYWHERE else ("", marker.place)
     return await house.say(person, f"%remember {option}{marker.key} {marker.text}", place)
 
