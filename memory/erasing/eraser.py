@@ -90,10 +90,11 @@ class Eraser:
         found = await self._look(user_id, user_hash)
         self._under_way.add(user_hash)
         try:
-            one = self._pending.keep(Erasure(user_hash, tell=tell, entries=found.entries))
+            asked = self._unified.clock.stamp()
+            one = self._pending.keep(Erasure(user_hash, tell=tell, entries=found.entries, asked=asked))
             log.info("Somebody is being erased", extra={"event": "erasure_begun"})
             async with self._working:
-                one = await self._insist(one, found.counts)
+                one = await self._insist(await self._begin(one), found.counts)
             receipt = one.receipt()
             if receipt.complete:
                 self._pending.drop(user_hash, one.revision)
@@ -119,6 +120,8 @@ class Eraser:
         entries = 0
         with suppress(BackendUnavailableError):
             async for page in self._flagged.pages(user_id):
+                for record in page.records:
+                    self._unified.clock.observe(record.revision)
                 entries += sum(isinstance(record, MemoryEntry) for record in page.records)
         counts: dict[str, int] = {}
         for replica in self._unified.members:
@@ -145,10 +148,11 @@ class Eraser:
         """Do what can be done now, and note it."""
         if not one.revision:
             try:
-                one = replace(one, revision=await self._bury(one.user_hash))
+                await self._bury(UserTombstone(one.user_hash, one.asked))
             except BackendUnavailableError as exc:
                 why = f"it cannot be written: {exc.reason}"
                 return replace(one, parts=(Part("tombstone", PartState.PENDING, 0, why),))
+            one = replace(one, revision=one.asked)
             self._pending.advance(one)
         self._unified.let_go(one.user_hash)
         done = {part.name: part for part in one.parts if part.state is not PartState.PENDING}
@@ -159,6 +163,9 @@ class Eraser:
         parts += await self._gone_stores(parts)
         outbox = self._unified.outbox
         parts.append(done.get("outbox") or await erase_in_outbox(outbox, one.user_hash, one.revision))
+        with suppress(BackendUnavailableError):  # what a store had refused of theirs is gone now
+            for replica in self._unified.members:
+                await replica.look_up_parked()
         parts.append(Part("working sets", PartState.ERASED))
         parts += await self._copies.erase(one.user_hash, one.revision)  # always: what was damaged meanwhile is one
         parts += await out_of_reach(self._places)
@@ -170,11 +177,19 @@ class Eraser:
             log.info("Somebody was erased everywhere that can be reached", extra=extra)
         return one
 
-    async def _bury(self, user_hash: str) -> str:
-        """Write the user's tombstone, also if nobody here knows the user: some store may. Return its revision."""
+    async def _begin(self, one: Erasure) -> Erasure:
+        """Write the tombstone, above all that any process wrote until now, or leave that for later."""
+        try:
+            await self._bury(UserTombstone(one.user_hash))
+        except BackendUnavailableError as exc:  # from now on it counts when it was asked for, not when it works
+            log.debug("a tombstone has to wait: %s", exc)
+            return one
+        return replace(one, revision=self._unified.grave(one.user_hash))
+
+    async def _bury(self, grave: UserTombstone) -> None:
+        """Write *grave*, also if nobody here knows the user: some store may."""
         with suppress(WriteConcernError), within(self._unified.deadline_s):  # then it is kept
-            await self._flagged.write([UserTombstone(user_hash)])
-        return self._unified.grave(user_hash)
+            await (self._flagged.put([grave]) if grave.revision else self._flagged.write([grave]))
 
     async def _gone_stores(self, parts: Iterable[Part]) -> list[Part]:
         """Return a part for each store that counts and that this process does not have."""

@@ -30,6 +30,7 @@ class Erasure:
 
     Attributes: see Receipt.
         revision: empty as long as the tombstone is not known to be written.
+        asked: above all that there was when it was asked for: what comes later is not to go with it.
     """
 
     user_hash: str
@@ -37,6 +38,7 @@ class Erasure:
     tell: str = ""
     entries: int = 0
     parts: tuple[Part, ...] = ()
+    asked: str = ""
 
     def receipt(self) -> Receipt:
         return Receipt(self.user_hash, self.revision, self.tell, self.entries, self.parts)
@@ -139,4 +141,4 @@ def _erasure(said: dict[str, Any]) -> Erasure:
         Part(str(one["name"]), PartState(one["state"]), int(one["count"]), str(one["why"])) for one in said["parts"]
     )
     user_hash, revision, tell = str(said["user_hash"]), str(said["revision"]), str(said["tell"])
-    return Erasure(user_hash, revision, tell, int(said["entries"]), parts)
+    return Erasure(user_hash, revision, tell, int(said["entries"]), parts, str(said["asked"]))

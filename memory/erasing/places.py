@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from memory.backups import OwnCopy
     from memory.outbox import Outbox
     from memory.replica import Replica
+
+log = logging.getLogger(__name__)
 
 _SCRUB_S = 1.0
 COPIES = "copies: "
@@ -71,6 +74,9 @@ async def erase_in_store(replica: Replica, user_hash: str, revision: str) -> Par
         return pending(exc.reason)
     except TimeoutError:
         return pending("it did not answer in time")
+    except Exception as exc:  # a store that breaks must not keep the others from forgetting
+        log.exception("%s could not be scrubbed", name, extra={"event": "scrub_failed", "backend": name})
+        return pending(f"it failed ({type(exc).__name__})")
     return Part(name, scrubbed.state, 0, scrubbed.why)
 
 

@@ -108,8 +108,11 @@ async def until(condition: Callable[[], Awaitable[object]], most_s: float = 30.0
 
 
 async def in_step(memory: SharedMemory) -> None:
+    """Wait until every store is well and has everything: a store may be green and a moment behind."""
+
     async def is_healthy() -> bool:
-        return bool((await memory.get_full_status())["healthy"])
+        status = await memory.get_full_status()
+        return status["healthy"] and not any(store["behind"] for store in status["backends"].values())
 
     await until(is_healthy)
 
@@ -271,6 +274,52 @@ async def test_what_is_pending_survives_a_restart_and_what_was_told_leaves_nothi
     assert not (data_of(config) / "erasures.json").exists()
 
 
+async def test_what_is_remembered_while_the_tombstone_cannot_be_written_stays(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shared_memory(config) as memory:
+        await live(memory)
+        await memory.on_loop("be impatient", be_impatient)
+
+        async def hinder(system: MemorySystem) -> None:
+            async def fails(_: object) -> int:
+                raise BackendUnavailableError("memory", "store", "hindered")
+
+            monkeypatch.setattr(system.flagged, "write", fails)
+            monkeypatch.setattr(system.flagged, "put", fails)
+
+        await memory.on_loop("hinder", hinder)
+        receipt = await memory.erase(USER, tell="channel 7")
+        await memory.by_flag.store(USER, "drink", "water")
+        monkeypatch.undo()
+        later = await completed_of(memory)
+
+        assert (receipt.complete, receipt.revision) == (False, "")
+        assert await memory.get_all(USER) == {"drink": "water"}
+        assert later.revision
+        assert {mark for marks in marks_in(config.parent).values() for mark in marks} <= {"MARKUSER"}  # there again
+
+
+async def test_a_store_that_breaks_while_it_is_scrubbed_is_pending_and_the_others_forget(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(_: MCPMemoryBackend) -> object:
+        raise RuntimeError("MARKBUG")
+
+    async with shared_memory(config) as memory:
+        await in_step(memory)
+        await live(memory)
+        await memory.on_loop("be impatient", be_impatient)
+        with monkeypatch.context() as broken:
+            broken.setattr(MCPMemoryBackend, "scrub", breaks)
+            receipt = await memory.erase(USER, tell="channel 7")
+        later = await completed_of(memory)
+
+    assert (part(receipt, "mcp").state, part(receipt, "mcp").why) == (PartState.PENDING, "it failed (RuntimeError)")
+    assert part(receipt, "sqlite").state is PartState.ERASED
+    assert part(later, "mcp").state is PartState.ERASED
+
+
 @pytest.mark.parametrize("name", ["memory.db", "mcp_memory.db"])
 async def test_an_old_copy_of_a_store_brings_nothing_back_and_is_overwritten(config: Path, name: str) -> None:
     file = data_of(config) / name
@@ -278,11 +327,14 @@ async def test_an_old_copy_of_a_store_brings_nothing_back_and_is_overwritten(con
         await in_step(memory)
         await live(memory)
         await in_step(memory)
-    shutil.copy(file, config.parent.parent / "old.db")
+    with closing(sqlite3.connect(file)) as db, closing(sqlite3.connect(config.parent.parent / "old.db")) as old:
+        db.backup(old)  # with its log: a server that was ended may have left some of it there
     async with shared_memory(config) as memory:
         await in_step(memory)
         assert (await memory.erase(USER)).complete
         others = await others_memories(memory)
+    for suffix in ("-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
     shutil.copy(config.parent.parent / "old.db", file)
     assert marks_in(config.parent)
 
