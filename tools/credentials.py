@@ -110,7 +110,7 @@ _KEY_NAMES = (
     r"(?:api|access|secret|private|auth|client|account|encryption|signing|license)[ _-]?(?:key|token|secret)(?: id)?"
     r"|secret[ _-]access[ _-]key|bearer|token"
 )
-_IS = r"(?: ?[:=\uff1a]+>? ?| (?:is|was|ist|es|est|\u00e9|\u0435\u0441\u0442\u044c) )"
+_IS = r"[\"'`\u2019\u201d)]{0,2}(?: ?[:=\uff1a]+>? ?| (?:is|was|ist|es|est|\u00e9|\u0435\u0441\u0442\u044c) )"
 _FOR = r"(?: (?:for|to|of|on|at|f\u00fcr|de|del|du|da|\u043e\u0442)(?: [^\s:=]{1,30}){1,3}?)?"
 _PASSWORD = re.compile(rf"(?:{_NAMES}){_FOR}(?:{_IS}|(?<=[\u0e00-\uffff]) ?\u662f ?)([^\s]{{4,200}})", re.IGNORECASE)
 _KEYED = re.compile(rf"(?<!\w)(?:{_KEY_NAMES}){_FOR}{_IS}[\"'`]?([A-Za-z0-9+/=_.~-]{{16,500}})", re.IGNORECASE)

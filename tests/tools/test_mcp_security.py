@@ -299,15 +299,17 @@ def test_ids_keys_and_scopes_are_text_and_nothing_else(house: House) -> None:
     for name in NASTY:
         kept = house.server.call(house.first, "memory_store", user_id=name, key=name, value=f"of {name}", scope=name)
         assert not kept["isError"], kept
+        assert kept["structuredContent"]["key"] == name.replace("\x00", "")  # nobody can see it, so it is left out
 
     for name in NASTY:
         listed = house.server.call(house.first, "memory_list", user_id=name)["structuredContent"]["memories"]
-        got = house.server.call(house.first, "memory_get", user_id=name, key=name, scope=name)["structuredContent"]
+        key = name.replace("\x00", "")
+        got = house.server.call(house.first, "memory_get", user_id=name, key=key, scope=name)["structuredContent"]
         uri = f"memory://users/{quote(name, safe='')}"
         read = house.server.ask(house.first, "resources/read", {"uri": uri}).result["contents"][0]["text"]
-        assert [memory["value"] for memory in listed] == [f"of {name}"]
-        assert got["memory"]["value"] == f"of {name}"
-        assert [memory["value"] for memory in json.loads(read)["memories"]] == [f"of {name}"]
+        assert [memory["value"] for memory in listed] == [f"of {key}"]
+        assert got["memory"]["value"] == f"of {key}"
+        assert [memory["value"] for memory in json.loads(read)["memories"]] == [f"of {key}"]
         assert guide.user_in(guide.uri_of(name)) == name
 
     assert not house.server.call(house.first, "memory_forget_user", user_id="a/b")["isError"]

@@ -428,3 +428,47 @@ async def test_what_nobody_foresaw_is_masked_in_resources_too(caplog: pytest.Log
 
     assert "MARKER" not in str(caught.value) + caplog.text
     assert "RuntimeError at test_mcp_server_memories.py" in caplog.text
+
+
+# What may come in
+
+
+async def test_no_secret_is_kept_wherever_it_stands() -> None:
+    secret = "ghp_" + "aB3" * 12
+    store = InMemoryBackend()
+
+    async with asking(store) as client:
+        said = [
+            await refusal(client, "memory_store", user_id="u", key="note", value=f"mine: {secret}"),
+            await refusal(client, "memory_store", user_id="u", key=secret, value="x"),
+            await refusal(client, "memory_store", user_id="u", key="note", value="x", metadata={"of": [secret]}),
+            await refusal(
+                client, "memory_store", user_id="u", key="note", value="x", metadata={"password": "hunter22"}
+            ),
+        ]
+
+    assert [text.partition(" (")[0].rpartition("\n")[2] for text in said] == [
+        "value seems to hold a GitHub token",
+        "key seems to hold a GitHub token",
+        "metadata seems to hold a GitHub token",
+        "metadata seems to hold a password",
+    ]
+    assert secret not in "".join(said)
+    assert await store.get_all("u") == {}
+
+
+async def test_what_nobody_sees_is_left_out_and_that_is_said() -> None:
+    store = InMemoryBackend()
+
+    async with asking(store) as client:
+        stored = await ask(client, "memory_store", user_id="u", key="co\u200blor", value="\u202eblue\U000e0041")
+        plain = await ask(client, "memory_store", user_id="u", key="city", value="Oslo")
+
+    assert stored["key"] == "color"
+    assert stored["removed"] == [
+        "U+200B ZERO WIDTH SPACE",
+        "U+202E RIGHT-TO-LEFT OVERRIDE",
+        "U+E0041 TAG LATIN CAPITAL LETTER A",
+    ]
+    assert plain["removed"] == []
+    assert await store.get_all("u") == {"color": "blue", "city": "Oslo"}
