@@ -472,3 +472,18 @@ async def test_what_nobody_sees_is_left_out_and_that_is_said() -> None:
     ]
     assert plain["removed"] == []
     assert await store.get_all("u") == {"color": "blue", "city": "Oslo"}
+
+
+async def test_whether_somebody_may_be_remembered_is_said_in_the_chat_alone() -> None:
+    store = InMemoryBackend()
+    await store.store("u", "consent", "no", scope="privacy")
+
+    async with asking(store) as client:
+        said = await refusal(client, "memory_store", user_id="u", key="consent", value="yes", scope="privacy")
+        other = await refusal(client, "memory_delete", user_id="u", key="consent", scope="privacy")
+
+    assert "scope is kept for" in said
+    assert "scope is kept for" in other
+    kept = await store.retrieve("u", "consent", audience=frozenset({"privacy"}))
+    assert kept is not None
+    assert kept.value == "no"

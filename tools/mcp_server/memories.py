@@ -27,6 +27,7 @@ from memory.limits import (
 )
 from memory.model import EVERYWHERE, MemoryEntry, from_ms, visible
 from tools.border import admitted, refuse_secrets
+from tools.consent import PRIVACY
 from tools.mcp_server.answers import Answer, entry_to_json, line_of
 from tools.mcp_server.grants import Scope
 from tools.mcp_server.tool import Tool, object_of
@@ -48,7 +49,7 @@ _SLOT = re.compile(r"[0-9a-f]{32}")
 
 
 async def memory_store(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    user_id, scope = _user(arguments), _scope(arguments) or EVERYWHERE
+    user_id, scope = _user(arguments), _writable_scope(arguments)
     metadata = {} if arguments.get("metadata") is None else arguments["metadata"]
     # A model stores what a person told it, so that the border is the chat's; programs with `replica_*` keep copies.
     let_in = await admitted(arguments.get("key"), arguments.get("value"), fields=("key", "value"))
@@ -125,7 +126,7 @@ async def memory_search(store: StoreBackend, arguments: dict[str, Any]) -> tuple
 
 
 async def memory_delete(store: StoreBackend, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    user_id, key, scope = _user(arguments), arguments.get("key"), _scope(arguments) or EVERYWHERE
+    user_id, key, scope = _user(arguments), arguments.get("key"), _writable_scope(arguments)
     check_key(key)  # type: ignore[arg-type]
     existed = await store.delete(user_id, str(key), scope=scope)
     text = "Deleted." if existed else "There was no memory under this key in this scope; memory_list names the scopes."
@@ -179,6 +180,14 @@ def _scope(arguments: dict[str, Any]) -> str | None:
     scope = arguments.get("scope")
     if scope is not None:
         check_scope(scope)
+    return scope
+
+
+def _writable_scope(arguments: dict[str, Any]) -> str:
+    """Return the scope to write in: whether somebody may be remembered, they say in the chat alone."""
+    scope = _scope(arguments) or EVERYWHERE
+    if scope == PRIVACY:
+        raise MemoryRejectedError("scope", "is kept for what people themselves say about being remembered", "any other")
     return scope
 
 
