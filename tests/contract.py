@@ -817,4 +817,5 @@ def any_record(chance: random.Random, user: str) -> Record:
         return UserTombstone(user_hash_of(user), stamp)
     if kind < 0.2:
         return Tombstone(user, slot_of(user, "", key), stamp)
-    return make_entry(user, key, f"v{chance.randrange(3)}", revision=stamp, metadata={"n": chance.randrange(2)})
+    said = {"metadata": {"n": chance.randrange(2)}, "created_at": from_ms(NOW_MS + (chance.random() < 0.1))}
+    return make_entry(user, key, f"v{chance.randrange(3)}", revision=stamp, **said)

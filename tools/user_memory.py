@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from memory import EVERYWHERE, MemoryRejectedError, SearchResult
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _FIELDS = {"key": "information_type", "value": "information"}
 _LIMIT_MAX = 1_000
+_A_MOMENT = timedelta(milliseconds=1)
 
 
 class UserMemory:
@@ -182,13 +184,18 @@ class UserMemory:
         await self._require_consent(context)
 
         async def work(system: MemorySystem) -> bool:
-            found = readable(context, under(key, await live(self.memory, context.user_id)))
+            kept = under(key, await live(self.memory, context.user_id))
+            found = readable(context, kept)
             if not found:
                 return False
             now = found[0]
             if now.scope == scope and now.key == key:
                 return True
-            moved = replace(now, key=key, scope=scope, updated_at=from_ms(system.flagged.clock.now_ms()), revision="")
+            # What it takes the place of has a history, and keeps it. What was deleted there, moved away perhaps, was
+            # another entry: a time of its own tells.
+            there = next((e.created_at for e in kept if (e.scope, e.key) == (scope, key)), now.created_at + _A_MOMENT)
+            at = from_ms(system.flagged.clock.now_ms())
+            moved = replace(now, key=key, scope=scope, created_at=there, updated_at=at, revision="")
             left = [entry for entry in found if entry.scope == now.scope and (entry.scope, entry.key) != (scope, key)]
             graves = [Tombstone(*entry.position) for entry in left]
             await system.flagged.write([moved, *graves])

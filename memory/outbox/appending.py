@@ -111,16 +111,21 @@ def _append(
     at_ms = clock.now_ms()
     rows: list[NewRow] = []
     kept: list[list[Record]] = []
+    made = dict(created)  # it changes with what comes in here
     for drafts in wanted():
         kept.append([])
         for draft in drafts:
-            record = draft if draft.revision else _stamped(draft, clock.stamp(), created)
+            record = draft if draft.revision else _stamped(draft, clock.stamp(), made)
             # What is above all that was ever here need not be compared with what is.
             if record.revision <= highest and not _is_news(db, record, rows):
                 continue
             if isinstance(record, UserTombstone):
                 _write(db, rows)
                 bury(db, record)
+            elif isinstance(record, MemoryEntry):
+                made[record.position] = record.created_at
+            else:
+                made.pop(record.position, None)  # what comes after it is another entry
             seq += 1
             highest = max(highest, record.revision)
             rows.append(_row(seq, record, highest, at_ms))

@@ -97,6 +97,22 @@ async def test_an_entry_keeps_the_time_at_which_what_it_replaces_was_first_made(
         assert (await store.get("u1", "drink", None)).records == kept.records[:1]
 
 
+async def test_what_comes_after_a_deletion_in_one_transaction_is_another_entry(outbox: Outbox, tmp_path: Path) -> None:
+    before, *times = [from_ms(NOW_MS + n) for n in range(6)]
+    async with SQLiteMemoryBackend(tmp_path / "memory.db", clock=outbox.clock) as store:
+        await store.put([make_entry("u1", "drink", "tea", created_at=before)])
+        outbox.attach("sqlite", store.writer(), lambda _before, _last: None)
+
+        keys = ("drink", "drink", "drink", "pet", "pet")
+        first, *others = [replace(draft(key, "new"), created_at=at) for key, at in zip(keys, times, strict=True)]
+        kept = await outbox.append([first, Tombstone(*first.position), *others])
+        await all_offered(outbox)
+
+        made = [r.created_at for r in kept.records if isinstance(r, MemoryEntry)]
+        assert made == [before, times[1], times[1], times[3], times[3]]
+        assert [entry.created_at for entry in await store.past("u1")] == [times[1], times[3]]
+
+
 async def test_a_store_lacks_nothing_until_more_is_appended_by_whomever_or_something_refused(
     outbox: Outbox, path: Path
 ) -> None:

@@ -26,11 +26,13 @@ from memory.model import (
     Tombstone,
     UserTombstone,
     content_hash,
+    from_ms,
     newest,
     owner_hash,
     slot_of,
     user_hash_of,
 )
+from memory.revision import HybridLogicalClock
 from memory.sqlite_file import versioned
 from tests.contract import (
     NOW_MS,
@@ -42,12 +44,14 @@ from tests.contract import (
     make_entry,
     revision,
 )
+from tests.memory.unify import QUICK, unify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from memory.model import Record, UserDigest
+    from memory.unified import UnifiedMemoryBackend
 
 
 class TestSQLiteMemoryBackend(StoreContract):
@@ -348,6 +352,91 @@ async def test_the_newest_earlier_values_of_an_entry_are_kept(tmp_path: Path) ->
         await backend.put([make_entry("u1", "drink", "late", revision=revision(NOW_MS + 5, 1))])
 
         assert history_of(path) == [f"tea {n}" for n in range(15, 25)]
+
+
+async def past_of(backend: SQLiteMemoryBackend) -> list[str]:
+    return [entry.value for entry in await backend.past("u1")]
+
+
+def made(number: int, value: str, *, at: int = 0) -> MemoryEntry:
+    """Return the *number*-th write of an entry that was made *at* milliseconds after the first one could be."""
+    return make_entry("u1", "drink", value, revision=revision(NOW_MS + number), created_at=from_ms(NOW_MS + at))
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("changes", [0, 3, 15])
+async def test_what_was_deleted_elsewhere_is_no_earlier_value_of_what_came_after(
+    tmp_path: Path, changes: int, batch: int
+) -> None:
+    path = tmp_path / "memory.db"
+    forgotten = [made(0, "tea"), made(1, "green tea")]
+    after = [made(2 + n, f"coffee {n}", at=1) for n in range(changes + 1)]
+    async with SQLiteMemoryBackend(path) as backend:
+        await backend.put(forgotten)
+        for start in range(0, len(after), batch):  # of the deletion in between nobody tells: what came after is newer
+            await backend.put(after[start : start + batch])
+
+        expected = [f"coffee {n}" for n in range(changes)][-10:]
+        assert await past_of(backend) == history_of(path) == expected
+        assert await backend.keep_past([*forgotten, replace(forgotten[0], created_at=after[0].created_at)]) == 0
+        assert await past_of(backend) == expected
+        with raw(path) as db:
+            assert await all_digests(backend) == recomputed(db)
+
+
+async def test_what_was_deleted_and_what_came_after_in_one_batch_are_two_entries(tmp_path: Path) -> None:
+    async with SQLiteMemoryBackend(tmp_path / "memory.db") as backend:
+        await backend.put([made(0, "tea"), made(1, "green tea"), made(2, "coffee", at=1), made(3, "espresso", at=1)])
+
+        assert await past_of(backend) == ["coffee"]
+        assert await backend.retrieve("u1", "drink") == made(3, "espresso", at=1)
+
+
+async def test_an_entry_of_another_time_is_no_earlier_value_of_the_live_one(tmp_path: Path) -> None:
+    async with SQLiteMemoryBackend(tmp_path / "memory.db") as backend:
+        await backend.put([made(9, "coffee", at=1)])
+
+        assert await backend.keep_past([made(0, "tea"), made(1, "cocoa", at=2)]) == 0
+        assert await backend.keep_past([made(2, "mocha", at=1)]) == 1
+        assert await past_of(backend) == ["mocha"]
+
+
+async def test_a_store_that_was_away_shows_nothing_that_was_deleted_meanwhile(tmp_path: Path) -> None:
+    clock = HybridLogicalClock()
+    here, away = (SQLiteMemoryBackend(tmp_path / f"{name}.db", name=name, clock=clock) for name in ("here", "away"))
+    async with unify(tmp_path, here, away, plan=QUICK) as memory:
+        await memory.settle(10)
+        await memory.store("u1", "drink", "tea")
+        await memory.store("u1", "drink", "green tea")
+        await agreed(memory, here, away)
+        assert await past_of(away) == ["tea"]
+
+        with raw(tmp_path / "away.db") as db:
+            db.execute("BEGIN EXCLUSIVE")
+            await memory.delete("u1", "drink")
+            await memory.store("u1", "drink", "coffee")
+            await memory.store("u1", "drink", "espresso")
+        await agreed(memory, here, away)
+
+        assert await past_of(here) == ["coffee"]
+        assert set(await past_of(away)) <= {"coffee"}
+        assert not {"tea", "green tea"} & {*history_of(tmp_path / "here.db"), *history_of(tmp_path / "away.db")}
+
+
+async def agreed(memory: UnifiedMemoryBackend, *stores: SQLiteMemoryBackend) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if memory.report() and len({repr(await everything(store)) for store in stores}) == 1:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_what_comes_late_forgets_nothing(tmp_path: Path) -> None:
+    async with SQLiteMemoryBackend(tmp_path / "memory.db") as backend:
+        await backend.put([made(1, "tea"), made(3, "green tea")])
+
+        assert await backend.put([made(2, "coffee", at=1)]) == 0
+        assert await past_of(backend) == ["tea"]
 
 
 @pytest.mark.parametrize("key", ["drink", None])
@@ -762,9 +851,12 @@ async def test_an_earlier_value_may_come_after_what_was_forgotten(tmp_path: Path
     async with SQLiteMemoryBackend(tmp_path / "memory.db") as backend:
         await backend.store("u1", "address", "Elm St")
         await backend.delete("u1", "address")
-        between = make_entry("u1", "address", "Oak St", revision=backend.clock.stamp())
+        stamp = backend.clock.stamp()
         for number in range(3):
             await backend.store("u1", "address", f"PO box {number}")
+        now = await backend.retrieve("u1", "address")
+        assert now is not None
+        between = replace(now, value="Oak St", revision=stamp)
 
         assert await backend.keep_past([between, replace(between, revision=revision(NOW_MS))]) == 1
         assert [entry.value for entry in await backend.past("u1")] == ["Oak St", "PO box 0", "PO box 1"]

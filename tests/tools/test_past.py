@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -206,7 +207,8 @@ async def test_what_is_moved_is_told_there_and_no_longer_where_it_was(tools: Too
     assert [entry.value for entry in await tools.recall(ANA_AT_HOME, "drink")] == ["tea"]
     [now] = await live(tools.memory, "1")
     assert (now.scope, now.value, now.metadata) == ("", "tea", before.metadata)
-    assert now.created_at == before.created_at
+    # A moment later, so that no store takes it for a change of what was there before and was moved away or deleted.
+    assert now.created_at == before.created_at + timedelta(milliseconds=1)
 
     assert await tools.move(ANA_AT_HOME, "drink", "guild:7")
     assert len(await tools.recall(replace(ANA, private=False))) == 0
@@ -218,14 +220,29 @@ async def test_what_is_moved_is_told_there_and_no_longer_where_it_was(tools: Too
 
 async def test_what_is_moved_takes_the_place_of_what_is_there(tools: ToolManager) -> None:
     await tools.remember(replace(ANA, scope=""), "drink", "water")
+    [water] = await live(tools.memory, "1")
     await tools.remember(ANA, "drink", "tea")
 
     assert await tools.move(ANA, "drink", "")
 
-    assert [(entry.scope, entry.value) for entry in await live(tools.memory, "1")] == [("", "tea")]
+    [tea] = await live(tools.memory, "1")
+    assert (tea.scope, tea.value, tea.created_at) == ("", "tea", water.created_at)
     undone = await tools.undo(ANA, "drink")
     assert undone is not None
     assert (undone.scope, undone.value) == ("", "water")
+
+
+async def test_what_is_moved_back_is_another_entry_than_what_was_moved_away(tools: ToolManager) -> None:
+    await tools.remember(ANA, "drink", "tea")
+    await tools.remember(ANA, "drink", "green tea")
+    times = []
+    for scope in ("", "dm", ""):
+        times += [entry.created_at for entry in await live(tools.memory, "1")]
+        assert await tools.move(ANA, "drink", scope)
+
+    times += [entry.created_at for entry in await live(tools.memory, "1")]
+    assert len(set(times)) == 4
+    assert [entry.value for entry in await tools.history(ANA, "drink")] == ["green tea"]
 
 
 @pytest.mark.parametrize("scope", ["guild:8", "group:5", "server", "dm ", "privacy"])

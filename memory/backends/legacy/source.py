@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from memory.backends.legacy import tables
 from memory.backends.legacy.rows import tell
 from memory.errors import MemoryRejectedError
 from memory.limits import check_record
-from memory.model import UserTombstone, newest, user_hash_of
+from memory.model import MemoryEntry, UserTombstone, newest, user_hash_of
 from memory.sqlite_file import text_or_bytes
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
 
-    from memory.model import MemoryEntry, Record
+    from memory.model import Record
 
 
 class UserFound(NamedTuple):
@@ -74,7 +75,10 @@ def _one(db: sqlite3.Connection, user_id: str, now_ms: int) -> UserFound:
     rows = tables.rows_of(db, user_id)
     told = tell(user_id, tables.syncs_of(db, user_id), rows, now_ms)
     said: list[tuple[Record, int | None]] = [(one.record, one.row_id) for one in told.slots.values()]
-    past = told.past
+    # The rows of one key were there together, and so are one entry, made when the one that counts says.
+    live = [one.record for one in told.slots.values() if isinstance(one.record, MemoryEntry)]
+    made = {entry.position: entry.created_at for entry in live}
+    past = [replace(entry, created_at=made.get(entry.position, entry.created_at)) for entry in told.past]
     for grave in tables.grave_of(db, user_hash_of(user_id)):
         left = newest([grave, *(record for record, _ in said)])
         said = [(grave, None), *((record, row_id) for record, row_id in said if record.position in left)]

@@ -34,7 +34,10 @@ def past(db: sqlite3.Connection, user_id: str) -> list[MemoryEntry]:
 
 
 def keep_past(db: sqlite3.Connection, entries: Sequence[MemoryEntry]) -> int:
-    """Keep *entries* as earlier values of live entries that are newer; return how many were news."""
+    """Keep *entries* as earlier values of live entries that are newer; return how many were news.
+
+    Not those that were made at another time than the live one: what has their key now is another entry.
+    """
     slots: dict[Position, list[MemoryEntry]] = {}
     for entry in entries:
         slots.setdefault(entry.position, []).append(entry)
@@ -43,7 +46,7 @@ def keep_past(db: sqlite3.Connection, entries: Sequence[MemoryEntry]) -> int:
 
 
 def _keep_past_of(db: sqlite3.Connection, position: Position, entries: Sequence[MemoryEntry], grave: str) -> int:
-    live = "SELECT revision FROM memories WHERE user_id = ? AND slot = ? AND key IS NOT NULL"
+    live = "SELECT revision, created_ms FROM memories WHERE user_id = ? AND slot = ? AND key IS NOT NULL"
     found = db.execute(live, position).fetchone()
     if found is None:
         return 0
@@ -57,8 +60,9 @@ def _keep_past_of(db: sqlite3.Connection, position: Position, entries: Sequence[
     floor = max([revision for revision, value, *_ in kept.values() if value is None], default="")
     floor = max(floor, grave)
     for entry in entries:
-        if floor < entry.revision < found[0]:
-            said = (entry.value, metadata_text(entry.metadata), to_ms(entry.created_at), to_ms(entry.updated_at))
+        created_ms = to_ms(entry.created_at)
+        if floor < entry.revision < found[0] and created_ms == found[1]:
+            said = (entry.value, metadata_text(entry.metadata), created_ms, to_ms(entry.updated_at))
             kept.setdefault(entry.revision, (entry.revision, *said))
     newest_ones = sorted(kept)[-HISTORY:]
     news = len(set(newest_ones) - before)

@@ -82,7 +82,8 @@ _KEEP_FLOOR = f"INSERT OR REPLACE INTO history (user_id, slot, place, revision) 
 _PUT = f"INSERT OR REPLACE INTO memories (user_id, slot, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _FIND_OLD = """
-SELECT revision, hash, key IS NOT NULL, scope IS ? AND key IS ? FROM memories WHERE user_id = ? AND slot = ?
+SELECT revision, hash, scope IS ? AND key IS ?, key IS NOT NULL AND created_ms = ?
+FROM memories WHERE user_id = ? AND slot = ?
 """
 
 _FIND_USER = """
@@ -216,7 +217,8 @@ class Batch:
         if old is None:
             self._new[position] = self._rows[position] = (*row, 0)
             return True
-        if not _is_entry(old) or old[4:6] != row[4:6]:  # as it should be, one slot is one scope and key
+        # As it should be, one slot is one scope and key; and what was not made at the same time is another entry.
+        if not _is_entry(old) or old[4:6] != row[4:6] or old[_CREATED] != row[_CREATED]:
             return self._replace(row, user)
         if row[2:4] <= old[2:4]:  # revision and hash
             return False
@@ -233,29 +235,33 @@ class Batch:
         return self._rows.get(position)
 
     def _replace(self, row: Row, user: User) -> bool:
-        """Put *row* in the place of whatever stands in its slot, by itself; return False if that is as new."""
+        """Put *row* in the place of whatever stands in its slot, by itself; return False if that is as new.
+
+        An entry that was made at another time than the one that stands there is no change of it: that one was
+        deleted, and nobody has told this file, which learns of the newest record alone. Its values are forgotten.
+        """
         db, position, is_live = self.db, row[:2], row[5] is not None
         self.forget(position)
         user.is_new = False
-        in_place = was_live = False
-        old = db.execute(_FIND_OLD, (*row[4:6], *position)).fetchone()
+        in_place = lives_on = False
+        old = db.execute(_FIND_OLD, (*row[4:6], row[_CREATED], *position)).fetchone()
         if old is not None:
-            old_revision, old_hash, was_live, in_place = old
+            old_revision, old_hash, in_place, lives_on = old
             if not sound(old_revision) or type(old_hash) is not str:
                 user.doubtful = True
             elif row[2:4] <= (old_revision, old_hash):
                 return False
-            elif was_live and is_live:
+            elif lives_on:
                 db.execute(_KEEP_DAMAGED, position)
             user.count -= 1
             user.xor ^= record_hash(position[1], old_revision, old_hash)
-        if not is_live:
+        if not lives_on:
             db.execute("DELETE FROM history WHERE user_id = ? AND slot = ?", position)
-        if is_live and in_place:
+        if in_place and lives_on:
             db.execute(_CHANGE_DAMAGED, row)
         else:
             db.execute(_PUT, row)
-            if is_live and old is not None and not was_live:
+            if is_live and old is not None and not lives_on:
                 db.execute(_KEEP_FLOOR, (*position, old_revision))
         return True
 
