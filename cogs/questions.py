@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 ANSWER_S = 30.0
 """How long an answer is waited for."""
 
-_YES = re.compile(r"[\s.!*_]*(?:yes|y)(?![\w'\u2019-])", re.IGNORECASE)
+_BETWEEN = r"[\s.,!*_:)\U0001f44d\U0001f3fb-\U0001f3ff\u2705]"  # a smile, a thumb and a tick, too
+_ADDS_NOTHING = (
+    "please|yes|sure|ok|okay|of course|go ahead|i do|i agree|thanks|thank you"
+    "|do it|do so|do that|all|all of it|all of them|it all|them all|everything"
+)
+_YES = re.compile(rf"{_BETWEEN}*(?:yes|y)(?:{_BETWEEN}+(?:{_ADDS_NOTHING})){{0,2}}{_BETWEEN}*", re.IGNORECASE)
 _NO = re.compile(r"[\s.!*_]*(?:no|nope|n)(?![\w'\u2019-])", re.IGNORECASE)
-_ON_SECOND_THOUGHT = re.compile(r"\b(?:no|not|but|wait|later|don['\u2019]?t)\b", re.IGNORECASE)
 
 
 class Answer(StrEnum):
@@ -30,9 +34,13 @@ class Answer(StrEnum):
 
 
 def answer_in(text: str) -> Answer:
-    """Return what the first word says; a yes that another word takes back is none, as there is no undoing it."""
-    if _YES.match(text):
-        return Answer.NONE if _ON_SECOND_THOUGHT.search(text) else Answer.YES
+    """Return what *text* says.
+
+    A yes is nothing else than that, with a few words that add nothing: there is no undoing it, and whoever goes on
+    talks of something else, or takes it back. For a no the first word is enough.
+    """
+    if _YES.fullmatch(text):
+        return Answer.YES
     return Answer.NO if _NO.match(text) else Answer.NONE
 
 

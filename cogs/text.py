@@ -8,6 +8,8 @@ import unicodedata
 
 from discord.ext import commands
 
+from tools.invisible import bare
+
 LIMIT = 1_990
 """Characters a message: Discord allows 2,000."""
 
@@ -22,6 +24,10 @@ _JOINS = frozenset("\u200d\ufe0e\ufe0f\u20e3")
 _ISOLATES, _POP_ISOLATE = "\u2066\u2067\u2068", "\u2069"  # of Unicode's bidirectional algorithm (UAX 9)
 _EMBEDDINGS, _POP_EMBEDDING = "\u202a\u202b\u202d\u202e", "\u202c"
 _PLACES = ("\n\n", "\n", " ")
+_COMMAND = re.compile(
+    r"[%!/.?$+&^~=,;:\\-]|[*>](?![*>]*\s)"
+)  # what bots are called with; a quote is no call, nor a list
+_QUOTED, _CONTINUED = ("•", "↳", "┆"), "┆ "
 _QUOTES = {  # what opens: what closes it, in one language or another
     '"': '"',
     "“": "”“",
@@ -63,23 +69,35 @@ def disarm(text: str) -> str:
 def quote(text: str, most: int) -> str:
     """Return what a person once said, as part of a line of ours: cut, and unable to look like more than it is.
 
-    It opens no code block, hides nothing, disguises no link, and no line of it passes for one of ours.
+    It opens no code block, hides nothing, disguises no link, turns no word of ours around, and no line of it passes
+    for one of ours.
     """
-    cut = text if len(text) <= most else f"{text[: _safe_cut(text, most)]}… ({len(text):,} characters in all)"
+    cut = text if len(text) <= most else text[: _safe_cut(text, most)]
     harmless = _MARKUP.sub(lambda found: found[0] + INVISIBLE, cut)
-    return "\n  ┆ ".join(harmless.splitlines()) if harmless else "(nothing)"
+    quoted = "\n  ┆ ".join(self_contained(line) for line in harmless.splitlines())
+    return f"{quoted}… ({len(text):,} characters in all)" if len(text) > most else quoted or "(nothing)"
 
 
 def self_contained(text: str) -> str:
-    """Return *text* so that what follows on its last line is written in the line's own direction."""
-    isolates = sum(text.count(c) for c in _ISOLATES)
-    return text + _POP_ISOLATE * isolates + _POP_EMBEDDING * sum(text.count(c) for c in _EMBEDDINGS)
+    """Return *text* so that what follows on its line is written in the line's own direction."""
+    still_on: list[str] = []
+    for c in text:
+        if c in _ISOLATES or c in _EMBEDDINGS:
+            still_on.append(c)
+        elif c == _POP_EMBEDDING and still_on and still_on[-1] in _EMBEDDINGS:
+            still_on.pop()
+        elif c == _POP_ISOLATE and any(on in _ISOLATES for on in still_on):
+            while still_on.pop() not in _ISOLATES:  # what was turned on within an isolate ends with it
+                pass
+    isolates = sum(on in _ISOLATES for on in still_on)
+    return text + _POP_ISOLATE * isolates + _POP_EMBEDDING * (len(still_on) - isolates)
 
 
 def split(text: str, limit: int = LIMIT) -> list[str]:
     """Return *text* as messages of up to *limit* characters, cut between paragraphs, lines or words if possible.
 
-    A code block that is cut is closed, and opened again in the next message.
+    A code block that is cut is closed, and opened again in the next message. A line that quotes something goes on
+    as a quotation there.
     """
     parts = []
     opening = ""
@@ -97,14 +115,17 @@ def split(text: str, limit: int = LIMIT) -> list[str]:
             rest = rest.removeprefix("\n")  # what is left is inside of it: keep its indentation
         else:
             parts.append(part)
+            opening = _CONTINUED if _is_cut_quotation(part, rest) else ""
             rest = rest.lstrip()
     return [part for part in parts if part.strip()]
 
 
 def guard(text: str, prefixes: tuple[str, ...]) -> str:
-    """Return *text* so that no bot takes it for a command."""
-    bare = text.lstrip()  # as Discord will have it
-    return INVISIBLE + bare if bare.casefold().startswith(tuple(p.casefold() for p in prefixes if p)) else text
+    """Return *text* so that no bot takes it for a command, by *prefixes* or by what is usual; it looks the same."""
+    start = _seen(text)
+    if _COMMAND.match(start) or start.startswith(tuple(p for p in map(_seen, prefixes) if p)):
+        return INVISIBLE + text.lstrip()  # Discord takes away what stands before it otherwise
+    return text
 
 
 def split_type(typed: str) -> tuple[str, str]:
@@ -212,6 +233,16 @@ def _joined(left: str, right: str) -> bool:
     if "\U0001f3fb" <= right <= "\U0001f3ff" or "\U000e0020" <= right <= "\U000e007f":  # skin, flags of regions
         return True
     return "\U0001f1e6" <= left <= "\U0001f1ff" and "\U0001f1e6" <= right <= "\U0001f1ff"
+
+
+def _seen(text: str) -> str:
+    """Return *text* as a bot that is not particular about characters reads the beginning of it."""
+    return unicodedata.normalize("NFKC", bare(text)).casefold().lstrip()
+
+
+def _is_cut_quotation(part: str, rest: str) -> bool:
+    line = part[part.rfind("\n") + 1 :].lstrip()
+    return line.startswith(_QUOTED) and not rest.lstrip(" ").startswith("\n")
 
 
 def _open_fence(part: str) -> str:

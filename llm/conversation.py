@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import unicodedata
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from tools.invisible import bare, visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
 _CHANNELS_KEPT = 200
 _NAME_SHOWN = 40
 _SHOWN_KEPT = 500
-_FORGED = re.compile(r"\[(?=\s*(?:end\s+of\s+)?memories)", re.IGNORECASE)
+_FORGED = re.compile(r"\[(?=[\W_]{0,20}(?:end[\W_]{0,20}of[\W_]{0,20})?memories)")
+_LOOK_ALIKES = str.maketrans("【〔⟦❲⁅⦋еоіѕмгԁεοιηᴍᴇᴏʀɪꜱᴅɴꜰ", "[[[[[[eoismrdeoinmeorisdnf")  # noqa: RUF001 - that is why
+_LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}  # which JSON does not escape
+_BREAKS_OUT = frozenset('[]{}<>":`\\#')
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +144,7 @@ def as_messages(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 def said_by(name: str, number: int, text: str) -> str:
     """Return what a person said so that no line of it passes for another's, or for a block of memories."""
-    harmless = _FORGED.sub("(", text)
-    return f"{plain_name(name)} #{number}: " + "\n    ".join(harmless.splitlines())
+    return f"{plain_name(name)} #{number}: " + "\n    ".join(_without_blocks(visible(text)[0]).splitlines())
 
 
 def memory_block(entries: Sequence[MemoryEntry], name: str, *, mark: str, newest: bool) -> str:
@@ -159,7 +164,7 @@ def memory_block(entries: Sequence[MemoryEntry], name: str, *, mark: str, newest
             "when": entry.updated_at.date().isoformat(),
             "where": entry.scope or "everywhere",
         }
-        lines.append(json.dumps(fields, ensure_ascii=False))
+        lines.append(json.dumps(fields, ensure_ascii=False).translate(_LINE_ENDS))
     lines.append(f"[end of memories {mark}]")
     return "\n".join(lines)
 
@@ -185,6 +190,21 @@ def tokens_of(text: str) -> int:
 
 
 def plain_name(name: str) -> str:
-    """Return *name* as one short word of a line, so that it can end no line and begin no other's."""
-    kept = "".join(c for c in name if c.isprintable() and c not in '[]{}<>":`\\')
-    return kept.strip()[:_NAME_SHOWN] or "somebody"
+    """Return *name* as a short piece of a line: it ends no line, begins no other's, and has no number of its own."""
+    seen = " ".join(bare(name).split())
+    kept = "".join(c for c in seen if c.isprintable() and not _BREAKS_OUT & set(unicodedata.normalize("NFKC", c)))
+    return kept.strip()[:_NAME_SHOWN].rstrip() or "somebody"
+
+
+def _without_blocks(text: str) -> str:
+    """Return *text* with a parenthesis for each bracket that would open a block of memories, or looks as if it did."""
+    read, places = [], []
+    for place, c in enumerate(text):
+        for plain in unicodedata.normalize("NFKD", bare(c)).casefold().translate(_LOOK_ALIKES):
+            if not unicodedata.combining(plain):
+                read.append(plain)
+                places.append(place)
+    harmless = list(text)
+    for found in _FORGED.finditer("".join(read)):
+        harmless[places[found.start()]] = "("
+    return "".join(harmless)

@@ -43,7 +43,7 @@ async def remember_user_info(
             context.unasked()
         return _without_consent(exc.state)
     left_out = f" (left out, as nobody can see it: {', '.join(kept.removed)})" if kept.removed else ""
-    return f"Got it! I'll remember that {kept.key}: {kept.value}{left_out}"
+    return f"Got it! I'll remember that {kept.key}: {_in_line(kept.value)}{left_out}"
 
 
 async def search_user_memory(

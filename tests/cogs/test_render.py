@@ -6,7 +6,8 @@ from itertools import dropwhile
 
 import pytest
 
-from cogs import render
+from cogs import render, render_privacy
+from cogs.text import self_contained
 from memory import Hit, MemoryEntry, SearchResult
 
 
@@ -82,6 +83,25 @@ def test_nothing_in_a_reason_or_a_memory_breaks_out(hostile: str, in_full: bool)
 
 def test_a_memory_that_is_written_from_right_to_left_does_not_turn_the_reason_round() -> None:
     assert shown(hit("\u202eblue"))[0].endswith("\u202eblue\u202c ← color")
+
+
+@pytest.mark.parametrize("turned", ["x\u202ey", "\u2066\u2067q", "\u202b\u202d\u2068z"])
+def test_what_somebody_typed_does_not_turn_our_words_round(turned: str) -> None:
+    none = SearchResult(())
+    closed = self_contained(turned)
+    assert closed != turned
+
+    for told in (
+        render.memories(none, turned, 1, "%"),
+        render.unknown_command(turned, ["memories"], "%"),
+        render.owners_alone(turned, "%"),
+        render.nothing_to_forget(turned, [], "%", none),
+        render_privacy.nothing_under(turned, "%"),
+        render_privacy.nothing_to_undo(turned, "%"),
+        render_privacy.undone(turned, turned, turned),
+        render.remembered(turned, "blue"),
+    ):
+        assert told.count(turned) == told.count(closed) > 0
 
 
 def test_a_memory_cannot_give_a_reason_in_our_place() -> None:

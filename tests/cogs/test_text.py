@@ -49,6 +49,9 @@ def test_mentions_are_disarmed_and_nothing_else(text: str, harmless: str) -> Non
         ("a\nb\r\nc\u2028d", "a\n  ┆ b\n  ┆ c\n  ┆ d"),
         ("x" * 21, "x" * 20 + "… (21 characters in all)"),
         ("x" * 19 + "👍🏽" + "y" * 9, "x" * 19 + "… (30 characters in all)"),
+        ("\u202ea\nb\u2067", "\u202ea\u202c\n  ┆ b\u2067\u2069"),
+        ("\u2067" + "x" * 20, "\u2067" + "x" * 19 + "\u2069… (21 characters in all)"),
+        ("\u2068שלום\u2069", "\u2068שלום\u2069"),
     ],
 )
 def test_what_a_person_said_cannot_look_like_more(text: str, quoted: str) -> None:
@@ -61,6 +64,10 @@ def test_what_a_person_said_cannot_look_like_more(text: str, quoted: str) -> Non
         ("plain \u05d0", ""),
         ("\u202eabc", "\u202c"),
         ("\u202a\u202b\u202d", "\u202c" * 3),
+        ("\u2067\u05d0\u2069 and \u202b\u05d1\u202c", ""),
+        ("\u2069\u202c\u2067", "\u2069"),
+        ("\u2067\u202b\u2069", ""),  # the isolate ends what was turned on within it
+        ("\u202b\u2067\u202c", "\u2069\u202c"),  # within an isolate nothing ends what was turned on before it
         ("\u2067\u202e\u2068", "\u2069\u2069\u202c"),  # what is within an isolate ends with it, so those first
     ],
 )
@@ -71,6 +78,54 @@ def test_a_direction_that_is_left_on_ends_with_the_text(text: str, after: str) -
 @pytest.mark.parametrize("text", ["%x", "  %x", "\n%x", "\u3000%x"])
 def test_nothing_begins_with_a_prefix(text: str) -> None:
     assert guard(text, ("%",)) == f"{INVISIBLE}%x"
+
+
+@pytest.mark.parametrize(
+    "text", [*(f"{c}ban 1" for c in "!/.?$%-+&^~=,;:\\*>"), "!!x", ">>x", "**x", "！ban", "--x", "- x"]
+)
+def test_nothing_begins_as_bots_are_usually_called(text: str) -> None:
+    assert guard(text, ("%",)) == INVISIBLE + text
+    assert guard(f" \n{text}", ("%",)) == INVISIBLE + text
+
+
+@pytest.mark.parametrize(
+    "unseen", ["\u2060", "\ufeff", "\u200e", "\u202e", "\xad", "\u061c", "\u180e", "\U000e0041", "\u3164"]
+)
+def test_a_prefix_behind_what_nobody_sees_is_one(unseen: str) -> None:
+    assert guard(f"{unseen}!x", ()) == f"{INVISIBLE}{unseen}!x"
+    assert guard(f"{unseen} \u2060jakey x", ("Jakey ",)) == f"{INVISIBLE}{unseen} \u2060jakey x"
+
+
+def test_a_text_that_was_made_harmless_stays_so_when_it_is_guarded() -> None:
+    assert guard(disarm("!ban <@1> @everyone"), ()) == f"{INVISIBLE}!ban <\u200b@1> @\u200beveryone"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "• tea: green",
+        "  ┆ b",
+        "I know.",
+        "```py\nx = 1\n```",
+        "`x`",
+        "> quoted",
+        ">>> quoted",
+        "* a list",
+        "# heading",
+        "_so_",
+        "(yes)",
+        "[x]",
+        '"so"',
+        "<:blob:1>",
+        "👍",
+        "¿qué?",
+        "שלום",
+        "1. one",
+        "||x||",
+    ],
+)
+def test_other_beginnings_look_as_they_did(text: str) -> None:
+    assert guard(text, ("%", "jakey ")) == text
 
 
 def test_other_prefixes_are_guarded_too() -> None:
@@ -97,6 +152,22 @@ def test_paragraphs_come_before_lines_before_words() -> None:
     assert split(paragraphs, 24) == ["aaaa aaaa\naaaa", "bbbb bbbb bbbb"]
     assert split(lines, 24) == ["aaaa aaaa aaaa", "bbbb bbbb bbbb"]
     assert split(words, 24) == ["aaaa aaaa aaaa bbbb", "bbbb bbbb"]
+
+
+@pytest.mark.parametrize("line", ["• long: ", "  ┆ ", "  ↳ "])
+def test_a_quotation_that_is_cut_goes_on_as_one(line: str) -> None:
+    parts = split(f"I remember:\n{line}{'x ' * 30}Got it! {'y' * 50}\n• next: z", 40)
+
+    assert len(parts) > 3
+    assert all(part.startswith(("I remember:", "┆ ", "•", "↳")) for part in parts)
+    assert parts[-1].endswith("• next: z")
+    assert all(len(part) <= 40 for part in parts)
+
+
+def test_only_a_quotation_goes_on_as_one() -> None:
+    assert split("• aaaa aaaa\n• bbbb bbbb\n• cccc", 20) == ["• aaaa aaaa", "• bbbb bbbb\n• cccc"]
+    assert split("aaaa aaaa aaaa aaaa • bbbb", 16) == ["aaaa aaaa", "aaaa aaaa • bbbb"]
+    assert split("```\n• aaaa aaaa aaaa aaaa\n```", 24)[1].startswith("```\n")
 
 
 def test_a_word_without_an_end_is_cut_where_no_emoji_is_torn_apart() -> None:
