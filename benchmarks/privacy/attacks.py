@@ -166,4 +166,14 @@ def _turns(model: Any) -> list[Turn]:
 
 
 def _sent(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments)
+    """Return arguments as they are sent; a value of `{"repeat": [text, times]}` stands for a very long text."""
+    if isinstance(arguments, str):
+        return arguments
+    return json.dumps({name: _whole(value) for name, value in arguments.items()})
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"repeat"}:
+        text, times = value["repeat"]
+        return text * times
+    return value
