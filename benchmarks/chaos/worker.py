@@ -15,7 +15,7 @@ from benchmarks.chaos.people import call as ask
 from benchmarks.chaos.world import WHOLE
 from memory.assemble import shared_memory
 from memory.errors import BackendUnavailableError, MemoryRejectedError
-from memory.model import MemoryEntry, Tombstone, slot_of
+from memory.model import MemoryEntry, Tombstone, from_ms, slot_of
 from tools.consent import ConsentNeededError
 from tools.user_memory import UserMemory
 
@@ -117,7 +117,8 @@ async def call(people: UserMemory, what: str, given: dict[str, Any]) -> Any:
         case "forget":
             return await memory.delete(user)
         case "move":
-            moved = MemoryEntry(user, key, given["value"], scope, {"n": 1})
+            now = from_ms(memory.clock.now_ms())
+            moved = MemoryEntry(user, key, given["value"], scope, {"n": 1}, now, now)
             return await memory.write([moved, Tombstone(user, slot_of(user, given["source"], key))])
         case "retrieve":
             entry = await memory.retrieve(user, key, audience=audience)
