@@ -150,6 +150,17 @@ async def test_the_newest_row_wins_and_the_older_are_its_past(home: Home) -> Non
     assert (done.news, done.resumed, done.again, done.changed, done.following) == (4, False, False, False, {})
 
 
+async def test_rows_of_one_key_that_were_made_at_different_times_are_one_entry(tmp_path: Path) -> None:
+    days = [(n, "u1", "mood", f"mood {n}", f"2024-01-{n:02} 00:00:00") for n in range(1, 4)]
+    path = make(tmp_path / "jakey.db", days)
+    for number, *_, day in days:
+        change(path, "UPDATE memories SET created_at = ? WHERE id = ?", day, number)
+    async with home_in(tmp_path) as home:
+        await home.migrate()
+
+        assert [entry.value for entry in await home.unified.past("u1")] == ["mood 1", "mood 2"]
+
+
 async def test_every_store_has_it_when_the_command_ends(home: Home) -> None:
     await home.migrate()
 
