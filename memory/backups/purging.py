@@ -13,7 +13,8 @@ from memory.backends.sqlite import copies
 from memory.backups.work import no_progress
 from memory.model import user_hash_of
 from memory.sqlite_copy import PART, copy_database, flush, put_in_place, read_only, remove_database, sides_of
-from memory.sqlite_file import in_transaction, is_damage, overwrite_deleted, run_script
+from memory.sqlite_file import in_transaction, is_damage, overwrite_deleted
+from memory.sqlite_schema import run_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

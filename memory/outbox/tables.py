@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from memory.errors import MemoryRejectedError
 from memory.model import Page, supersedes, user_hash_of
 from memory.revision import NEVER, is_damaged
-from memory.sqlite_file import versioned
+from memory.sqlite_schema import versioned
 from memory.wire import record_from_text, record_to_text
 
 if TYPE_CHECKING:

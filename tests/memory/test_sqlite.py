@@ -33,7 +33,7 @@ from memory.model import (
     user_hash_of,
 )
 from memory.revision import HybridLogicalClock
-from memory.sqlite_file import versioned
+from memory.sqlite_schema import versioned
 from tests.contract import (
     NOW_MS,
     StoreContract,

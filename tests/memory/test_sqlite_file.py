@@ -21,7 +21,8 @@ from memory.config import MemoryFileSettings, load_settings
 from memory.errors import BackendUnavailableError
 from memory.model import content_hash
 from memory.report import StoreState
-from memory.sqlite_file import SQLiteFile, versioned
+from memory.sqlite_file import SQLiteFile
+from memory.sqlite_schema import versioned
 from tests.contract import NOW_MS, everything, make_entry, revision
 from tests.memory.unify import QUICK, unify
 

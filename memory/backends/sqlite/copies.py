@@ -14,7 +14,8 @@ from memory.errors import MemoryRejectedError
 from memory.limits import check_record
 from memory.model import MemoryEntry, UserTombstone, content_hash, user_hash_of
 from memory.sqlite_copy import flush, read_only
-from memory.sqlite_file import in_transaction, overwrite_deleted, text_or_bytes, version_of
+from memory.sqlite_file import in_transaction, overwrite_deleted, text_or_bytes
+from memory.sqlite_schema import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

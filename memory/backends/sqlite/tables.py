@@ -22,7 +22,8 @@ from memory.model import (
     user_hash_of,
 )
 from memory.revision import is_damaged
-from memory.sqlite_file import StaleFileError, fetch, run_script, versioned
+from memory.sqlite_file import StaleFileError, fetch
+from memory.sqlite_schema import run_script, versioned
 
 if TYPE_CHECKING:
     import sqlite3
