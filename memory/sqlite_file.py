@@ -19,8 +19,8 @@ from memory.sqlite_copy import utc_stamp
 from memory.sqlite_thread import SQLiteThread
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 T = TypeVar("T")
 Schema: TypeAlias = "Callable[[sqlite3.Connection], None]"
