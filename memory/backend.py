@@ -321,7 +321,8 @@ class MemoryBackend(ABC):
     async def _creation_of(self, user_id: str, key: str, scope: str) -> datetime | None:
         """Return when the entry was first made; None if there is none, or if to find out takes too long.
 
-        A time for display is not worth the write that carries it.
+        That is not worth the write that carries it: without it what is written counts as another entry, and what it
+        replaces is in no history.
         """
         with suppress(BackendUnavailableError, TimeoutError):
             async with asyncio.timeout(self.deadline_s / 4):

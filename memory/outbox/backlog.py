@@ -130,7 +130,7 @@ class Backlog:
     def creations(self, drafts: Sequence[Record], writers: dict[str, Writer]) -> dict[Position, datetime]:
         """Return when what *drafts* replace was first made, as it stands here or in a local store.
 
-        A time for display, no more.
+        By that time a store tells a change of an entry, whose earlier value it keeps, from another entry.
         """
         positions = [d.position for d in drafts if not d.revision and isinstance(d, MemoryEntry)]
         here: dict[Position, datetime] = {}
