@@ -72,8 +72,8 @@ def test_what_is_wrong_with_the_outbox_is_a_line_that_cannot_pass_for_others() -
 
 async def test_an_outbox_that_cannot_be_written_is_admitted(chat: Chat) -> None:
     chat.small.break_all()
-    await chat.ask(chat.ana, "%remember drink tea")
-    broken = await chat.ask(chat.ana, "%memorystatus")
+    await chat.ask(chat.you, "%remember drink tea")
+    broken = await chat.ask(chat.you, "%memorystatus")
     chat.small.break_all("")
 
     assert "\n• outbox: outbox.db: database is locked\n" in broken
