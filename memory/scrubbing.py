@@ -67,6 +67,8 @@ class Scrubber:
         task, self._work = self._work, None
         if task is None:  # another caller took it
             return Scrubbed(PartState.PENDING, "its file was written anew just now")
+        if task.cancelled():  # by `close`: its end is not our caller's
+            return Scrubbed(PartState.PENDING, "it was closed meanwhile")
         try:
             busy = task.result()
         except BackendUnavailableError as exc:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from memory.deadline import within
+from memory.deadline import Bounded
 from memory.erasing.pending import Erasure, PendingErasures
 from memory.erasing.places import COPIES, Copies, erase_in_outbox, erase_in_store, out_of_reach
 from memory.errors import BackendUnavailableError, WriteConcernError
@@ -118,7 +118,7 @@ class Eraser:
     async def _look(self, user_id: str, user_hash: str) -> _Found:
         """Count what there is; what cannot be asked is not counted."""
         entries = 0
-        with suppress(BackendUnavailableError):
+        with suppress(BackendUnavailableError), self._bounded():
             async for page in self._flagged.pages(user_id):
                 for record in page.records:
                     self._unified.clock.observe(record.revision)
@@ -128,7 +128,7 @@ class Eraser:
             with suppress(BackendUnavailableError):
                 digests = await replica.call("count", partial(replica.store.digests, user_hash[:2]))
                 counts[replica.name] = sum(d.count - bool(d.grave) for d in digests if d.user_hash == user_hash)
-        with suppress(BackendUnavailableError):
+        with suppress(BackendUnavailableError), self._bounded():
             counts["outbox"] = await self._unified.outbox.count(user_hash)
         return _Found(entries, counts)
 
@@ -163,7 +163,7 @@ class Eraser:
         parts += await self._gone_stores(parts)
         outbox = self._unified.outbox
         parts.append(done.get("outbox") or await erase_in_outbox(outbox, one.user_hash, one.revision))
-        with suppress(BackendUnavailableError):  # what a store had refused of theirs is gone now
+        with suppress(BackendUnavailableError), self._bounded():  # what a store had refused of theirs is gone now
             for replica in self._unified.members:
                 await replica.look_up_parked()
         parts.append(Part("working sets", PartState.ERASED))
@@ -177,6 +177,10 @@ class Eraser:
             log.info("Somebody was erased everywhere that can be reached", extra=extra)
         return one
 
+    def _bounded(self) -> Bounded:
+        """Hold one step to an operation's time: an erasure as a whole has none, and nothing else would end it."""
+        return Bounded("memory", "erase", self._unified.deadline_s)
+
     async def _begin(self, one: Erasure) -> Erasure:
         """Write the tombstone, above all that any process wrote until now, or leave that for later."""
         try:
@@ -188,13 +192,13 @@ class Eraser:
 
     async def _bury(self, grave: UserTombstone) -> None:
         """Write *grave*, also if nobody here knows the user: some store may."""
-        with suppress(WriteConcernError), within(self._unified.deadline_s):  # then it is kept
+        with suppress(WriteConcernError), self._bounded():  # then it is kept
             await (self._flagged.put([grave]) if grave.revision else self._flagged.write([grave]))
 
     async def _gone_stores(self, parts: Iterable[Part]) -> list[Part]:
         """Return a part for each store that counts and that this process does not have."""
         here = {part.name for part in parts}
-        with suppress(BackendUnavailableError):
+        with suppress(BackendUnavailableError), self._bounded():
             registered = await self._unified.outbox.registered()
             why = "it is not configured here; configure it again, or: python -m memory remove NAME"
             return [Part(name, PartState.PENDING, 0, why) for name in registered if name not in here]

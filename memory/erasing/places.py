@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from memory import migration
 from memory.backups import only_one, own_copies, purge
+from memory.deadline import Bounded
 from memory.errors import BackendUnavailableError
 from memory.model import UserTombstone
 from memory.receipt import Part, PartState
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SCRUB_S = 1.0
+_OUTBOX_S = 2.0
 COPIES = "copies: "
 """Begins the name of each part that is a kind of copies."""
 
@@ -96,8 +98,9 @@ async def _is_all_later(replica: Replica, user_id: str, revision: str) -> bool:
 async def erase_in_outbox(outbox: Outbox, user_hash: str, revision: str) -> Part:
     """Take out of the log what the tombstone covers, and overwrite it."""
     try:
-        gone = await outbox.bury(user_hash, revision)
-        scrubbed = await outbox.scrub()
+        with Bounded("outbox", "erase", _OUTBOX_S):
+            gone = await outbox.bury(user_hash, revision)
+            scrubbed = await outbox.scrub()
     except BackendUnavailableError as exc:
         return Part("outbox", PartState.PENDING, 0, exc.reason)
     return Part("outbox", scrubbed.state, gone, scrubbed.why)
