@@ -131,6 +131,7 @@ def test_liveness_tells_nothing(house: House) -> None:
 def test_each_scope_shows_and_allows_its_own_tools_alone(house: House) -> None:
     reads = {"memory_get", "memory_list", "memory_search", "memory_status"}
     writes = {"memory_store", "memory_delete", "memory_forget_user"}
+    replicas = protocol.TOOLS | {protocol.SCRUB}
 
     def shown(token: str) -> set[str]:
         return {tool["name"] for tool in house.server.ask(token, "tools/list", {}).result["tools"]}
@@ -138,11 +139,11 @@ def test_each_scope_shows_and_allows_its_own_tools_alone(house: House) -> None:
     assert shown(house.reader) == reads
     assert shown(house.writer) == writes
     assert shown(house.mine) == reads | writes
-    assert shown(house.first) == reads | writes | protocol.TOOLS
+    assert shown(house.first) == reads | writes | replicas
     for token, scope, forbidden in (
         (house.reader, "write", writes),
         (house.writer, "read", reads),
-        (house.mine, "admin", protocol.TOOLS),
+        (house.mine, "admin", replicas),
     ):
         for tool in forbidden:
             refused = house.server.call(token, tool, user_id="victim", key="k", value="v")
