@@ -407,9 +407,9 @@ async def test_a_store_that_was_away_shows_nothing_that_was_deleted_meanwhile(tm
     async with unify(tmp_path, here, away, plan=QUICK) as memory:
         await memory.settle(10)
         await memory.store("u1", "drink", "tea")
-        await agreed(memory, here, away)  # else one of them may be told of the newer one alone
+        await agreed("tea", memory, here, away)  # else one of them may be told of the newer one alone
         await memory.store("u1", "drink", "green tea")
-        await agreed(memory, here, away)
+        await agreed("green tea", memory, here, away)
         assert await past_of(away) == ["tea"]
 
         with raw(tmp_path / "away.db") as db:
@@ -417,17 +417,19 @@ async def test_a_store_that_was_away_shows_nothing_that_was_deleted_meanwhile(tm
             await memory.delete("u1", "drink")
             await memory.store("u1", "drink", "coffee")
             await memory.store("u1", "drink", "espresso")
-        await agreed(memory, here, away)
+        await agreed("espresso", memory, here, away)
 
         assert await past_of(here) == ["coffee"]
         assert set(await past_of(away)) <= {"coffee"}
         assert not {"tea", "green tea"} & {*history_of(tmp_path / "here.db"), *history_of(tmp_path / "away.db")}
 
 
-async def agreed(memory: UnifiedMemoryBackend, *stores: SQLiteMemoryBackend) -> None:
+async def agreed(value: str, memory: UnifiedMemoryBackend, *stores: SQLiteMemoryBackend) -> None:
+    """Wait until every store says *value*, and nothing is left to do."""
     async with asyncio.timeout(20):
         while True:
-            if memory.report() and len({repr(await everything(store)) for store in stores}) == 1:
+            held = {repr(await everything(store)) for store in stores}
+            if memory.report() and len(held) == 1 and f"value={value!r}" in held.pop():
                 return
             await asyncio.sleep(0.01)
 
