@@ -49,6 +49,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("replica_digests", {"bucket": _BUCKET}),
     ("memory_delete", {"user_id": "ana", "key": "drink"}),
     ("memory_forget_user", {"user_id": "bob"}),
+    ("replica_scrub", {}),
 ]
 
 REQUESTS: Requests = [
@@ -72,7 +73,7 @@ def check(answers: list[dict[str, Any]]) -> None:
     stored, _, put, got, listed, found, status, looked_up, scanned, probed, claimed, identity, *rest = (
         result["structuredContent"] for result in called
     )
-    buckets, digests, deleted, forgotten = rest
+    buckets, digests, deleted, forgotten, scrubbed = rest
     assert stored["replaced"] is False
     assert put == {"changed": 1}
     assert (got["memory"]["value"], got["memory"]["metadata"]) == ("tea ☕", {"n": [None, 1]})
@@ -88,6 +89,7 @@ def check(answers: list[dict[str, Any]]) -> None:
     assert [digest["user_id"] for digest in digests["digests"]] == ["ana"]
     assert deleted == {"deleted": True}
     assert forgotten == {"forgotten": True}
+    assert scrubbed["state"] in ("erased", "pending")
 
     assert resources["resources"] == []
     assert [one["uriTemplate"] for one in templates["resourceTemplates"]] == ["memory://users/{user_id}"]
