@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _CHAT = re.compile(r"<!-- said\n(?P<said>.*?)-->\n```text\n.*?^```$", re.DOTALL | re.MULTILINE)
 _PATIENCE_S = 120.0
+_LOOK_S = 0.2
 _SAYS = {
     "!stop mcp": ("* the MCP server is away from here on", signal.SIGSTOP),
     "!go mcp": ("* the MCP server is back", signal.SIGCONT),
@@ -57,14 +59,16 @@ def _held(said: list[str], folder: Path) -> str:
 
 def _chat(talk: Conversation, said: list[str]) -> list[str]:
     heard: list[str] = []
-    server = 0
+    back = threading.Event()
     for number, line in enumerate(said):
         if line in _SAYS:
             heard += _until(talk, f"/sync{number}")
             told, what = _SAYS[line]
-            server = server or talk.server()
-            with suppress(ProcessLookupError):  # the bot gave up on it, and starts another
-                os.kill(server, what)
+            if what == signal.SIGSTOP:
+                threading.Thread(target=_keep_away, args=(talk, back), daemon=True).start()
+                time.sleep(_LOOK_S)
+            else:
+                back.set()
             heard.append(told)
         elif line == "!ready":
             heard += _until(talk, f"/sync{number}")
@@ -75,6 +79,20 @@ def _chat(talk: Conversation, said: list[str]) -> list[str]:
         else:
             _type(talk, line)
     return heard + _until(talk, "/end")
+
+
+def _keep_away(talk: Conversation, back: threading.Event) -> None:
+    """Keep the server stopped, and each that the bot starts in its place, until it is *back*."""
+    stopped: set[int] = set()
+    while not back.wait(_LOOK_S / 20):
+        with suppress(ProcessLookupError, LookupError, AssertionError, ValueError, OSError):  # there is none just now
+            server = talk.server()
+            if server not in stopped:
+                os.kill(server, signal.SIGSTOP)
+                stopped.add(server)
+    for server in stopped:
+        with suppress(ProcessLookupError):  # the bot gave up on it
+            os.kill(server, signal.SIGCONT)
 
 
 def _asked(talk: Conversation, mark: str) -> list[str]:
