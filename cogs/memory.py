@@ -18,7 +18,7 @@ from cogs.options import split_last, split_place
 from cogs.plugin import Host, server_name, speech_of
 from cogs.questions import Answer, Questions
 from cogs.text import ArgumentError, split_options, split_type, unquote
-from cogs.trouble import answer_error
+from cogs.tool_cog import ToolCog
 from memory import EVERYWHERE, BackendUnavailableError, SearchResult
 from tools.consent import Consent, ConsentNeededError
 from tools.context import ToolContext
@@ -56,7 +56,7 @@ class _Said:
         return self.place[1]
 
 
-class MemoryCog(commands.Cog, name="Memory"):
+class MemoryCog(ToolCog, name="Memory"):
     """Remembers what you tell it, and tells you what it remembers.
 
     Args:
@@ -75,9 +75,7 @@ class MemoryCog(commands.Cog, name="Memory"):
         confirm_s: float | None = None,
         patience_s: float = 3.0,
     ) -> None:
-        self._bot = bot
-        self._tools = tools
-        self._speech = speech
+        super().__init__(bot, tools, speech)
         self._host = host
         self._desk = desk_of(bot, tools, speech)
         self._questions = Questions(bot, speech, wait_s=confirm_s) if confirm_s else self._desk.questions
@@ -97,14 +95,6 @@ class MemoryCog(commands.Cog, name="Memory"):
                 await self._bot.unload_extension(part)
         if self._host is not None:
             await self._host.close()
-
-    async def cog_check(self, ctx: commands.Context[Any]) -> bool:
-        return is_person(ctx.message) and not self._speech.is_ours(ctx.message)
-
-    async def cog_command_error(self, ctx: commands.Context[Any], error: Exception) -> None:
-        """Say what went wrong, in a bot without our error handler."""
-        if ctx.bot.get_cog("Errors") is None and isinstance(error, commands.CommandError):
-            await answer_error(self._speech, ctx, error)
 
     @commands.command(
         usage="[--everywhere] <type> <info>",

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from discord.ext import commands
 
 from cogs import render_privacy as render
-from cogs.access import context_of, is_person
+from cogs.access import context_of
 from cogs.plugin import person_name, server_name, speech_of, tools_of
 from cogs.text import split_page, unquote
-from cogs.trouble import answer_error
+from cogs.tool_cog import ToolCog
 from tools.keys import normalise_key
 
-if TYPE_CHECKING:
-    from cogs.speech import Speech
-    from tools.tool_manager import ToolManager
 
-
-class PastCog(commands.Cog, name="Past"):
+class PastCog(ToolCog, name="Past"):
     """Tells how a memory came about, and takes a change of it back."""
-
-    def __init__(self, bot: commands.Bot, tools: ToolManager, speech: Speech) -> None:
-        self._bot = bot
-        self._tools = tools
-        self._speech = speech
-
-    async def cog_check(self, ctx: commands.Context[Any]) -> bool:
-        return is_person(ctx.message) and not self._speech.is_ours(ctx.message)
-
-    async def cog_command_error(self, ctx: commands.Context[Any], error: Exception) -> None:
-        """Say what went wrong, in a bot without our error handler."""
-        if ctx.bot.get_cog("Errors") is None and isinstance(error, commands.CommandError):
-            await answer_error(self._speech, ctx, error)
 
     @commands.command(usage="<type> [--page N]", extras={"example": "history favorite color", "could_not": "looked up"})
     async def history(

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from discord.ext import commands
 
 from cogs import render_privacy as render
-from cogs.access import context_of, is_person, is_private
+from cogs.access import context_of, is_private
 from cogs.consent import desk_of
 from cogs.direct import dm_with
 from cogs.plugin import server_name, speech_of, tools_of
 from cogs.questions import Answer
 from cogs.text import ArgumentError
-from cogs.trouble import answer_error
+from cogs.tool_cog import ToolCog
 
 if TYPE_CHECKING:
     from cogs.speech import Speech
@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 _MOST_COUNTED = 1_000
 
 
-class PrivacyCog(commands.Cog, name="Privacy"):
+class PrivacyCog(ToolCog, name="Privacy"):
     """Remembers nobody who does not want it."""
 
     def __init__(self, bot: commands.Bot, tools: ToolManager, speech: Speech) -> None:
-        self._bot = bot
-        self._tools = tools
-        self._speech = speech
+        super().__init__(bot, tools, speech)
         self._desk = desk_of(bot, tools, speech)
 
     async def cog_load(self) -> None:
@@ -37,14 +35,6 @@ class PrivacyCog(commands.Cog, name="Privacy"):
 
     async def cog_unload(self) -> None:
         await self._desk.erasures.close()
-
-    async def cog_check(self, ctx: commands.Context[Any]) -> bool:
-        return is_person(ctx.message) and not self._speech.is_ours(ctx.message)
-
-    async def cog_command_error(self, ctx: commands.Context[Any], error: Exception) -> None:
-        """Say what went wrong, in a bot without our error handler."""
-        if ctx.bot.get_cog("Errors") is None and isinstance(error, commands.CommandError):
-            await answer_error(self._speech, ctx, error)
 
     @commands.Cog.listener()
     async def on_memory_erased(self, user_id: str) -> None:
