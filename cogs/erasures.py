@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import aiohttp
 import discord
 
 from cogs import render_privacy as render
 from memory import BackendUnavailableError, Part, PartState
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from discord.ext import commands
 
     from cogs.speech import Speech
@@ -26,17 +28,35 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 3.0
 """How often it is looked whether a pending erasure is complete."""
 
+AGAIN_S = (10.0, 60.0, 600.0, 3_600.0, 21_600.0)
+"""How long after each try that failed somebody is told again; after the last it is given up."""
+
+
+class _Untold(NamedTuple):
+    """How often it was tried in vain to tell somebody of an erasure's end, and when it may be tried again."""
+
+    tries: int = 0
+    not_before: float = 0.0
+
 
 class Erasures:
     """Erases, and keeps the promise to tell when what was pending is done, also after a restart."""
 
     def __init__(
-        self, bot: commands.Bot, tools: ToolManager, speech: Speech, *, look_every_s: float = LOOK_EVERY_S
+        self,
+        bot: commands.Bot,
+        tools: ToolManager,
+        speech: Speech,
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+        again_s: Sequence[float] = AGAIN_S,
     ) -> None:
         self._bot = bot
         self._tools = tools
         self._speech = speech
         self._look_every_s = look_every_s
+        self._again_s = again_s
+        self._untold: dict[str, _Untold] = {}
         self._reporting: asyncio.Task[None] | None = None
 
     async def erase(self, context: ToolContext, channel: discord.abc.MessageableChannel) -> str:
@@ -69,23 +89,37 @@ class Erasures:
                     return
             except BackendUnavailableError:
                 log.debug("Whether an erasure is complete is not known", extra={"event": "erasure_unknown"})
-            except Exception:
+            except Exception:  # whatever one message meets, the others are still owed theirs
                 log.exception("The end of an erasure could not be told", extra={"event": "erasure_untold"})
             await asyncio.sleep(self._look_every_s)
 
     async def _tell(self, receipt: Receipt) -> None:
-        channel: Any = None
-        if receipt.tell.isdecimal():
-            channel = self._bot.get_channel(int(receipt.tell))
-            if channel is None:
-                with suppress(discord.DiscordException):
-                    channel = await self._bot.fetch_channel(int(receipt.tell))
-        said = []
-        if channel is not None:
-            said = await self._speech.say(channel, render.receipt(self._with_others(receipt), completion=True))
-        if not said:
-            log.warning("The end of an erasure could not be told", extra={"event": "erasure_untold"})
+        """Tell of *receipt*, unless it is too soon to try again; then nothing is kept of it."""
+        before = self._untold.get(receipt.revision, _Untold())
+        now = asyncio.get_running_loop().time()
+        if now < before.not_before or (receipt.tell.isdecimal() and not await self._is_told(receipt, before, now)):
+            return
+        self._untold.pop(receipt.revision, None)
         await self._tools.memory.told(receipt)
+
+    async def _is_told(self, receipt: Receipt, before: _Untold, now: float) -> bool:
+        """Tell of *receipt*; return whether that is done with, told or given up."""
+        try:
+            channel: Any = self._bot.get_channel(int(receipt.tell)) or await self._bot.fetch_channel(int(receipt.tell))
+        except (discord.NotFound, discord.Forbidden):  # nobody reads there any more
+            log.warning("The end of an erasure could not be told", extra={"event": "erasure_untold"})
+            return True
+        except (discord.DiscordException, aiohttp.ClientError, OSError):
+            said = []
+        else:
+            said = await self._speech.say(channel, render.receipt(self._with_others(receipt), completion=True))
+        if said:
+            return True
+        if before.tries < len(self._again_s):
+            self._untold[receipt.revision] = _Untold(before.tries + 1, now + self._again_s[before.tries])
+            return False
+        log.warning("The end of an erasure could not be told", extra={"event": "erasure_untold"})
+        return True
 
     def _with_others(self, receipt: Receipt) -> Receipt:
         """Return *receipt* with what no memory of ours reaches."""

@@ -10,6 +10,7 @@ import pytest
 
 from cogs.direct import dm_with
 from cogs.erasures import Erasures
+from memory.tasks import wait_while
 from tests.cogs.conftest import IS_OFFICIAL, OurBot, running
 from tests.cogs.test_consent import asked
 
@@ -243,6 +244,75 @@ async def test_what_was_pending_is_told_after_a_restart_of_the_bot_too(chat: Cha
         done = await back_again(chat)
 
     assert done.channel == receipt.channel
+
+
+async def untold(chat: Chat, again_s: tuple[float, ...]) -> tuple[Message, Erasures]:
+    """Let ana's erasure become complete while nobody tells of it; return the receipt, and who is about to."""
+    receipt = await receipt_with_a_store_away(chat)
+    await chat.bot.consent_desk.erasures.close()  # type: ignore[attr-defined]
+    chat.small.mcp.fault = ""
+    async with asyncio.timeout(10):
+        while not await chat.small.shared.completed():
+            await chat.bot.services.tools.status(settle_s=0)
+    services = chat.bot.services
+    return receipt, Erasures(chat.bot, services.tools, services.speech, look_every_s=0.01, again_s=again_s)
+
+
+async def reported(erasures: Erasures) -> None:
+    """Return once *erasures* has nothing left to tell."""
+    erasures.report_later()
+    reporting: Any = erasures._reporting
+    async with asyncio.timeout(10):
+        await reporting
+
+
+def completions(chat: Chat) -> list[Message]:
+    return [action.message for action in chat.server.actions if "is erased now" in action.message.content]
+
+
+async def test_what_could_not_be_told_is_told_later(chat: Chat) -> None:
+    receipt, erasures = await untold(chat, (0.01, 0.01))
+    chat.server.faults.fail_rest(403, times=2, path=f"/channels/{receipt.channel.id}/messages", method="POST")
+
+    await reported(erasures)
+
+    assert [message.channel for message in completions(chat)] == [receipt.channel]
+    assert not await chat.small.shared.erasing()
+
+
+async def test_who_can_never_be_told_is_given_up_at_last(chat: Chat, caplog: pytest.LogCaptureFixture) -> None:
+    receipt, erasures = await untold(chat, (0.01, 0.01))
+    chat.server.faults.fail_rest(403, times=3, path=f"/channels/{receipt.channel.id}/messages", method="POST")
+
+    await reported(erasures)
+
+    assert completions(chat) == []
+    assert [getattr(record, "event", "") for record in caplog.records].count("erasure_untold") == 1
+    assert not await chat.small.shared.erasing()
+
+
+async def test_it_is_not_tried_again_too_soon(chat: Chat) -> None:
+    receipt, erasures = await untold(chat, (3600.0,))
+    chat.server.faults.fail_rest(403, times=1, path=f"/channels/{receipt.channel.id}/messages", method="POST")
+    erasures.report_later()
+    await wait_while(lambda: chat.server.requests[-1].status != 403, 10)
+
+    await asyncio.sleep(0.2)  # it looks twenty times in that
+
+    assert completions(chat) == []
+    assert await chat.small.shared.erasing()
+    await erasures.close()
+
+
+async def test_a_channel_that_is_gone_is_not_asked_for_again(chat: Chat) -> None:
+    receipt, erasures = await untold(chat, (3600.0,))
+    chat.bot.get_channel = lambda _id, /: None  # type: ignore[method-assign]  # as after a restart
+    chat.server.faults.fail_rest(404, times=1, path=f"/channels/{receipt.channel.id}", method="GET")
+
+    await reported(erasures)
+
+    assert completions(chat) == []
+    assert not await chat.small.shared.erasing()
 
 
 async def test_nothing_is_looked_for_while_nothing_is_pending(chat: Chat) -> None:
