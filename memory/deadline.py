@@ -127,7 +127,11 @@ def alarm_of(loop: asyncio.AbstractEventLoop) -> Alarm:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Let what is done inside know that it has no more than *seconds*, nor more than the operation around it has."""
+    """Let what is done inside know that it has no more than *seconds*, nor more than the operation around it has.
+
+    It ends nothing: a Bounded inside takes this for a deadline that somebody else keeps. Whoever says it must end what
+    takes longer.
+    """
     end = asyncio.get_running_loop().time() + seconds
     outer = _deadline.get()
     token = _deadline.set(end if outer is None else min(end, outer))

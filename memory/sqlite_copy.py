@@ -90,6 +90,15 @@ def read_only(path: Path, *, at_rest: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(uri, uri=True, isolation_level=None)
 
 
+def require_sound(db: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError, with the code of a damaged file, if SQLite finds the file of *db* to be one."""
+    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        error = sqlite3.DatabaseError("the file is damaged")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+
 def put_in_place(part: Path, target: Path, *, replace: bool = False) -> None:
     """Give the finished file *part* the name *target*, durably.
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
 import aiosqlite
 
+from memory.tasks import give, give_error
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -52,9 +54,9 @@ class SQLiteThread:
             tell: Callable[[asyncio.Future[T], Any], None]
             outcome: Any
             try:
-                tell, outcome = _return, job(db)
+                tell, outcome = give, job(db)
             except BaseException as exc:  # noqa: BLE001 - it is raised where the job is waited for
-                tell, outcome = _raise, exc
+                tell, outcome = give_error, exc
             with suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(tell, future, outcome)
 
@@ -106,13 +108,3 @@ async def _connected(connection: aiosqlite.Connection) -> aiosqlite.Connection:
         if opening.done() and opening.exception() is None:
             await connection.close()
         raise
-
-
-def _return(future: asyncio.Future[T], value: T) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _raise(future: asyncio.Future[T], exc: BaseException) -> None:
-    if not future.done():
-        future.set_exception(exc)

@@ -1,4 +1,4 @@
-"""Tasks that are ended, and tasks that are waited for together."""
+"""Tasks that are ended, or waited for together, and answers that somebody may have ceased to wait for."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ async def together(*work: Awaitable[T]) -> list[T]:
         if task is not None and task.cancelling() > asked_before:
             raise asyncio.CancelledError from exc
         raise
+
+
+def give(future: asyncio.Future[T], value: T) -> None:
+    """Let *future* return *value*, unless nobody waits for it any more."""
+    if not future.done():
+        future.set_result(value)
+
+
+def give_error(future: asyncio.Future[T], exc: BaseException) -> None:
+    """Let *future* raise *exc*, unless nobody waits for it any more."""
+    if not future.done():
+        future.set_exception(exc)
 
 
 async def wait_while(condition: Callable[[], bool], most_s: float) -> None:

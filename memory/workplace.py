@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from memory.deadline import alarm_of
 from memory.errors import BackendUnavailableError
+from memory.tasks import give, give_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -58,7 +59,7 @@ class Workplace:
         """Begin nothing any more, and tell all who wait; to be called on the loop's thread, also when it is closed."""
         self._postbox.close()
         for errand in list(self._waited_for):
-            errand.tell(_raise, errand.failed("it was closed"))
+            errand.tell(give_error, errand.failed("it was closed"))
 
 
 class _Postbox:
@@ -138,7 +139,7 @@ class _Errand(Generic[T]):
 
     def end(self) -> None:
         """Its time is over."""
-        _raise(self.answer, self.failed(f"no answer within {self._timeout_s:g} s"))
+        give_error(self.answer, self.failed(f"no answer within {self._timeout_s:g} s"))
         self.give_up()
 
     def give_up(self) -> None:
@@ -158,12 +159,12 @@ class _Errand(Generic[T]):
         try:
             result = await self._work()
         except asyncio.CancelledError:
-            self.tell(_raise, self.failed("it was cut off"))
+            self.tell(give_error, self.failed("it was cut off"))
             raise
         except Exception as exc:  # noqa: BLE001 - it is raised where the answer is waited for
-            self.tell(_raise, exc)
+            self.tell(give_error, exc)
         else:
-            self.tell(_return, result)
+            self.tell(give, result)
         finally:
             del self  # or an error, which holds this frame, would be held by it
 
@@ -185,13 +186,3 @@ def _postbox_of(loop: asyncio.AbstractEventLoop) -> _Postbox:
     if postbox is None or postbox.loop is not loop:
         postbox = _here.postbox = _Postbox(loop)
     return postbox
-
-
-def _return(answer: asyncio.Future[T], value: T) -> None:
-    if not answer.done():
-        answer.set_result(value)
-
-
-def _raise(answer: asyncio.Future[T], exc: BaseException) -> None:
-    if not answer.done():
-        answer.set_exception(exc)

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from memory.backends.sqlite import copies
 from memory.backups.work import no_progress
 from memory.model import user_hash_of
-from memory.sqlite_copy import PART, copy_database, flush, put_in_place, read_only, remove_database, sides_of
+from memory.sqlite_copy import (
+    PART,
+    copy_database,
+    flush,
+    put_in_place,
+    read_only,
+    remove_database,
+    require_sound,
+    sides_of,
+)
 from memory.sqlite_file import in_transaction, is_damage, overwrite_deleted
 from memory.sqlite_schema import run_script
 
@@ -68,7 +77,7 @@ def _rewrite(path: Path, user_hash: str, revision: str, *, may_be_damaged: bool)
             copy_database(path, part, at_rest=True)
             with closing(_opened(part)) as db:
                 if may_be_damaged:
-                    _check(db)
+                    require_sound(db)
                 rows = _take_out(db, user_hash, revision)
         except sqlite3.DatabaseError as exc:
             if not is_damage(exc):
@@ -175,14 +184,6 @@ def _hash_of(user_id: object) -> str:
     if isinstance(user_id, bytes):
         return user_hash_of(user_id.decode(errors="replace"))
     return user_hash_of(str(user_id))
-
-
-def _check(db: sqlite3.Connection) -> None:
-    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        error = sqlite3.DatabaseError("the file is damaged")
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise error
 
 
 def _free_name(path: Path) -> Path:

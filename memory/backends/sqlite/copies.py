@@ -13,7 +13,7 @@ from memory.backends.sqlite.putting import put_all
 from memory.errors import MemoryRejectedError
 from memory.limits import check_record
 from memory.model import MemoryEntry, UserTombstone, content_hash, user_hash_of
-from memory.sqlite_copy import flush, read_only
+from memory.sqlite_copy import flush, read_only, require_sound
 from memory.sqlite_file import in_transaction, overwrite_deleted, text_or_bytes
 from memory.sqlite_schema import version_of
 
@@ -53,7 +53,7 @@ def finish_backup(path: Path, at: str, on_step: Progress) -> Content:
         in_transaction(db, lambda db: _neutralise(db, at))
         db.execute("PRAGMA journal_mode = DELETE")
         _beat(db, on_step)
-        _check(db)
+        require_sound(db)
         content = _content_of(db)
     flush(path)
     return content
@@ -69,7 +69,7 @@ def check_file(path: Path, on_step: Progress) -> None:
     """Raise sqlite3.DatabaseError if *path* is damaged; *on_step* is called now and then, and may raise to stop."""
     with closing(read_only(path, at_rest=True)) as db:
         _beat(db, on_step)
-        _check(db)
+        require_sound(db)
 
 
 def count(path: Path) -> Content:
@@ -89,14 +89,6 @@ def senseless_rows(path: Path, on_step: Progress) -> list[tuple[object, object]]
 
 def _beat(db: sqlite3.Connection, on_step: Progress) -> None:
     db.set_progress_handler(lambda: on_step(0, 0), _BEAT)
-
-
-def _check(db: sqlite3.Connection) -> None:
-    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        error = sqlite3.DatabaseError("the file is damaged")
-        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise error
 
 
 def _content_of(db: sqlite3.Connection) -> Content:
