@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.real
+@pytest.mark.timeout(400)  # a dozen commands one after the other, each a process that play() gives 120 s
 def test_what_stands_there_is_what_is_printed(tmp_path: Path) -> None:
     said = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
     prepare(tmp_path)
