@@ -124,7 +124,25 @@ class MemoryCog(ToolCog, name="Memory"):
             if said.key and said.place != (context.scope, kept.key) and not await self._take_back(context, said):
                 left = said.key
             said.place, said.value = (context.scope, kept.key), kept.value
-        await self._speech.reply(ctx, render.remembered(kept.key, kept.value, removed=kept.removed, left=left))
+        text = render.remembered(
+            kept.key,
+            kept.value,
+            removed=kept.removed,
+            left=left,
+            elsewhere=await self._told_elsewhere(context, kept.key, kept.value),
+            prefix=ctx.prefix or "",
+        )
+        await self._speech.reply(ctx, text)
+
+    async def _told_elsewhere(self, context: ToolContext, key: str, value: str) -> str:
+        """Return what may be told anywhere under *key* and is not *value*, though that was just remembered here."""
+        if context.scope == EVERYWHERE:
+            return ""
+        with suppress(BackendUnavailableError):
+            for entry in await self._tools.why(context, key):
+                if entry.scope == EVERYWHERE and entry.value != value:
+                    return entry.value
+        return ""
 
     @commands.command(
         usage="[query] [--why] [--page N]", extras={"example": "memories color", "could_not": "looked up"}

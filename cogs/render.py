@@ -34,18 +34,26 @@ _DETAIL_SHOWN = 200
 _MODEL_SHOWN = 400
 
 
-def remembered(key: str, value: str, *, removed: Sequence[str] = (), left: str = "") -> str:
+def remembered(
+    key: str, value: str, *, removed: Sequence[str] = (), left: str = "", elsewhere: str = "", prefix: str = ""
+) -> str:
     """Return what was remembered.
 
     Args:
         removed: what nobody can see and was left out, by name.
         left: the key that an edit gave up and that could not be forgotten.
+        elsewhere: what may be told anywhere under the same key, and says something else.
     """
     text = f"Got it! I'll remember that {quote_key(key)}: {quote(value, _VALUE_SHOWN)}"
     if removed:
         text += f"\nI left out what nobody can see: {quote(', '.join(removed), _VALUE_SHOWN)}."
     if left:
         text += f"\nBut {quote_key(left)} could not be forgotten just now, so it is still there."
+    if elsewhere:
+        text += (
+            f"\nThat holds here. Elsewhere I still tell {quote_key(key)}: {quote(elsewhere, _VALUE_SHOWN)}; "
+            f"`{prefix}remember --everywhere` changes that."
+        )
     return text
 
 

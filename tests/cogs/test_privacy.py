@@ -56,6 +56,20 @@ async def test_everywhere_in_front_lets_it_be_told_anywhere(chat: Chat, option: 
     assert "drink: tea" in await chat.ask(chat.ana, "%memories", "Home")
 
 
+async def test_who_changes_here_what_may_be_told_anywhere_hears_that_it_stays_there(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember --everywhere drink tea")
+
+    changed = await chat.ask(chat.ana, "%remember drink coffee")
+
+    assert changed.splitlines() == [
+        "Got it! I'll remember that drink: coffee",
+        "That holds here. Elsewhere I still tell drink: tea; `%remember --everywhere` changes that.",
+    ]
+    assert "drink: tea" in await chat.ask(chat.ana, "%memories", "Home")
+    assert await chat.ask(chat.ana, "%remember pet Rex") == "Got it! I'll remember that pet: Rex"
+    assert await chat.ask(chat.ana, "%remember drink tea") == "Got it! I'll remember that drink: tea"
+
+
 async def test_the_option_is_one_in_front_alone(chat: Chat) -> None:
     await chat.ask(chat.ana, "%remember flag use --everywhere with care")
     await chat.ask(chat.ana, "%remember --here place Oslo")
