@@ -8,23 +8,22 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from memory import KEY_MAX, MemoryRejectedError
+from tools.invisible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _NEAR = 0.5
 _GAPS = re.compile(r"[\s_]+")
-_UNSEEN = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # the first of them is in what the bot says, see cogs/text.py
-_SHAPING = "\u200c\u200d\ufe0e\ufe0f"  # of emoji and of Persian: meant within a key, nothing alone
 
 
 def normalise_key(information_type: str) -> str:
-    """Return the one spelling of a key: case, spaces, underscores and what has no width make no difference."""
+    """Return the one spelling of a key: case, spaces, underscores and what nobody sees make no difference."""
     if not isinstance(information_type, str):
         raise MemoryRejectedError("information_type", f"is {type(information_type).__name__}, not text")
-    seen = unicodedata.normalize("NFC", information_type.translate(_UNSEEN))
+    seen = unicodedata.normalize("NFC", visible(information_type)[0])
     key = _GAPS.sub("_", unicodedata.normalize("NFC", seen.casefold())).strip("_")
-    if not key.strip(f"_{_SHAPING}"):
+    if not key:
         raise MemoryRejectedError("information_type", "is empty", f"1 to {KEY_MAX} characters")
     if len(key) > KEY_MAX:
         raise MemoryRejectedError("information_type", f"is {len(key):,} characters long", f"1 to {KEY_MAX} characters")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from memory import VALUE_MAX_BYTES, MemoryRejectedError
 from tools.border import Admitted, admit, admitted
 from tools.invisible import UNSEEN, visible
+from tools.keys import spelling_of
 
 GITHUB = "ghp_" + "aB3" * 12
 DISCORD = base64.b64encode(b"412345678901234567").decode() + ".GaBcDe." + "x" * 26 + "1"
@@ -274,3 +275,12 @@ def test_twelve_times_the_text_takes_nothing_like_its_square(unit: str) -> None:
         return min(spent)
 
     assert seconds(96_000) < 48 * seconds(8_000)  # twelve of them are in proportion, 144 are the square
+
+
+@given(ODD)
+@settings(max_examples=500)
+def test_the_spelling_of_a_key_is_its_own_spelling(text: str) -> None:
+    spelling = spelling_of(text)
+
+    assert spelling_of(spelling) == spelling
+    assert visible(spelling) == (spelling, ())
