@@ -22,7 +22,11 @@ _ADDS_NOTHING = (
     "|do it|do so|do that|all|all of it|all of them|it all|them all|everything"
 )
 _YES = re.compile(rf"{_BETWEEN}*(?:yes|y)(?:{_BETWEEN}+(?:{_ADDS_NOTHING})){{0,2}}{_BETWEEN}*", re.IGNORECASE)
-_NO = re.compile(r"[\s.!*_]*(?:no|nope|n)(?![\w'\u2019-])", re.IGNORECASE)
+_NO_NO = "problem|prob|worries|objection|issue|biggie|doubt|sweat|big\\s+deal|idea|clue|one|matter|rush|need to ask"
+_NO = re.compile(
+    rf"[\s.!*_]*(?:no|nope|nah|n)(?![\w'\u2019-])(?!{_BETWEEN}+(?:{_NO_NO})s?\b)",
+    re.IGNORECASE,
+)
 
 
 class Answer(StrEnum):
@@ -37,7 +41,8 @@ def answer_in(text: str) -> Answer:
     """Return what *text* says.
 
     A yes is nothing else than that, with a few words that add nothing: there is no undoing it, and whoever goes on
-    talks of something else, or takes it back. For a no the first word is enough.
+    talks of something else, or takes it back. For a no the first word is enough, unless the second makes it none: for
+    "no problem" nothing may be erased.
     """
     if _YES.fullmatch(text):
         return Answer.YES
