@@ -10,17 +10,20 @@ import asyncio
 import logging
 import os
 import sqlite3
+import time
 from contextlib import closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from memory.errors import BackendUnavailableError, MemoryRejectedError
+from memory.sqlite_anew import beside, write_anew
 from memory.sqlite_copy import utc_stamp
 from memory.sqlite_thread import SQLiteThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from threading import Event
 
 T = TypeVar("T")
 Schema: TypeAlias = "Callable[[sqlite3.Connection], None]"
@@ -34,6 +37,9 @@ DAMAGED = ".damaged-"
 
 _SMALL = 8_000_000
 """A file that is written anew within some hundredths of a second, and so on its own thread."""
+
+_CUT_S = 10.0
+_CUT_AGAIN_S = 0.05
 
 _FILLED_AT_ONCE = 250_000
 
@@ -88,6 +94,7 @@ class SQLiteFile:
         self._beside: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = None
         self._opening = asyncio.Lock()
+        self._is_written_anew = False
 
     @property
     def identity(self) -> FileIdentity | None:
@@ -158,8 +165,7 @@ class SQLiteFile:
                     if self._thread is submitted.thread:  # else another job was faster, and it may be open again
                         await self._give_up(submitted.identity, exc)
             readable = writes and is_refusal(exc) and (self._wal or not is_locked(exc))
-            reason = reason_of(self.path, exc)
-            raise BackendUnavailableError(self._name, operation, reason, readable=readable) from exc
+            raise BackendUnavailableError(self._name, operation, self.reason_of(exc), readable=readable) from exc
 
     def peek(self, job: Callable[[sqlite3.Connection], T]) -> T | None:
         """Return what *job* reads, at once, on the caller's thread; None: not now, `run` it.
@@ -194,10 +200,11 @@ class SQLiteFile:
         return await self.run("empty the log", self._empty_log_at_once, writes=True)
 
     async def scrub(self) -> str:
-        """Write the file anew, with nothing in it but what is there, and do the same with its log; raises as `run`.
+        """Write the file anew, with nothing in it but what is there, and then as `empty_log`; raises as `run`.
 
         To overwrite what is deleted is not enough: what SQLite moves from page to page it leaves behind where it was.
-        A large file is written over a connection and on a thread of its own: it may be read meanwhile, not written.
+        A large file is written over a connection and on a thread of its own, which ends with whoever waits for it; it
+        may be read meanwhile. Whoever would write it, it refuses at once: who waits for that holds up who reads.
         """
         if self.size() <= _SMALL:
             return await self.run("scrub", self._write_anew, writes=True)
@@ -205,17 +212,47 @@ class SQLiteFile:
         if identity is None:
             raise BackendUnavailableError(self._name, "scrub", "not open")
 
-        def work() -> str:
-            uri = f"{self.path.absolute().as_uri()}?mode=rw"
-            connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self._busy_timeout_s)
-            with closing(connection) as db:
-                overwrite_deleted(db)
-                return self._in_place(identity, self._write_anew, db)
+        def work(db: sqlite3.Connection, stopped: Event) -> str:
+            overwrite_deleted(db)
+            write_anew(db, self.path)
+            return self._cut_log(db, stopped)
 
+        def in_place(db: sqlite3.Connection, stopped: Event) -> str:
+            return self._in_place(identity, lambda db: work(db, stopped), db)
+
+        self._set_patience(0.0)
+        self._is_written_anew = True
         try:
-            return await asyncio.to_thread(work)
+            return await beside(self.path, in_place, timeout_s=self._busy_timeout_s)
         except (sqlite3.Error, OSError, _FileGoneError) as exc:
             raise BackendUnavailableError(self._name, "scrub", reason_of(self.path, exc)) from exc
+        finally:
+            self._is_written_anew = False
+            self._set_patience(self._busy_timeout_s)
+
+    def reason_of(self, exc: Exception) -> str:
+        """Return what went wrong with this file, in words for a status line."""
+        if self._is_written_anew and is_locked(exc):
+            return f"{self.path.name}: it is being written anew"
+        return reason_of(self.path, exc)
+
+    def _set_patience(self, seconds: float) -> None:
+        """Say how long a job waits for somebody who holds the file; without a log readers have to wait, too."""
+        if self._wal and self._thread is not None:
+            self._thread.submit(lambda db: db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}").close())
+
+    def _cut_log(self, db: sqlite3.Connection, stopped: Event) -> str:
+        """Empty the log, trying for a while: what is written anew need not be so again because somebody reads it."""
+        end = time.monotonic() + _CUT_S
+        while True:
+            try:
+                busy = self._empty_log_at_once(db)
+            except sqlite3.OperationalError as exc:
+                if not is_locked(exc):
+                    raise
+                busy = reason_of(self.path, exc)
+            if not busy or time.monotonic() >= end or stopped.wait(_CUT_AGAIN_S):
+                return busy
 
     def size(self) -> int:
         """Return how many bytes the file has, without its log; 0 if it is not there."""

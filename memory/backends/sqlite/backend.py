@@ -24,7 +24,6 @@ from memory.sqlite_file import (
     is_damage,
     is_refusal,
     read_afresh,
-    reason_of,
 )
 from memory.store import StoreBackend
 from memory.wire import check_bucket
@@ -181,8 +180,7 @@ class SQLiteMemoryBackend(StoreBackend):
                 raise StaleFileError("a canary that was written is not there")
         except sqlite3.OperationalError as exc:
             self._afresh("store_id")
-            reason = reason_of(self._file.path, exc)
-            raise BackendUnavailableError(self.name, "keep a canary", reason, readable=True) from exc
+            raise BackendUnavailableError(self.name, "keep a canary", self._file.reason_of(exc), readable=True) from exc
         return counter
 
     def _afresh(self, name: str) -> str | None:
