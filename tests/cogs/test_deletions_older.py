@@ -176,10 +176,13 @@ async def test_who_is_erased_or_refused_meanwhile_is_offered_nothing(chat: Chat)
     await chat.ask(chat.ben, "%privacy off", "Home")
     await chat.ask(chat.ben, "no", "Home")
 
-    async with restarted(chat):
+    async with restarted(chat) as cog:
+        made = ended(cog, "_make")
         chat.server.delete_together([of_ana, of_ben, of_you])
         await offered(chat)
-        await chat.ask(chat.you, "yes", "Home")  # the last of those whom that channel's offers are for
+        await chat.ask(chat.you, "yes", "Home")
+        async with asyncio.timeout(10):
+            await made.wait()  # all that there are for that channel
 
     assert offers(chat) == 1
     assert await chat.kept(chat.you) == {}
@@ -201,12 +204,15 @@ async def test_what_is_said_anew_while_it_is_asked_stays_also_in_the_same_words(
 async def test_what_is_deleted_while_another_offer_is_open_is_offered_after_it(chat: Chat) -> None:
     first, second = await remembered(chat), await remembered(chat, "%remember pet Rex")
 
-    async with restarted(chat):
+    async with restarted(chat) as cog:
         chat.server.delete(first)
         offer = await offered(chat)
+        put_off = ended(cog, "_make_one")
         chat.server.delete(second)
-        answered = await chat.server.ask(chat.ana, "yes", guild="Home")
-        await offered(chat, after=max(offer.id, answered.id) if answered.content != OFFER else offer.id)
+        async with asyncio.timeout(10):
+            await put_off.wait()
+        chat.server.say(chat.ana, "yes", guild="Home")
+        await offered(chat, after=offer.id)
         await chat.ask(chat.ana, "yes", "Home")
 
     assert offers(chat) == 2
@@ -216,11 +222,13 @@ async def test_what_is_deleted_while_another_offer_is_open_is_offered_after_it(c
 async def test_much_that_is_deleted_is_looked_up_at_once(chat: Chat, looks: Looks) -> None:
     messages = [await remembered(chat, f"%remember thing{number} {number}") for number in range(20)]
 
-    async with restarted(chat, gather_s=0.2, look_every_s=60):
+    async with restarted(chat, gather_s=0.2, look_every_s=60) as cog:
         for message in messages:
             chat.server.delete(message)
         await offered(chat, OFFER.replace("something from", "20 things from"))
+        waits = cog._looking is not None and not cog._looking.done()  # until it may look again
 
+    assert waits
     assert len(looks.seen) == 1
     assert len(looks.seen[0][0]) == 20
 
@@ -261,6 +269,22 @@ async def test_where_others_are_not_answered_only_what_the_owner_said_is_looked_
     assert list((await chat.kept(chat.ana)).values()) == ["tea"]
 
 
+async def test_each_message_goes_by_who_is_answered_in_its_own_channel(chat: Chat) -> None:
+    at_home, in_club = await remembered(chat), await remembered(chat, "%remember pet Rex", guild="Club")
+    services = chat.bot.services
+    policy = replace(services.policy, channels=frozenset({in_club.channel.id}))
+
+    async with restarted(chat, replace(services, policy=policy), gather_s=0.2):
+        chat.server.delete(at_home)
+        chat.server.delete(in_club)
+        offer = await offered(chat)
+        await chat.ask(chat.ana, "yes", "Club")
+
+    assert offer.channel == in_club.channel
+    assert offers(chat) == 1
+    assert list((await chat.kept(chat.ana)).values()) == ["tea"]
+
+
 async def test_what_was_seen_and_is_not_answered_is_not_looked_up(chat: Chat, looks: Looks) -> None:
     stranger = chat.server.world.person("stranger")
     message = await remembered(chat)
@@ -284,6 +308,9 @@ async def test_while_the_memory_is_away_it_is_tried_again(chat: Chat, caplog: py
         chat.server.delete(message)
         async with asyncio.timeout(10):
             await failed.wait()
+        failed = ended(cog, "_known")
+        async with asyncio.timeout(10):
+            await failed.wait()  # which is said once
         assert offers(chat) == 0
         chat.small.break_all("")
         await chat.bot.services.tools.status(settle_s=0)
@@ -294,6 +321,22 @@ async def test_while_the_memory_is_away_it_is_tried_again(chat: Chat, caplog: py
     said = [each for each in caplog.records if getattr(each, "event", "") == "offer_failed"]
     assert [each.levelname for each in said] == ["WARNING"]
     assert str(chat.ana.id) not in caplog.text
+
+
+async def test_a_message_that_was_seen_is_offered_once_the_memory_is_back_too(chat: Chat) -> None:
+    async with restarted(chat) as cog:
+        message = await remembered(chat)
+        made = ended(cog, "_make")
+        chat.small.break_all()
+        chat.server.delete(message)
+        async with asyncio.timeout(10):
+            await made.wait()
+        chat.small.break_all("")
+        await chat.bot.services.tools.status(settle_s=0)
+        await offered(chat)
+        await chat.ask(chat.ana, "yes", "Home")
+
+    assert await chat.kept(chat.ana) == {}
 
 
 async def test_for_a_memory_that_stays_away_nothing_is_kept_for_ever(chat: Chat) -> None:
@@ -352,13 +395,13 @@ async def test_an_unloaded_cog_asks_and_looks_for_nothing_any_more(chat: Chat) -
     assert sorted((await chat.kept(chat.ana)).values()) == ["Rex", "tea"]
 
 
-async def test_settings_come_from_no_message(chat: Chat) -> None:
-    message = await remembered(chat)
-    link = (await chat.small.shared.by_flag.search(str(chat.ana.id), limit=10))[0].metadata["link"]
-    said = {"by": str(chat.ana.id), "link": link}
-    await chat.small.shared.by_flag.store(str(chat.ana.id), "consent", "yes", said, scope=PRIVACY)
+async def test_of_a_message_come_neither_settings_nor_what_is_kept_of_others(chat: Chat) -> None:
+    await remembered(chat)
+    ana, ben, memory = str(chat.ana.id), str(chat.ben.id), chat.small.shared
+    link = (await memory.by_flag.search(ana, limit=10))[0].metadata["link"]
+    await memory.by_flag.store(ana, "consent", "yes", {"by": ana, "link": link}, scope=PRIVACY)
+    await memory.by_flag.store(ben, "about_ana", "likes tea", {"by": ana, "link": link})
 
-    found = await said_in(chat.small.shared, {link}, None)
+    found = [await said_in(memory, {link}, None), await said_in(memory, {link}, {ana, ben})]
 
-    assert message.content.endswith("tea")
-    assert [(entry.key, entry.value) for entry in found] == [("drink", "tea")]
+    assert [[(entry.user_id, entry.value) for entry in entries] for entries in found] == [[(ana, "tea")]] * 2
