@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING
 
@@ -148,6 +149,9 @@ class Scrubber:
             self._work = None  # who asked for what is over asks for more now
             if (work := self._begun()) is not None:
                 await asyncio.wait({work})
+                if self._deleted:  # what can be done is
+                    with suppress(BackendUnavailableError):
+                        await self._file.empty_log()
                 if not self._is_asked_for and self._work is work:
                     self._work = None
 

@@ -84,12 +84,17 @@ def write_anew(db: sqlite3.Connection, path: Path) -> None:
             raise
 
 
+def bytes_held(db: sqlite3.Connection) -> int:
+    """Return how large the file would be, written anew."""
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
 def _check_room(db: sqlite3.Connection, path: Path) -> None:
     """SQLite writes all of it twice: where temporary files are, and into the log."""
-    (size,) = db.execute(
-        "SELECT (page_count - freelist_count) * page_size"
-        " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
-    ).fetchone()
+    size = bytes_held(db)
     folder, temporary = path.parent, _temporary_folder()
     needed = {folder: size, temporary: size}
     if folder.stat().st_dev == temporary.stat().st_dev:

@@ -7,6 +7,7 @@ and a caller that stops waiting leaves a transaction done or undone, never open.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import sqlite3
@@ -16,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from memory.errors import BackendUnavailableError, MemoryRejectedError
-from memory.sqlite_anew import beside, write_anew
+from memory.sqlite_anew import beside, bytes_held, write_anew
 from memory.sqlite_copy import utc_stamp
 from memory.sqlite_thread import SQLiteThread
 
@@ -37,6 +38,9 @@ DAMAGED = ".damaged-"
 
 _SMALL = 8_000_000
 """A file that is written anew within some hundredths of a second, and so on its own thread."""
+
+_SOON_DONE = 16_000_000
+"""Bytes that a file may hold to be written anew in two tenths of a second."""
 
 _CUT_S = 10.0
 _CUT_AGAIN_S = 0.05
@@ -69,6 +73,8 @@ class SQLiteFile:
             Not for files of other programs: they stay where they are.
         log_bytes: how large the write-ahead log is made at once. SQLite writes it from the start again after 1,000
             pages, and a commit that need not make the file larger is durable in three quarters of the time.
+        never_refuses: whether the file is written anew only between two jobs, and not as long as it holds so much
+            that somebody would have to wait for that.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class SQLiteFile:
         busy_timeout_s: float = 1.0,
         keep_damaged_aside: bool = True,
         log_bytes: int = 0,
+        never_refuses: bool = False,
     ) -> None:
         self.path = path
         self._place = os.fspath(path)  # a Path is made into a text anew each time that it is looked at
@@ -90,6 +97,7 @@ class SQLiteFile:
         self._busy_timeout_s = busy_timeout_s
         self._keep_damaged_aside = keep_damaged_aside
         self._log_bytes = log_bytes
+        self._never_refuses = never_refuses
         self._thread: SQLiteThread | None = None
         self._beside: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = None
@@ -206,7 +214,7 @@ class SQLiteFile:
         A large file is written over a connection and on a thread of its own, which ends with whoever waits for it; it
         may be read meanwhile. Whoever would write it, it refuses at once: who waits for that holds up who reads.
         """
-        if self.size() <= _SMALL:
+        if self._never_refuses or self.size() <= _SMALL:
             return await self.run("scrub", self._write_anew, writes=True)
         identity = self._identity
         if identity is None:
@@ -262,6 +270,9 @@ class SQLiteFile:
             return 0
 
     def _write_anew(self, db: sqlite3.Connection) -> str:
+        if self._never_refuses and (held := bytes_held(db)) > _SOON_DONE:
+            most = f"{held / 1e6:.0f} MB, at most {_SOON_DONE / 1e6:.0f}"
+            raise OSError(errno.EFBIG, f"it holds too much to be written anew without holding anybody up ({most})")
         db.execute("VACUUM")
         return self._empty_log(db)
 

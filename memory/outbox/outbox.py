@@ -67,7 +67,12 @@ class Outbox:
         self.on_replaced: Callable[[], None] = lambda: None
         self._now = now
         self._writing = SQLiteFile(
-            path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_BUSY_S, log_bytes=_LOG_BYTES
+            path,
+            name="outbox",
+            schema=tables.SCHEMA,
+            busy_timeout_s=_BUSY_S,
+            log_bytes=_LOG_BYTES,
+            never_refuses=True,
         )
         self._reading = SQLiteFile(path, name="outbox", schema=tables.SCHEMA, busy_timeout_s=_READ_BUSY_S)
         self._scrubber = Scrubber(self._writing)

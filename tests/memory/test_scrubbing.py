@@ -365,6 +365,51 @@ async def test_two_large_files_of_a_folder_are_written_anew_one_after_the_other(
     assert await scrubbed(large, meanwhile.why) == Scrubbed()
 
 
+async def test_a_file_that_refuses_nobody_is_not_written_anew_before_it_holds_little(tmp_path: Path) -> None:
+    file = SQLiteFile(tmp_path / "outbox.db", name="outbox", schema=tables.SCHEMA, never_refuses=True)
+    await file.open()
+    try:
+        fill = "INSERT INTO meta (name, value) SELECT value, hex(randomblob(500000)) FROM generate"
+        numbers = "WITH RECURSIVE generate (value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM generate LIMIT 20)"
+        await file.write("fill", lambda db: db.execute(f"{numbers} {fill}").rowcount)
+        await file.empty_log()
+        size = file.size()
+
+        with pytest.raises(BackendUnavailableError) as refused:
+            await file.scrub()
+        assert "it holds too much to be written anew without holding anybody up (20 MB, at most 16)" in str(refused)
+        assert file.size() == size
+
+        await file.write("empty", lambda db: db.execute("DELETE FROM meta WHERE length(value) > 1000").rowcount)
+        await file.empty_log()
+        assert file.size() == size
+        assert await file.scrub() == ""
+        assert file.size() < size / 10
+    finally:
+        await file.close()
+
+
+async def test_what_cannot_be_written_anew_has_its_log_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrubbing, "_SOON_S", 0.0)
+    monkeypatch.setattr(scrubbing, "_AGAIN_S", 0.0)
+    file = FailingFile(tmp_path / "memory.db", name="sqlite", schema=tables.SCHEMA)
+    scrubber = Scrubber(file, now=file.now)
+    await file.open()
+    try:
+        await file.write("put", lambda db: db.execute(tables.PUT_META, ["name", "value"]).rowcount)
+        assert file.path.with_name("memory.db-wal").stat().st_size > 0
+        scrubber.note([GRAVE])
+        scrubber.soon()
+        assert scrubber._later is not None
+        await scrubber._later
+
+        assert file.path.with_name("memory.db-wal").stat().st_size == 0
+        assert scrubber._deleted == scrubbing._SOMEBODY
+    finally:
+        await scrubber.close()
+        await file.close()
+
+
 async def test_who_stops_waiting_has_what_is_under_way_stopped(tmp_path: Path) -> None:
     began, over = threading.Event(), threading.Event()
     path = tmp_path / "some.db"
