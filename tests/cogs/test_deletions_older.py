@@ -123,13 +123,16 @@ async def test_in_a_dm_that_was_not_heard_of_since_the_restart_too(chat: Chat) -
 async def test_only_who_said_it_says_yes_to_that(chat: Chat) -> None:
     message = await remembered(chat)
 
-    async with restarted(chat):
+    async with restarted(chat) as cog:
+        made = ended(cog, "_make")
         chat.server.delete(message)
         await offered(chat)
         for person in (chat.ben, chat.you):
             await chat.bot.handled(chat.server.say(person, "yes", guild="Home"))
         await chat.bot.handled(chat.server.say(chat.ana, "yes"))
-        await chat.bot.handled(chat.server.say(chat.ana, "no", guild="Home"))
+        await chat.bot.handled(chat.server.say(chat.ana, "later", guild="Home"))
+        async with asyncio.timeout(10):
+            await made.wait()
 
     assert list((await chat.kept(chat.ana)).values()) == ["tea"]
 
@@ -250,6 +253,28 @@ async def test_no_more_than_a_bound_wait_to_be_looked_up_and_the_rest_is_logged(
     ]
 
 
+async def test_no_more_than_a_few_are_asked_for_what_goes_at_once(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(deletions, "_OFFERS_AT_ONCE", 1)
+    messages = [await remembered(chat), await remembered(chat, "%remember pet Rex", guild=None)]
+
+    with caplog.at_level("INFO"):
+        async with restarted(chat, gather_s=0.2) as cog:
+            made = ended(cog, "_make")
+            for message in messages:
+                chat.server.delete(message)
+            offer = await offered(chat)
+            for place in ("Home", None):
+                await chat.bot.handled(chat.server.say(chat.ana, "no", guild=place))
+            async with asyncio.timeout(10):
+                await made.wait()
+
+    assert offer.channel in {message.channel for message in messages}
+    assert offers(chat) == 1
+    assert [each.levelname for each in caplog.records if getattr(each, "event", "") == "offers_dropped"] == ["INFO"]
+
+
 async def test_where_others_are_not_answered_only_what_the_owner_said_is_looked_up(chat: Chat, looks: Looks) -> None:
     of_ana = await remembered(chat)
     of_you = chat.server.say(chat.you, "%remember drink milk", guild="Home")
@@ -263,7 +288,9 @@ async def test_where_others_are_not_answered_only_what_the_owner_said_is_looked_
         await chat.ask(chat.you, "yes", "Home")
 
     speakers = set(looks.seen[0][1] or ())
+    me: Any = chat.bot.user
     assert str(chat.you.id) in speakers
+    assert (str(me.id) in speakers) is not me.bot  # what its human says in another client counts
     assert not speakers & {str(chat.ana.id), str(chat.ben.id)}
     assert offers(chat) == 1
     assert list((await chat.kept(chat.ana)).values()) == ["tea"]
