@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from memory.tasks import give, give_error
+
 try:
     import fcntl
 except ImportError:  # Windows: two files of a folder may be written anew at once, and need twice the room
@@ -53,9 +55,9 @@ async def beside(path: Path, job: Callable[[sqlite3.Connection, Stopped], T], *,
             uri = f"{path.absolute().as_uri()}?mode=rw"
             with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=timeout_s)) as db:
                 db.set_progress_handler(stopped.is_set, _STEPS)
-                tell = partial(_return, future, job(db, stopped))
+                tell = partial(give, future, job(db, stopped))
         except BaseException as exc:  # noqa: BLE001 - it is raised where it is waited for
-            tell = partial(_raise, future, exc)
+            tell = partial(give_error, future, exc)
         with suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(tell)
 
@@ -135,13 +137,3 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
-
-
-def _return(future: asyncio.Future[T], value: T) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _raise(future: asyncio.Future[T], exc: BaseException) -> None:
-    if not future.done():
-        future.set_exception(exc)
