@@ -124,7 +124,10 @@ class Erasures:
     def _with_others(self, receipt: Receipt) -> Receipt:
         """Return *receipt* with what no memory of ours reaches."""
         services = getattr(self._bot, "services", None)
-        others = [Part("Discord", PartState.OUT_OF_REACH, why=render.DISCORD)]
+        others = [
+            Part("what others said", PartState.OUT_OF_REACH, why=render.OTHERS),
+            Part("Discord", PartState.OUT_OF_REACH, why=render.DISCORD),
+        ]
         if services is not None and services.assistant is not None:
             others.append(Part("language model", PartState.OUT_OF_REACH, why=render.LANGUAGE_MODEL))
         return replace(receipt, parts=(*receipt.parts, *others))

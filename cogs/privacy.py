@@ -14,6 +14,7 @@ from cogs.plugin import server_name, speech_of, tools_of
 from cogs.questions import Answer
 from cogs.text import ArgumentError
 from cogs.tool_cog import ToolCog
+from memory import BackendUnavailableError
 
 if TYPE_CHECKING:
     from cogs.speech import Speech
@@ -109,7 +110,16 @@ class PrivacyCog(ToolCog, name="Privacy"):
             return question
         if await self._desk.questions.ask(ctx.message, question, prefix=ctx.prefix or "") is not Answer.YES:
             return render.kept_unused(ctx.prefix or "")
-        return await self._desk.erasures.erase(context, ctx.channel)
+        receipt = await self._desk.erasures.erase(context, ctx.channel)
+        return f"{receipt}\n{await self._no_again(context, ctx.prefix or '')}"
+
+    async def _no_again(self, context: ToolContext, prefix: str) -> str:
+        """Note the no that an erasure took along; return what became of it."""
+        try:
+            await self._tools.refuse(context)
+        except BackendUnavailableError:
+            return render.no_after_erasure(prefix, kept=False)
+        return render.no_after_erasure(prefix, kept=True)
 
 
 async def setup(bot: commands.Bot) -> None:

@@ -28,6 +28,7 @@ _LINK = re.compile(r"https://discord\.com/channels/(@me|\d{1,20})/\d{1,20}/\d{1,
 _ID = re.compile(r"\d{1,20}")
 
 DISCORD = "the messages themselves are Discord's: delete there what should not stay there"
+OTHERS = "what somebody else told me about this account is theirs, under their own id: they can forget it"
 LANGUAGE_MODEL = "what was sent to the language model for an answer is not mine to call back"
 
 
@@ -275,8 +276,23 @@ def receipt(done: Receipt, *, completion: bool = False) -> str:
     lines = [heading, *(f"• {_part(part)}" for part in done.parts)]
     if not done.complete:
         lines.append("I tell you here when what is pending is done.")
-    lines.append("What remains is a hash of the id and a revision, so that no old copy brings anything back.")
+    lines.append(
+        "What remains of what is erased: a hash of the id and a revision, so that no old copy brings anything back."
+    )
     return "\n".join(lines)
+
+
+def no_after_erasure(prefix: str, *, kept: bool) -> str:
+    """Return what became of the no itself, after all else that it was about was erased."""
+    if kept:
+        return (
+            "Your no itself I keep, under your id, so that I go by it and don't ask again; "
+            f"{prefix}forgetme takes it, too."
+        )
+    return (
+        "But my memory does not answer, so your no itself is gone, too. I keep nothing without a yes; "
+        f"so that I don't ask again, say {prefix}privacy off in a moment."
+    )
 
 
 def _part(part: Part) -> str:
