@@ -190,7 +190,7 @@ class DeletionsCog(commands.Cog, name="Deletions"):
 
     async def _came_from(self, context: ToolContext, deleted: Iterable[_Deleted]) -> list[MemoryEntry]:
         links = {each.link for each in deleted}
-        own = await self._tools.own(replace(context, private=False), limit=_MOST)
+        own = await self._tools.own(replace(context, private=False, needs_consent=False), limit=_MOST)  # shows nothing
         return [entry for entry in own if entry.metadata.get("link") in links]
 
     # Messages of which nobody here knows who wrote them

@@ -212,7 +212,9 @@ class MemoryCog(ToolCog, name="Memory"):
     @commands.command(extras={"could_not": "forgotten"})
     async def clearmemories(self, ctx: commands.Context[Any]) -> None:
         """Forget everything about you, once you have said yes."""
-        context = replace(await context_of(ctx), private=False)  # what is elsewhere is asked about as that
+        context = await context_of(ctx)
+        # What is elsewhere is asked about as that. What rests is counted here, and nothing of it is shown.
+        context = replace(context, private=False, needs_consent=False)
         found = await self._tools.own(context, limit=1)
         question = render.ask_to_clear(found, self._questions.wait_s)
         if await self._questions.ask(ctx.message, question, prefix=ctx.prefix or "") is not Answer.YES:

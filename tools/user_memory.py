@@ -94,18 +94,19 @@ class UserMemory:
         return await self._search(context, query, limit, context.audience - {PRIVACY})
 
     async def own(self, context: ToolContext, query: str = "", limit: int = 10) -> SearchResult:
-        """Return what an explicit command of the person shows them of their memories, also without their consent.
+        """Return what an explicit command of the person shows them of their memories.
 
-        Where nobody else sees the answer, those of every scope.
+        Where nobody else sees the answer, those of every scope, also without their consent; else nothing without it.
         """
+        context = await self._showing(context)
         if context.audience is None or not context.private:
             return await self.recall(replace(context, needs_consent=False), query, limit)
         scopes = {entry.scope for entry in await live(self.memory, context.user_id)}
         return await self._search(context, query, limit, frozenset(scopes | context.audience) - {PRIVACY})
 
     async def elsewhere(self, context: ToolContext) -> int:
-        """Return how many of the person's memories may not be told here."""
-        audience = context.audience
+        """Return how many of the person's memories may not be told here; without their consent that is all."""
+        audience = (await self._showing(context)).audience
         if audience is None:
             return 0
         return sum(entry.scope not in audience for entry in await live(self.memory, context.user_id))
@@ -140,12 +141,12 @@ class UserMemory:
     async def history(self, context: ToolContext, information_type: str) -> list[MemoryEntry]:
         """Return what is remembered under *information_type* and was before, the newest first.
 
-        Of the scopes that may be read here; of all where nobody else sees the answer.
+        Of the scopes that may be read here; of all where nobody else sees the answer; else none without consent.
 
         Raises:
             UnifiedPathNeededError: the migration flag is off.
         """
-        return await past.history(self.memory, context, information_type)
+        return await past.history(self.memory, await self._showing(context), information_type)
 
     async def undo(self, context: ToolContext, information_type: str = "") -> Undone | None:
         """Put back what was remembered before under *information_type*, or, without one, what was changed last here.
@@ -164,9 +165,9 @@ class UserMemory:
     async def why(self, context: ToolContext, information_type: str) -> list[MemoryEntry]:
         """Return the entries under *information_type*, whose metadata say by whom, where and how they came.
 
-        Of the scopes that may be read here; of all where nobody else sees the answer.
+        Of the scopes that may be read here; of all where nobody else sees the answer; else none without consent.
         """
-        return await past.why(self.memory, context, information_type)
+        return await past.why(self.memory, await self._showing(context), information_type)
 
     async def move(self, context: ToolContext, information_type: str, scope: str) -> bool:
         """Let what is remembered under *information_type* be told in *scope* from now on, and no longer where it was.
@@ -253,8 +254,9 @@ class UserMemory:
             return await self._answers.erase(context.user_id, tell)
 
     async def nearest_keys(self, context: ToolContext, information_type: str, *, limit: int = 1) -> list[str]:
-        """Return the keys in use that are most like *information_type*, best first."""
+        """Return the keys in use that are most like *information_type* and may be told here, best first."""
         wanted = normalise_key(information_type)
+        context = await self._showing(context)
         if context.audience is None:
             kept = [entry.key for entry in await live(self.memory, context.user_id)]
         else:
@@ -277,6 +279,15 @@ class UserMemory:
             yield
         finally:
             self._tell_forgotten(user_id)
+
+    async def _showing(self, context: ToolContext) -> ToolContext:
+        """Return *context* as an explicit command may show memories in it.
+
+        What a person has not agreed to is shown to nobody else: where others see the answer, no scope may be read.
+        """
+        if context.private or await self.consent(context) is Consent.YES:
+            return context
+        return replace(context, audience=frozenset())
 
     async def _search(
         self, context: ToolContext, query: str, limit: int, audience: frozenset[str] | None
