@@ -20,12 +20,13 @@ HEARSAY = "(hearsay: said by them about somebody else)"
 """Stands behind such a memory wherever a model is shown it."""
 
 
-def about(information: str, speaker: str, origin: Origin | None) -> list[str]:
-    """Return the snowflakes of the others whom *information* names: by a mention, or by a name of those mentioned."""
-    folded = information.casefold()
-    named = _MENTION.findall(information)
+def about(information_type: str, information: str, speaker: str, origin: Origin | None) -> list[str]:
+    """Return the snowflakes of the others whom a memory names: by a mention, or by a name of those mentioned."""
+    said = (information_type, information_type.replace("_", " "), information)  # a type's words may be joined
+    named = [snowflake for text in said for snowflake in _MENTION.findall(text)]
     for snowflake, name in origin.mentioned if origin is not None else ():
-        if name.strip() and re.search(rf"(?<!\w){re.escape(name.strip().casefold())}(?!\w)", folded):
+        a_name = re.compile(rf"(?<!\w){re.escape(name.strip().casefold())}(?!\w)")
+        if name.strip() and any(a_name.search(text.casefold()) for text in said):
             named.append(snowflake)
     return [snowflake for snowflake in dict.fromkeys(named) if snowflake != speaker]
 

@@ -75,7 +75,7 @@ class UserMemory:
         let_in = await admitted(information_type, information)
         kept = replace(let_in, key=normalise_key(let_in.key))
         await self._require_consent(context)
-        others = about(kept.value, context.user_id, context.origin)
+        others = about(let_in.key, kept.value, context.user_id, context.origin)
         metadata = context.metadata | {ABOUT: others} if others else context.metadata
         try:
             with _as_people_say():

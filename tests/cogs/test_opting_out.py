@@ -91,3 +91,9 @@ async def test_a_receipt_says_that_what_others_said_is_theirs(chat: Chat) -> Non
 
     assert OTHERS in told.splitlines()
     assert await chat.kept(chat.ben) == {("dm", "sis"): f"<@{chat.ana.id}> earns 9"}
+
+
+async def test_hearsay_is_marked_by_its_type_too(chat: Chat) -> None:
+    await chat.ask(chat.ben, f'%remember "<@{chat.ana.id}> salary" 9')
+
+    assert "hearsay: you said it about ana" in await chat.ask(chat.ben, f"%why <@{chat.ana.id}> salary")
