@@ -24,11 +24,14 @@ from llm.conversation import (
 from llm.endpoint import Draft, Endpoint, ModelError, ModelSetupError, ToolCall
 from llm.written_calls import calls_in, looks_like_a_call
 from memory import QUERY_MAX, BackendUnavailableError
+from memory.model import user_hash_of
 from tools.consent import Consent
 from tools.context import EchoGuard
 from tools.hearsay import HEARSAY, is_hearsay
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from memory import MemoryEntry
     from tools.context import ToolContext
     from tools.tool_manager import ToolManager
@@ -107,6 +110,21 @@ class Incoming:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Recalled:
+    """What the memory has for one answer.
+
+    Attributes:
+        state: whether the author may be remembered; yes where nobody knows: then `found` says that nothing is known.
+        found: None if the memory does not answer.
+        newest: whether it is the newest, as nothing matches.
+    """
+
+    state: Consent
+    found: Sequence[MemoryEntry] | None
+    newest: bool = False
+
+
 class Assistant:
     """Answers messages through a language model that can remember and look up."""
 
@@ -118,6 +136,7 @@ class Assistant:
         self._tools = tools
         self._conversations = Conversations(settings.history_lines, settings.history_characters)
         tools.on_forget(self._conversations.drop)
+        self._erased: dict[str, str] = {}  # by the hash of who was erased: as of which revision the talk knows it
         self._memory_tokens: deque[int] = deque(maxlen=_ANSWERS_MEASURED)
 
     async def check(self) -> None:
@@ -179,8 +198,13 @@ class Assistant:
     async def _answer(self, incoming: Incoming, conversation: Conversation, rounds: _Rounds) -> str:
         user_id = incoming.context.user_id
         drops = conversation.drops_of(user_id)
+        recalled, _ = await asyncio.gather(self._recall(incoming), self._drop_erased(conversation, user_id))
+        if conversation.drops_of(user_id) != drops:  # what was forgotten meanwhile may have been recalled before
+            drops = conversation.drops_of(user_id)
+            recalled = await self._recall(incoming)
+        state = recalled.state
         echo = EchoGuard(incoming.text, conversation.recalled_of(user_id))
-        state, block, shown = await self._memories(incoming, conversation, echo)
+        block, shown = self._block(recalled, incoming, conversation, echo)
         asked = _asked(incoming, conversation)
         news = [Line("user", block, user_id, private=True), asked] if block else [asked]
         history = conversation.for_user(user_id)
@@ -205,28 +229,52 @@ class Assistant:
             conversation.add(*kept, Line("assistant", said, user_id, private=private))
         return said
 
-    async def _memories(
-        self, incoming: Incoming, conversation: Conversation, echo: EchoGuard
-    ) -> tuple[Consent, str, list[MemoryEntry]]:
-        """Return whether the author may be remembered, the block of their memories that are new here, what it shows."""
+    async def _drop_erased(self, conversation: Conversation, user_id: str) -> None:
+        """Let go of the talk of whoever was erased since, by whatever process, and would be heard in this answer.
+
+        If the memory does not say so, the talk goes on.
+        """
+        people = list({user_id, *conversation.people()})
+        for person, revision in zip(people, await asyncio.gather(*map(self._erased_at, people)), strict=True):
+            who = user_hash_of(person)
+            if revision > self._erased.get(who, ""):
+                self._erased[who] = revision
+                self._conversations.drop(person)
+
+    async def _erased_at(self, user_id: str) -> str:
+        try:
+            return await self._tools.erased(user_id)
+        except BackendUnavailableError:
+            return ""
+
+    async def _recall(self, incoming: Incoming) -> _Recalled:
+        """Return what the memory has for an answer: what matches, else the newest; nothing without consent."""
         context = incoming.context
         try:
             found = await self._tools.recall(context, incoming.text[:QUERY_MAX], _CANDIDATES)
-            newest = not found
-            if newest:
-                state = await self._tools.consent(context)
-                if state is not Consent.YES:
-                    return state, "", []
-                found = await self._tools.recall(context, "", _NEWEST)
+            if found:
+                return _Recalled(Consent.YES, found)
+            state = await self._tools.consent(context)
+            if state is not Consent.YES:
+                return _Recalled(state, ())
+            return _Recalled(state, await self._tools.recall(context, "", _NEWEST), newest=True)
         except BackendUnavailableError:
-            return Consent.YES, NO_MEMORY, []  # nobody knows, and the block says that nothing is known
-        echo.recalled(found)
-        new = within_budget(conversation.new_to(context.user_id, found), self.settings.memory_tokens)
+            return _Recalled(Consent.YES, None)
+
+    def _block(
+        self, recalled: _Recalled, incoming: Incoming, conversation: Conversation, echo: EchoGuard
+    ) -> tuple[str, list[MemoryEntry]]:
+        """Return the block of the author's memories that are new here, and what it shows."""
+        if recalled.found is None:
+            return NO_MEMORY, []
+        user_id = incoming.context.user_id
+        echo.recalled(recalled.found)
+        new = within_budget(conversation.new_to(user_id, recalled.found), self.settings.memory_tokens)
         if not new:
-            return Consent.YES, "", []
-        mark = conversation.mark_of(context.user_id)
+            return "", []
+        mark = conversation.mark_of(user_id)
         said = [_marked(entry) for entry in new]
-        return Consent.YES, memory_block(said, incoming.author_name, mark=mark, newest=newest), new
+        return memory_block(said, incoming.author_name, mark=mark, newest=recalled.newest), new
 
     def _note(self, exc: ModelError) -> None:
         told, self.trouble = self.trouble, str(exc)

@@ -70,6 +70,10 @@ class Conversation:
         """Return what the model of *user_id* may see, oldest first."""
         return [line for _, line in self._lines if not line.private or line.user_id == user_id]
 
+    def people(self) -> set[str]:
+        """Return who said or was told what is kept."""
+        return {line.user_id for _, line in self._lines}
+
     def drop(self, user_id: str) -> None:
         """Forget what *user_id* said and was told: something that stands in it was forgotten."""
         kept = [numbered for numbered in self._lines if numbered[1].user_id != user_id]

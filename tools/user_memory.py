@@ -253,6 +253,14 @@ class UserMemory:
         with self._forgetting(context.user_id):
             return await self._answers.erase(context.user_id, tell)
 
+    async def erased(self, user_id: str) -> str:
+        """Return the revision below which all of the person was forgotten at once; empty if that never happened.
+
+        By whichever process: who keeps what was derived of a person lets go of it when this changes. A small read.
+        """
+        page = await self._store_of_all.scan(user_id, limit=1)
+        return next((record.revision for record in page.records if isinstance(record, UserTombstone)), "")
+
     async def nearest_keys(self, context: ToolContext, information_type: str, *, limit: int = 1) -> list[str]:
         """Return the keys in use that are most like *information_type* and may be told here, best first."""
         wanted = normalise_key(information_type)
@@ -319,7 +327,7 @@ class UserMemory:
         if state is Consent.YES:
             return
         user_id, scope = context.user_id, context.scope
-        if state is Consent.UNASKED and await self._was_erased(user_id):
+        if state is Consent.UNASKED and await self.erased(user_id):
             await self.erase(context)  # else the key's tombstone would keep their id
         else:
             now = await self._store_of_all.retrieve(user_id, key, audience=frozenset({scope}))
@@ -329,10 +337,6 @@ class UserMemory:
             else:
                 await past.put_instead(self.memory, now, before.value, dict(before.metadata))
         raise ConsentNeededError(state)
-
-    async def _was_erased(self, user_id: str) -> bool:
-        page = await self._store_of_all.scan(user_id, limit=1)
-        return any(isinstance(record, UserTombstone) for record in page.records)
 
 
 @contextmanager
