@@ -24,6 +24,9 @@ T = TypeVar("T")
 EVERYWHERE = ""
 """The scope of what may be told anywhere; the default of the published API."""
 
+SETTINGS = "privacy"
+"""The scope of a person's settings: whether they want to be remembered. No audience holds it; it is no memory."""
+
 _as_sorted_json = json.JSONEncoder(sort_keys=True).encode  # json.dumps would make an encoder for each
 _as_text = json.JSONEncoder(ensure_ascii=False).encode
 

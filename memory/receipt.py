@@ -28,7 +28,8 @@ class Part:
 
     Attributes:
         name: what it is called, for people: a store's name, "outbox", "copies: backup".
-        count: how many things of the person were found there; 0 where nobody counted.
+        count: how many memories of the person were found there, earlier values and answers to questions not among
+            them; of several copies of a kind, in the one that had most. 0 where nobody counted.
         why: why it is not erased; empty if it is.
     """
 
@@ -47,6 +48,7 @@ class Receipt:
         revision: everything up to this is gone, and cannot come back; empty as long as nothing could be written.
         tell: what the caller gave along to find who is to be told; kept until then.
         entries: how many memories the person had, as far as that could be read.
+        known: whether anything at all was found about that id, as far as that could be read.
     """
 
     user_hash: str
@@ -54,6 +56,7 @@ class Receipt:
     tell: str
     entries: int
     parts: tuple[Part, ...]
+    known: bool = True
 
     @property
     def complete(self) -> bool:

@@ -61,7 +61,7 @@ class HybridLogicalClock:
         """
         if revision <= self._latest:  # as a rule it is the very one
             return
-        if not is_damaged(revision) and _ms_of(revision) < _YEAR_5999_MS:
+        if not is_damaged(revision) and ms_of(revision) < _YEAR_5999_MS:
             with self._lock:
                 self._highest = max(self._highest, int(revision[:16], 16))
 
@@ -87,18 +87,18 @@ def check_revision(revision: str) -> None:
     """Raise MemoryRejectedError unless *revision* is well formed and from before the year 6000."""
     if not _SHAPE.fullmatch(revision):
         raise MemoryRejectedError("revision", "is not a revision", "32 lower-case hex digits")
-    if _ms_of(revision) >= _YEAR_6000_MS:
+    if ms_of(revision) >= _YEAR_6000_MS:
         raise MemoryRejectedError("revision", "lies too far in the future", "the year 6000")
 
 
 def is_damaged(revision: str) -> bool:
     """Return whether no clock can have given *revision*: whatever carries it must not be merged."""
-    return not _SHAPE.fullmatch(revision) or _ms_of(revision) >= _YEAR_6000_MS
+    return not _SHAPE.fullmatch(revision) or ms_of(revision) >= _YEAR_6000_MS
 
 
 def check_not_ahead(revision: str, now_ms: int) -> None:
     """Raise MemoryRejectedError if a well-formed *revision*, out of a file, lies more than a day ahead of *now_ms*."""
-    if _ms_of(revision) > now_ms + AHEAD_MAX_MS:
+    if ms_of(revision) > now_ms + AHEAD_MAX_MS:
         raise MemoryRejectedError("revision", "lies too far in the future", "a day ahead of this machine's clock")
 
 
@@ -107,7 +107,8 @@ def one_above(revision: str) -> str:
     return f"{int(revision[:16], 16) + 1:016x}{0:016x}"
 
 
-def _ms_of(revision: str) -> int:
+def ms_of(revision: str) -> int:
+    """Return the wall time in a revision that is well formed."""
     return int(revision[:12], 16)
 
 

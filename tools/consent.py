@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from memory import MemoryBackendError, MemoryEntry
 from memory.deadline import Bounded
-from memory.model import UserTombstone, from_ms, user_hash_of
+from memory.model import SETTINGS, UserTombstone, from_ms, user_hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PRIVACY = "privacy"
+PRIVACY = SETTINGS
 """The scope of a person's settings. No audience holds it, and nothing that is remembered goes there."""
 
 CONSENT_KEY = "consent"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memory.backends.sqlite import copies
 from memory.backups.work import no_progress
-from memory.model import user_hash_of
+from memory.model import SETTINGS, user_hash_of
 from memory.sqlite_copy import (
     PART,
     copy_database,
@@ -32,13 +32,18 @@ if TYPE_CHECKING:
     from memory.backups.keeping import OwnCopy
 
 _OUTBOX = {"log", "stores", "parked"}
+_MEMORIES = """SELECT count(*) FROM memories
+    WHERE key IS NOT NULL AND scope <> ? AND revision <= ? AND hash_of(user_id) = ?"""
 _SIDES = ("-wal", "-shm", "-journal")
 
 
 class Purged(NamedTuple):
-    """What became of one copy: how many rows were taken out, and why it could not be done; empty if it was."""
+    """What became of one copy: how many rows were taken out, how many of them were memories that still held, and why
+    it could not be done; empty if it was.
+    """
 
     rows: int = 0
+    memories: int = 0
     trouble: str = ""
 
 
@@ -58,7 +63,7 @@ def purge(copy: OwnCopy, user_hash: str, revision: str) -> Purged:
             if not base.exists():
                 path.unlink(missing_ok=True)
             return Purged()
-        return Purged(_rewrite(path, user_hash, revision, may_be_damaged=copy.kind == "damaged"))
+        return _rewrite(path, user_hash, revision, may_be_damaged=copy.kind == "damaged")
     except FileNotFoundError:  # it is gone: rotated away meanwhile
         return Purged()
     except sqlite3.Error as exc:
@@ -67,7 +72,7 @@ def purge(copy: OwnCopy, user_hash: str, revision: str) -> Purged:
         return Purged(trouble=f"{path.name}: {exc.strerror}")
 
 
-def _rewrite(path: Path, user_hash: str, revision: str, *, may_be_damaged: bool) -> int:
+def _rewrite(path: Path, user_hash: str, revision: str, *, may_be_damaged: bool) -> Purged:
     part = path.with_name(f"{path.name}{PART}")
     remove_database(part)  # of one that was killed
     if not path.exists():
@@ -78,12 +83,12 @@ def _rewrite(path: Path, user_hash: str, revision: str, *, may_be_damaged: bool)
             with closing(_opened(part)) as db:
                 if may_be_damaged:
                     require_sound(db)
-                rows = _take_out(db, user_hash, revision)
+                purged = _take_out(db, user_hash, revision)
         except sqlite3.DatabaseError as exc:
             if not is_damage(exc):
                 raise
             remove_database(part)
-            rows = _salvage(path, part, user_hash, revision)
+            purged = _salvage(path, part, user_hash, revision)
         flush(part)
         if any(side.exists() for side in sides_of(path)):  # SQLite would take them for the new file's
             put_in_place(part, _free_name(path))
@@ -92,30 +97,33 @@ def _rewrite(path: Path, user_hash: str, revision: str, *, may_be_damaged: bool)
             put_in_place(part, path, replace=True)
     finally:
         remove_database(part)
-    return rows
+    return purged
 
 
-def _take_out(db: sqlite3.Connection, user_hash: str, revision: str) -> int:
-    """Delete the rows of one user in an open file, whatever kind it is, and overwrite them; return how many."""
-    rows = in_transaction(db, partial(_delete, user_hash=user_hash, revision=revision))
+def _take_out(db: sqlite3.Connection, user_hash: str, revision: str) -> Purged:
+    """Delete the rows of one user in an open file, whatever kind it is, and overwrite them."""
+    purged = in_transaction(db, partial(_delete, user_hash=user_hash, revision=revision))
     db.execute("VACUUM")
-    return rows
+    return purged
 
 
-def _delete(db: sqlite3.Connection, user_hash: str, revision: str) -> int:
+def _delete(db: sqlite3.Connection, user_hash: str, revision: str) -> Purged:
     if copies.is_current(db):
-        return copies.bury(db, user_hash, revision)
-    rows = 0
+        (memories,) = db.execute(_MEMORIES, [SETTINGS, revision, user_hash]).fetchone()
+        return Purged(copies.bury(db, user_hash, revision), memories)
+    rows = memories = 0
     for table in _tables_about_users(db):
         columns = _columns(db, table)
         if "user_id" in columns:
-            rows += db.execute(f"DELETE FROM {_quoted(table)} WHERE hash_of(user_id) = ?", [user_hash]).rowcount
+            gone = db.execute(f"DELETE FROM {_quoted(table)} WHERE hash_of(user_id) = ?", [user_hash]).rowcount
+            rows += gone
+            memories += 0 if table in _OUTBOX else gone
         if "user_hash" in columns:
             db.execute(f"DELETE FROM {_quoted(table)} WHERE user_hash = ?", [user_hash])
-    return rows
+    return Purged(rows, memories)
 
 
-def _salvage(path: Path, part: Path, user_hash: str, revision: str) -> int:
+def _salvage(path: Path, part: Path, user_hash: str, revision: str) -> Purged:
     """Put what can be read of a damaged file, without that user, into *part*."""
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:

@@ -15,15 +15,18 @@ from memory.erasing.pending import Erasure, PendingErasures
 from memory.erasing.places import COPIES, Copies, erase_in_outbox, erase_in_store, out_of_reach
 from memory.errors import BackendUnavailableError, WriteConcernError
 from memory.limits import check_user_id
-from memory.model import MemoryEntry, UserTombstone, user_hash_of
+from memory.model import SETTINGS, MemoryEntry, UserTombstone, user_hash_of
 from memory.receipt import Part, PartState, Receipt
+from memory.revision import ms_of
 from memory.tasks import stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from memory.erasing.places import Places
     from memory.flagged import FlaggedMemory
+    from memory.model import Page, Position
+    from memory.replica import Replica
     from memory.unified import UnifiedMemoryBackend
 
 log = logging.getLogger(__name__)
@@ -32,21 +35,23 @@ _PATIENCE_S = 4.0  # what is not done by then is pending, and goes on
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4)
 _LOOK_S = 1.0  # how often to see whether a store that was away is back, or another process has begun something
 _REST_S = 5.0
+_ITS_OWN_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What there was of a person before."""
+    """What there was of a person before: memories, those in each store, and whether there was anything at all."""
 
     entries: int
     counts: dict[str, int]
+    known: bool
 
 
 class Eraser:
     """Erases people, with everything that is known of them.
 
-    An erasure is noted before it begins, and goes on after a kill. Nothing brings back what it deleted: a tombstone
-    with a hash of the user's id stays in every store for ever.
+    An erasure is noted before anything else is done, and goes on after a kill. Nothing brings back what it deleted: a
+    tombstone with a hash of the user's id stays in every store for ever.
 
     Args:
         flagged: the memory as the flag has it, over *unified*.
@@ -64,6 +69,7 @@ class Eraser:
         self._pending = PendingErasures(unified.outbox.path.with_name("erasures.json"))
         self._copies = Copies(places)
         self._working = asyncio.Lock()
+        self._begun: set[str] = set()  # by this process
         self._under_way: set[str] = set()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -87,24 +93,29 @@ class Eraser:
         """
         check_user_id(user_id)
         user_hash = user_hash_of(user_id)
-        found = await self._look(user_id, user_hash)
-        self._under_way.add(user_hash)
+        asked = self._unified.clock.stamp()
+        one = Erasure(user_hash, tell=tell, asked=asked, name=asked)
+        self._begun.add(one.name)
+        self._under_way.add(one.name)
         try:
-            asked = self._unified.clock.stamp()
-            one = self._pending.keep(Erasure(user_hash, tell=tell, entries=found.entries, asked=asked))
+            self._pending.keep(one)  # before anything that may take a while: a store that hangs is asked below
             log.info("Somebody is being erased", extra={"event": "erasure_begun"})
+            found = await self._look(user_id, user_hash)
+            # Above what was seen just now, too: another process or machine may have had a clock that was ahead.
+            one = replace(one, entries=found.entries, known=found.known, asked=self._unified.clock.stamp())
+            self._pending.advance(one)
             async with self._working:
                 one = await self._insist(await self._begin(one), found.counts)
             receipt = one.receipt()
             if receipt.complete:
                 self._pending.drop(user_hash, one.revision)
         finally:
-            self._under_way.discard(user_hash)
+            self._under_way.discard(one.name)
         return receipt
 
     def completed(self) -> list[Receipt]:
         """Return the erasures that were pending and are complete now, and that nobody was told of yet."""
-        here = [one for one in self._pending.read() if one.user_hash not in self._under_way]
+        here = [one for one in self._pending.read() if one.name not in self._under_way]
         return [receipt for one in here if (receipt := one.receipt()).complete]
 
     def is_at_it(self) -> bool:
@@ -117,20 +128,32 @@ class Eraser:
 
     async def _look(self, user_id: str, user_hash: str) -> _Found:
         """Count what there is; what cannot be asked is not counted."""
-        entries = 0
+        members = self._unified.members
+        here, *stores = await asyncio.gather(
+            self._count(partial(self._flagged.scan, user_id)),
+            *(self._count(partial(_scan, replica, user_id)) for replica in members),
+        )
+        waiting = 0
         with suppress(BackendUnavailableError), self._bounded():
-            async for page in self._flagged.pages(user_id):
+            waiting = await self._unified.outbox.count(user_hash)
+        counts = {replica.name: memories for replica, (memories, _) in zip(members, stores, strict=True)}
+        return _Found(here[0], counts, bool(waiting) or any(known for _, known in (here, *stores)))
+
+    async def _count(self, scan: Callable[[Position | None], Awaitable[Page]]) -> tuple[int, bool]:
+        """Return how many memories there are, and whether there is anything but that the person was erased before."""
+        memories, known = 0, False
+        with suppress(BackendUnavailableError), self._bounded():
+            after: Position | None = None
+            while True:
+                page = await scan(after)
                 for record in page.records:
                     self._unified.clock.observe(record.revision)
-                entries += sum(isinstance(record, MemoryEntry) for record in page.records)
-        counts: dict[str, int] = {}
-        for replica in self._unified.members:
-            with suppress(BackendUnavailableError):
-                digests = await replica.call("count", partial(replica.store.digests, user_hash[:2]))
-                counts[replica.name] = sum(d.count - bool(d.grave) for d in digests if d.user_hash == user_hash)
-        with suppress(BackendUnavailableError), self._bounded():
-            counts["outbox"] = await self._unified.outbox.count(user_hash)
-        return _Found(entries, counts)
+                    known = known or not isinstance(record, UserTombstone)
+                    memories += isinstance(record, MemoryEntry) and record.scope != SETTINGS
+                after = page.next
+                if after is None:
+                    break
+        return memories, known
 
     async def _insist(self, one: Erasure, counts: dict[str, int]) -> Erasure:
         """Try until nothing is pending, but no longer than our patience."""
@@ -204,12 +227,21 @@ class Eraser:
             return [Part(name, PartState.PENDING, 0, why) for name in registered if name not in here]
         return []
 
+    def _is_under_way(self, one: Erasure) -> bool:
+        """Return whether somebody else is at *one*, here or, having asked just now, in another process."""
+        if one.name in self._under_way:
+            return True
+        clock = self._unified.clock
+        if one.revision or one.name in self._begun:
+            return False
+        return 0 <= clock.now_ms() - ms_of(one.asked) < _ITS_OWN_MS  # it counts first what there is
+
     async def _keep_on(self) -> None:
         while True:
             rest_s = _LOOK_S
             try:
                 for one in self._pending.read():
-                    if one.user_hash not in self._under_way and not one.receipt().complete:
+                    if not self._is_under_way(one) and not one.receipt().complete:
                         async with self._working:
                             done = await self._advance(one, {})
                         if done.receipt().complete and not done.tell:  # nobody waits to hear of it
@@ -223,17 +255,18 @@ class Eraser:
             await asyncio.sleep(rest_s)
 
 
+async def _scan(replica: Replica, user_id: str, after: Position | None) -> Page:
+    return await replica.call("count", partial(replica.store.scan, user_id, after))
+
+
 def _added_up(parts: Sequence[Part], before: Sequence[Part], counts: dict[str, int]) -> tuple[Part, ...]:
-    """Return *parts*, each with as much as was ever found in it, and the copies that are no more since."""
+    """Return *parts*, each with the most that was ever found in it, and the copies that are no more since."""
     known = {part.name: part.count for part in before}
     names = {part.name for part in parts}
     gone = [replace(part, state=PartState.ERASED, why="") for part in before if part.name not in names]
 
     def total(part: Part) -> int:
-        earlier = known.get(part.name, 0)
-        if part.name.startswith(COPIES):
-            return earlier + part.count
-        return max(earlier, part.count, counts.get(part.name, 0))
+        return max(known.get(part.name, 0), part.count, counts.get(part.name, 0))
 
     added = [replace(part, count=total(part)) for part in parts]
     return (*added, *(part for part in gone if part.name.startswith(COPIES)))

@@ -31,6 +31,7 @@ class Erasure:
     Attributes: see Receipt.
         revision: empty as long as the tombstone is not known to be written.
         asked: above all that there was when it was asked for: what comes later is not to go with it.
+        name: tells it from another of the same person; the revision at which it was first asked for.
     """
 
     user_hash: str
@@ -38,10 +39,13 @@ class Erasure:
     tell: str = ""
     entries: int = 0
     parts: tuple[Part, ...] = ()
+    known: bool = True
     asked: str = ""
+    name: str = ""
 
     def receipt(self) -> Receipt:
-        return Receipt(self.user_hash, self.revision, self.tell, self.entries, self.parts)
+        known = self.known or any(part.count for part in self.parts)
+        return Receipt(self.user_hash, self.revision, self.tell, self.entries, self.parts, known)
 
 
 class PendingErasures:
@@ -51,7 +55,7 @@ class PendingErasures:
         self.path = path
 
     def read(self) -> list[Erasure]:
-        """Return all of them, oldest first. What cannot be read is no reason to lose it: it raises."""
+        """Return all of them, oldest first; of a person there may be several. What cannot be read is not lost: it raises."""
         try:
             said = json.loads(self.path.read_text(encoding="utf-8"))
             return [_erasure(one) for one in said["erasures"]]
@@ -62,41 +66,42 @@ class PendingErasures:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
             raise BackendUnavailableError("the erasures", "be read", f"{self.path.name}: makes no sense") from exc
 
-    def keep(self, one: Erasure) -> Erasure:
-        """Note *one*, durably; if that user's was noted before, both become one. Return what is noted now."""
-
-        def change(known: dict[str, Erasure]) -> None:
-            before = known.get(one.user_hash)
-            known[one.user_hash] = one if before is None else replace(one, tell=one.tell or before.tell)
-
-        return self._change(change)[one.user_hash]
+    def keep(self, one: Erasure) -> None:
+        """Note *one*, durably, beside others of the same person, which another process may be at."""
+        self._change(lambda known: [*known, one])
 
     def advance(self, one: Erasure) -> bool:
-        """Note how far *one* is; return False if nobody wants it any more, or it was begun anew meanwhile."""
+        """Note how far *one* is; return False if nobody wants it any more.
 
-        def change(known: dict[str, Erasure]) -> None:
-            before = known.get(one.user_hash)
-            if before is not None and before.revision in ("", one.revision):
-                known[one.user_hash] = replace(one, tell=before.tell)
+        Never back behind what is noted of it. Earlier ones of that person go into it as soon as its tombstone, which
+        covers theirs, is written: unless they are to be told to somebody else.
+        """
 
-        return self._change(change).get(one.user_hash) is not None
+        def is_in(other: Erasure) -> bool:
+            is_covered = other.name < one.name and (other.revision or other.asked) < one.revision
+            return is_covered and other.user_hash == one.user_hash and other.tell in ("", one.tell)
+
+        def change(known: list[Erasure]) -> list[Erasure]:
+            before = next((other for other in known if other.name == one.name), None)
+            if before is None or before.revision > one.revision:
+                return known
+            gone = [other for other in known if is_in(other)]
+            entries = max(other.entries for other in (one, before, *gone))
+            now = replace(one, entries=entries, known=any(other.known for other in (one, *gone)))
+            return [now if other.name == one.name else other for other in known if other not in gone]
+
+        return any(other.name == one.name for other in self._change(change))
 
     def drop(self, user_hash: str, revision: str) -> None:
-        """Keep nothing of this erasure any more."""
+        """Keep nothing of this erasure any more; of others of that person all stays."""
+        self._change(lambda known: [one for one in known if (one.user_hash, one.revision) != (user_hash, revision)])
 
-        def change(known: dict[str, Erasure]) -> None:
-            if user_hash in known and known[user_hash].revision == revision:
-                del known[user_hash]
-
-        self._change(change)
-
-    def _change(self, change: Callable[[dict[str, Erasure]], None]) -> dict[str, Erasure]:
+    def _change(self, change: Callable[[list[Erasure]], list[Erasure]]) -> list[Erasure]:
         with self._held():
-            before = {one.user_hash: one for one in self.read()}
-            known = dict(before)
-            change(known)
+            before = self.read()
+            known = change(before)
             if known != before:
-                self._write(list(known.values()))
+                self._write(known)
             return known
 
     def _write(self, erasures: list[Erasure]) -> None:
@@ -141,4 +146,6 @@ def _erasure(said: dict[str, Any]) -> Erasure:
         Part(str(one["name"]), PartState(one["state"]), int(one["count"]), str(one["why"])) for one in said["parts"]
     )
     user_hash, revision, tell = str(said["user_hash"]), str(said["revision"]), str(said["tell"])
-    return Erasure(user_hash, revision, tell, int(said["entries"]), parts, str(said["asked"]))
+    asked = str(said["asked"])
+    known, name = bool(said.get("known", True)), str(said.get("name", asked))  # an older note has neither
+    return Erasure(user_hash, revision, tell, int(said["entries"]), parts, known, asked, name)

@@ -30,6 +30,7 @@ _SCRUB_S = 1.0
 _OUTBOX_S = 2.0
 COPIES = "copies: "
 """Begins the name of each part that is a kind of copies."""
+_NOTES = "migration notes"
 
 _OWNERS = "files that the owner made or took elsewhere: backups by hand, exports, copies of the disk"
 
@@ -99,11 +100,11 @@ async def erase_in_outbox(outbox: Outbox, user_hash: str, revision: str) -> Part
     """Take out of the log what the tombstone covers, and overwrite it."""
     try:
         with Bounded("outbox", "erase", _OUTBOX_S):
-            gone = await outbox.bury(user_hash, revision)
+            await outbox.bury(user_hash, revision)
             scrubbed = await outbox.scrub()
     except BackendUnavailableError as exc:
         return Part("outbox", PartState.PENDING, 0, exc.reason)
-    return Part("outbox", scrubbed.state, gone, scrubbed.why)
+    return Part("outbox", scrubbed.state, 0, scrubbed.why)  # the log has the stores' memories once more
 
 
 class Copies:
@@ -111,19 +112,22 @@ class Copies:
 
     def __init__(self, places: Places) -> None:
         self._places = places
-        self._done: set[tuple[str, object]] = set()
+        self._done: set[tuple[str, str, object]] = set()
+        self._noted: set[tuple[str, str]] = set()  # who was taken out of the notes
 
     async def erase(self, user_hash: str, revision: str) -> list[Part]:
         """Return a part for each kind of copies that there is."""
-        here = [copy for copy in self._found() if not self._is_done(user_hash, copy)]
+        here = [copy for copy in self._found() if not self._is_done(user_hash, revision, copy)]
         kinds = {copy.kind: 0 for copy in self._found()}
-        if not here:
+        notes = self._places.backups.is_dir() and (user_hash, revision) not in self._noted
+        if not here and not notes:
             return [Part(COPIES + kind, PartState.ERASED) for kind in kinds]
         trouble: dict[str, str] = {}
         try:
             rows, trouble = await asyncio.to_thread(self._go_through, here, user_hash, revision)
             kinds |= rows
         except BackendUnavailableError as exc:  # a backup, a restore or a migration is under way
+            kinds = kinds or {_NOTES: 0}
             trouble = dict.fromkeys(kinds, exc.reason)
         return [
             Part(COPIES + kind, PartState.PENDING if kind in trouble else PartState.ERASED, rows, trouble.get(kind, ""))
@@ -133,8 +137,8 @@ class Copies:
     def _found(self) -> list[OwnCopy]:
         return own_copies(self._places.backups, self._places.files)
 
-    def _is_done(self, user_hash: str, copy: OwnCopy) -> bool:
-        return (user_hash, _print_of(copy.path)) in self._done
+    def _is_done(self, user_hash: str, revision: str, copy: OwnCopy) -> bool:
+        return (user_hash, revision, _print_of(copy.path)) in self._done
 
     def _go_through(self, here: list[OwnCopy], user_hash: str, revision: str) -> tuple[dict[str, int], dict[str, str]]:
         rows: dict[str, int] = {}
@@ -143,14 +147,16 @@ class Copies:
         with only_one(self._places.backups):
             for copy in here:
                 purged = purge(copy, user_hash, revision)
-                rows[copy.kind] = rows.get(copy.kind, 0) + purged.rows
+                rows[copy.kind] = max(rows.get(copy.kind, 0), purged.memories)
                 if purged.trouble:
                     trouble[copy.kind] = purged.trouble
                     continue
                 if purged.rows:
                     changed.add(copy.path)
-                self._done.add((user_hash, _print_of(copy.path)))
-            rows["migration notes"] = migration.forget(self._places.backups, user_hash, changed)
+                self._done.add((user_hash, revision, _print_of(copy.path)))
+            if lines := migration.forget(self._places.backups, user_hash, changed):
+                rows[_NOTES] = lines
+            self._noted.add((user_hash, revision))
         return rows, trouble
 
 
