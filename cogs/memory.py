@@ -209,7 +209,7 @@ class MemoryCog(ToolCog, name="Memory"):
         there = [replace(context, audience=frozenset({entry.scope})) for entry in entries]
         return any([await self._tools.forget(place, wanted) for place in there])
 
-    @commands.command(extras={"could_not": "forgotten"})
+    @commands.command(ignore_extra=False, extras={"could_not": "forgotten"})
     async def clearmemories(self, ctx: commands.Context[Any]) -> None:
         """Forget everything about you, once you have said yes."""
         context = await context_of(ctx)
@@ -226,7 +226,7 @@ class MemoryCog(ToolCog, name="Memory"):
             left = await self._tools.own(context, limit=1)
         await self._speech.reply(ctx, render.cleared(left))
 
-    @commands.command(extras={"could_not": "looked up"})
+    @commands.command(ignore_extra=False, extras={"could_not": "looked up"})
     async def memorystatus(self, ctx: commands.Context[Any]) -> None:
         """Show how my memory is doing, store by store."""
         services = getattr(ctx.bot, "services", None)
@@ -265,7 +265,9 @@ class MemoryCog(ToolCog, name="Memory"):
         await self._speech.reply(ctx, text)
 
     @memory.command(  # type: ignore[arg-type]  # the library's types of a command within a group
-        usage="status|on|off", extras={"example": "memory migration status", "could_not": "changed"}
+        usage="status|on|off",
+        ignore_extra=False,
+        extras={"example": "memory migration status", "could_not": "changed"},
     )
     @commands.check(by_owner)
     async def migration(self, ctx: commands.Context[Any], action: str = "status") -> None:
@@ -282,7 +284,9 @@ class MemoryCog(ToolCog, name="Memory"):
         await self._speech.reply(ctx, render.migration(state))
 
     @memory.command(  # type: ignore[arg-type]  # the library's types of a command within a group
-        usage="<user id>", extras={"example": "memory erase 80351110224678912", "could_not": "erased"}
+        usage="<user id>",
+        ignore_extra=False,
+        extras={"example": "memory erase 80351110224678912", "could_not": "erased"},
     )
     @commands.check(by_owner)
     async def erase(self, ctx: commands.Context[Any], user_id: str) -> None:

@@ -42,7 +42,7 @@ class PrivacyCog(ToolCog, name="Privacy"):
         """Ask anew whoever comes back."""
         self._desk.forget(user_id)
 
-    @commands.command(usage="[on|off]", extras={"example": "privacy off", "could_not": "done"})
+    @commands.command(usage="[on|off]", ignore_extra=False, extras={"example": "privacy off", "could_not": "done"})
     async def privacy(self, ctx: commands.Context[Any], action: str = "") -> None:
         """Show what I may remember about you, and what you can do about it; on or off decides it."""
         context = await context_of(ctx)
@@ -59,7 +59,7 @@ class PrivacyCog(ToolCog, name="Privacy"):
                 raise ArgumentError("It is on or off.")
         await self._speech.reply(ctx, text)
 
-    @commands.command(extras={"could_not": "looked up"})
+    @commands.command(ignore_extra=False, extras={"could_not": "looked up"})
     async def mydata(self, ctx: commands.Context[Any]) -> None:
         """Send you everything that I keep about you as a file, in our DM."""
         context = await context_of(ctx)
@@ -71,7 +71,7 @@ class PrivacyCog(ToolCog, name="Privacy"):
         elif channel != ctx.channel:
             await self._speech.reply(ctx, render.SENT_TO_DM)
 
-    @commands.command(extras={"could_not": "erased"})
+    @commands.command(ignore_extra=False, extras={"could_not": "erased"})
     async def forgetme(self, ctx: commands.Context[Any]) -> None:
         """Erase everything about you, everywhere, once you have said yes, and say what became of it."""
         context = await context_of(ctx)

@@ -48,6 +48,8 @@ async def explain(ctx: commands.Context[Any], error: Exception) -> str:
         case commands.MissingRequiredArgument():
             missing = error.param.displayed_name or error.param.name
             return f"The <{missing}> is missing.\n{_usage(ctx, prefix)}"
+        case commands.TooManyArguments():
+            return f"That is more than this command takes, so I did nothing.\n{_usage(ctx, prefix)}"
         case commands.UserInputError():
             return f"I don't understand that.\n{_usage(ctx, prefix)}"
         case ConsentNeededError():
