@@ -29,6 +29,7 @@ _ANY_TOKEN = re.compile(rf"(?:[^\W_]|[{_MARKS}])+|[{_EMOJI}]")
 _RUN = re.compile(rf"[{_UNSPACED}]+|[^{_UNSPACED}]+")
 _IDEOGRAPH = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _ACCENTED = re.compile(r"[\u00c0-\u024f\u1e00-\u1eff]")
+_GAPS = re.compile(r"[\s_]+")
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u201c": '"', "\u201d": '"'})
 
 
@@ -48,6 +49,11 @@ def words_of(text: str, rewrites: Rewrites = ()) -> list[str]:
     folded = _ACCENTED.sub(lambda letter: _bare(letter[0]), unicodedata.normalize("NFC", folded))
     found = _ANY_TOKEN.findall(_rewritten(_DROPPED.sub("", folded), rewrites))
     return _cut([token for run in found for token in _apart(run)])
+
+
+def one_spelling(name: str) -> str:
+    """Return the one spelling of a key: case, spaces and underscores make no difference."""
+    return _GAPS.sub("_", unicodedata.normalize("NFC", name.casefold())).strip("_")
 
 
 def _rewritten(folded: str, rewrites: Rewrites) -> str:

@@ -9,9 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from memory.language import load_language
-from memory.model import user_hash_of
+from memory.limits import KEY_MAX
+from memory.model import slot_of, user_hash_of
 from memory.ranking import Doc, Stock, WorkingSet
 from memory.uncollected import uncollected
+from memory.words import one_spelling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -72,6 +74,7 @@ class HeldSet:
 
     def __init__(self, user_id: str, language: Language, words: WordVectors | None) -> None:
         self.lock = asyncio.Lock()
+        self.user_id = user_id
         self.user_hash = user_hash_of(user_id)
         self.news: list[Record] = []
         """What was acknowledged since and is not in it yet."""
@@ -152,6 +155,7 @@ class HeldSet:
             name=asked.name,
             now=asked.now,
             query_vector=asked.query_vector,
+            named=self._named(asked.query.strip()),
         )
         # The first time for an audience all that it may see is put in order; signs are looked for in all texts.
         quick = self._set.has_view(asked.audience) and (not asked.query or any(map(str.isalnum, asked.query)))
@@ -161,6 +165,16 @@ class HeldSet:
             hits, cut = work()
         # What an audience may not see was not even looked at; this is the second lock on that door.
         return tuple([hit for hit in hits if asked.audience is None or hit.entry.scope in asked.audience]), cut
+
+    def _named(self, query: str) -> frozenset[str]:
+        """Return the slots of what has *query* as its key, whatever that looks like, as it stands or as people say it.
+
+        Of any scope: there may be nothing in them, or what the audience may not see.
+        """
+        if not query or len(query) > KEY_MAX:
+            return frozenset()
+        names = {query, one_spelling(query)}
+        return frozenset(slot_of(self.user_id, scope, name) for scope in self._set.scopes for name in names)
 
 
 class WorkingSets:

@@ -8,6 +8,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from memory import KEY_MAX, MemoryRejectedError
+from memory.words import one_spelling
 from tools.invisible import visible
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def normalise_key(information_type: str) -> str:
     if not isinstance(information_type, str):
         raise MemoryRejectedError("information_type", f"is {type(information_type).__name__}, not text")
     seen = unicodedata.normalize("NFC", visible(information_type)[0])
-    key = _GAPS.sub("_", unicodedata.normalize("NFC", seen.casefold())).strip("_")
+    key = one_spelling(seen)
     if not key:
         raise MemoryRejectedError("information_type", "is empty", f"1 to {KEY_MAX} characters")
     if len(key) > KEY_MAX:

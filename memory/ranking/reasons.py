@@ -57,6 +57,7 @@ class Reasons:
         counts: for each term and row, how often it occurs there or nearby.
         inside: for each row, whether it is of a date in the question; empty if there is none.
         cosines: for each row, how alike it means; empty without a model.
+        named: the rows of what the question names by its key.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Reasons:
         counts: NDArray[np.float64],
         inside: NDArray[np.bool_],
         cosines: NDArray[np.float64],
+        named: Sequence[int] = (),
     ) -> None:
         self._terms = [
             (term.stem, term.form, f"has the word {term.form}", f"near {term.form}", f"stands near {term.form}")
@@ -77,6 +79,7 @@ class Reasons:
         self._counts = counts
         self._inside = inside
         self._cosines = cosines
+        self._named = named
         self._kinds = [(has, said) for kind, has, _, said in ANSWERS if asked.cues & kind]
 
     def of(self, row: int, doc: Doc) -> tuple[str, tuple[str, ...]]:
@@ -103,6 +106,9 @@ class Reasons:
             else:
                 near.append(near_it)
                 details.append(stands_near)
+        if row in self._named:
+            own = own or ["is its key"]
+            details.append("the question is its key")
         if len(self._inside) and self._inside[row]:
             own.append("of that date")
             details.append("is of a date in the question")

@@ -32,6 +32,9 @@ _LEX, _SES, _LENGTH, _ASKS = 14.0, 3.0, 0.5, -0.9
 _IN_DATE, _NEAR_DATE, _NEAR_DAYS = 2.0, 3.0, 10.0
 _SPEAKER, _OTHER_SPEAKER = 1.35, -1.4
 _MEANING = 7.0
+_NAMED = 20.0
+"""What it is worth to be named by the key: more than all words together."""
+
 _ALIAS, _ALIAS_ALONE = 0.3, 0.5
 """What a word is worth that may stand for one asked for: beside memories that have that one, and where none has."""
 
@@ -56,15 +59,28 @@ class Ground(NamedTuple):
 
 
 class Scoring:
-    """One question over one view, which must not change meanwhile."""
+    """One question over one view, which must not change meanwhile.
 
-    def __init__(self, view: View, asked: Question, language: Language, now: datetime, vector: bytes = b"") -> None:
+    Args:
+        named: the rows of what the question names by its key.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        asked: Question,
+        language: Language,
+        now: datetime,
+        vector: bytes = b"",
+        named: Sequence[int] = (),
+    ) -> None:
         self._view = view
         self._columns = view.columns()
         self._asked = asked if len(asked.terms) <= _TERMS else asked._replace(terms=_telling(asked.terms, view))
         self._language = language
         self._now = now
         self._vector = vector
+        self._named = list(named)
         self._size = len(view.slots)
         self._others: list[dict[str, float]] = []
         self._counts: Floats = np.zeros((0, 0))
@@ -89,6 +105,9 @@ class Scoring:
         if len(self._cosines):
             score += _MEANING * self._in_context(self._cosines)
             evidence |= self._cosines >= MEANS
+        if self._named:
+            score[self._named] += _NAMED
+            evidence[self._named] = True
         rows = np.flatnonzero(evidence & self._columns.live)
         found = len(rows)
         worth = np.round(score[rows], 9)  # what comes of another order of adding up is no difference
@@ -96,7 +115,9 @@ class Scoring:
             enough = worth >= np.partition(worth, found - limit)[found - limit]
             rows, worth = rows[enough], worth[enough]
         best = [(w, row, self._view.doc(row)) for w, row in self._view.best(rows.tolist(), worth.tolist(), limit)]
-        reason = Reasons(self._asked, self._language, self._others, self._counts, self._inside, self._cosines)
+        reason = Reasons(
+            self._asked, self._language, self._others, self._counts, self._inside, self._cosines, self._named
+        )
         return [Found(w, doc, *reason.of(row, doc)) for w, row, doc in best], found - len(best)
 
     def _by_words(self, ground: Ground) -> tuple[Floats, Floats]:

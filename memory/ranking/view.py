@@ -15,7 +15,7 @@ from memory.ranking.reasons import Found
 from memory.ranking.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -158,14 +158,18 @@ class View:
         best = self.best(self._rows.values(), [0.0] * len(self), limit)
         return [Found(0.0, self.doc(row), "newest") for _, row in best], max(0, len(self) - limit)
 
-    def containing(self, text: str, limit: int, why: str) -> tuple[list[Found], int]:
-        """Return what has *text* in its key or value, newest first, and how much more there is."""
+    def rows(self, slots: Iterable[str]) -> list[int]:
+        """Return the rows of those of *slots* that are here."""
+        return [self._rows[slot] for slot in slots if slot in self._rows]
+
+    def containing(self, text: str, limit: int, why: str, named: Sequence[int] = ()) -> tuple[list[Found], int]:
+        """Return what has *text* in its key or value, *named* and then newest first, and how much more there is."""
         rows = []
         for row in self._rows.values():
             entry = self.doc(row).entry()
-            if text in entry.key or text in entry.value:
+            if row in named or text in entry.key or text in entry.value:
                 rows.append(row)
-        best = self.best(rows, [1.0] * len(rows), limit)
+        best = self.best(rows, [float(row in named) for row in rows], limit)
         return [Found(1.0, self.doc(row), why, (why,)) for _, row in best], max(0, len(rows) - limit)
 
     def stems(self) -> list[str]:

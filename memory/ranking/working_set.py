@@ -11,7 +11,7 @@ from memory.ranking.scoring import Scoring
 from memory.ranking.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
     from memory.language import Language
@@ -58,6 +58,11 @@ class WorkingSet:
     def revisions(self) -> Mapping[str, str]:
         """The revision of each slot."""
         return {slot: self._memories.revision(slot) for slot in self._memories}
+
+    @property
+    def scopes(self) -> Collection[str]:
+        """The scopes in which there is anything."""
+        return self._memories.scopes.keys()
 
     @property
     def words(self) -> int:
@@ -112,6 +117,7 @@ class WorkingSet:
         name: str = "",
         now: datetime,
         query_vector: bytes = b"",
+        named: Collection[str] = (),
     ) -> tuple[tuple[Hit, ...], int]:
         """Return the *limit* best hits of what *audience* may see, and how many more matched.
 
@@ -122,16 +128,19 @@ class WorkingSet:
             name: what the person is called, which says nothing in a question about their own memories.
             now: what "yesterday" in the query is relative to.
             query_vector: of the same text embedder as the memories'.
+            named: the slots of what the query names by its key: found whatever that looks like, before all else.
         """
         view = self._view(audience)
+        rows = view.rows(named)
         asked = self._language.question(query, name)
         best: list[Found] = []
         cut, text = 0, query.strip()
         if asked.terms:
-            best, cut = Scoring(view, asked, self._language, now, query_vector).best(limit)
+            best, cut = Scoring(view, asked, self._language, now, query_vector, rows).best(limit)
         # The text itself may stand in a key that a program made up, or have no word.
         if not best and (not asked.terms or len(text) >= _LITERAL_LEAST):
-            best, cut = view.containing(text, limit, f"contains {text[:_SHOWN]}") if text else view.newest(limit)
+            why = f"contains {text[:_SHOWN]}"
+            best, cut = view.containing(text, limit, why, rows) if text else view.newest(limit)
         return tuple(Hit(one.doc.entry(), one.score, one.why, one.details) for one in best), cut
 
     def _scopes(self, audience: Audience) -> frozenset[str]:
