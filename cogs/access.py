@@ -158,12 +158,9 @@ def is_person(message: discord.Message) -> bool:
 
 def scope_of(message: discord.Message) -> str:
     """Return where memories of this message belong: a server, the DMs with the bot, or one group of people."""
-    return scope_in(message.channel, message.guild.id if message.guild is not None else None)
-
-
-def scope_in(channel: discord.abc.MessageableChannel, guild_id: int | None) -> str:
-    """Return the same of what is said in *channel*."""
-    if guild_id is not None:
-        return f"guild:{guild_id}"
+    if message.guild is not None:
+        return f"guild:{message.guild.id}"
     # A group is no DM: others read along. An unknown channel without a server is a DM never announced.
-    return f"group:{channel.id}" if str(getattr(channel, "type", "")) == "group" else "dm"
+    if str(getattr(message.channel, "type", "")) == "group":
+        return f"group:{message.channel.id}"
+    return "dm"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _SAID_KEPT = 500
 _SNOWFLAKE = re.compile(r"[0-9]{15,20}")
 _PLACES = {"dm": "dm", "server": "", "everywhere": EVERYWHERE}
-_PARTS = ("cogs.privacy", "cogs.past", "cogs.deletions")
+_PARTS = ("cogs.privacy", "cogs.past", "cogs.deletions", "cogs.accounts")
 """What belongs to a memory of people: it is loaded and unloaded with this cog, so that no bot has one without it."""
 
 

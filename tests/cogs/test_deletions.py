@@ -115,3 +115,14 @@ async def test_the_owner_is_told_of_an_account_that_is_gone_and_known(chat: Chat
         f"The account {chat.ana.id}, about which I remember something, was deleted. "
         f"To erase what I keep about it: %memory erase {chat.ana.id}"
     )
+
+
+async def test_what_was_moved_away_from_a_message_seen_here_is_offered_too(chat: Chat) -> None:
+    message = await remembered(chat)
+    await chat.ask(chat.ana, "%memory scope drink dm", "Home")
+
+    chat.server.delete(message)
+    await chat.server.wait_for(lambda action: action.message.content == OFFER)
+    await chat.ask(chat.ana, "yes", "Home")
+
+    assert await chat.kept(chat.ana) == {}

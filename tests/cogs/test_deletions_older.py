@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cogs import deletions
+from cogs import offers as offers_module
 from cogs.deletions import DeletionsCog
 from tests.cogs.conftest import OurBot, running
 from tests.cogs.test_deletions import OFFER, remembered
@@ -19,6 +20,7 @@ from tools.linked import said_in
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
 
+    from cogs.offers import Offers
     from cogs.services import Services
     from memory import MemoryEntry, SharedMemory
     from sandbox import Message
@@ -49,7 +51,7 @@ def offers(chat: Chat) -> int:
     return sum("was deleted. Shall I forget" in action.message.content for action in chat.server.actions)
 
 
-def ended(cog: DeletionsCog, step: str) -> asyncio.Event:
+def ended(cog: DeletionsCog | Offers, step: str) -> asyncio.Event:
     """Return what is set as soon as that step of *cog* has come to an end, whichever."""
     end = asyncio.Event()
     work: Any = getattr(cog, step)
@@ -124,7 +126,7 @@ async def test_only_who_said_it_says_yes_to_that(chat: Chat) -> None:
     message = await remembered(chat)
 
     async with restarted(chat) as cog:
-        made = ended(cog, "_make")
+        made = ended(cog._offers, "_make")
         chat.server.delete(message)
         await offered(chat)
         for person in (chat.ben, chat.you):
@@ -154,17 +156,17 @@ async def test_what_is_kept_of_others_is_neither_offered_nor_erased(chat: Chat) 
     assert list((await chat.kept(chat.ben)).values()) == ["likes tea"]
 
 
-async def test_what_may_not_be_told_there_is_not_offered_there(chat: Chat) -> None:
+async def test_what_came_from_there_is_offered_there_wherever_it_may_be_told_now(chat: Chat) -> None:
     moved = await remembered(chat, "%remember pet Rex")
     await chat.ask(chat.ana, "%memory scope pet dm", "Home")
     message = await remembered(chat)
 
     async with restarted(chat):
         chat.server.delete_together([moved, message])
-        await offered(chat)
+        await offered(chat, OFFER.replace("something from", "2 things from"))
         await chat.ask(chat.ana, "yes", "Home")
 
-    assert await chat.kept(chat.ana) == {("dm", "pet"): "Rex"}
+    assert await chat.kept(chat.ana) == {}
 
 
 async def test_who_is_erased_or_refused_meanwhile_is_offered_nothing(chat: Chat) -> None:
@@ -180,7 +182,7 @@ async def test_who_is_erased_or_refused_meanwhile_is_offered_nothing(chat: Chat)
     await chat.ask(chat.ben, "no", "Home")
 
     async with restarted(chat) as cog:
-        made = ended(cog, "_make")
+        made = ended(cog._offers, "_make")
         chat.server.delete_together([of_ana, of_ben, of_you])
         await offered(chat)
         await chat.ask(chat.you, "yes", "Home")
@@ -210,7 +212,7 @@ async def test_what_is_deleted_while_another_offer_is_open_is_offered_after_it(c
     async with restarted(chat) as cog:
         chat.server.delete(first)
         offer = await offered(chat)
-        put_off = ended(cog, "_make_one")
+        put_off = ended(cog._offers, "_make_one")
         chat.server.delete(second)
         async with asyncio.timeout(10):
             await put_off.wait()
@@ -256,19 +258,19 @@ async def test_no_more_than_a_bound_wait_to_be_looked_up_and_the_rest_is_logged(
 async def test_no_more_than_a_few_are_asked_for_what_goes_at_once(
     chat: Chat, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(deletions, "_OFFERS_AT_ONCE", 1)
+    monkeypatch.setattr(offers_module, "_AT_ONCE", 1)
     messages = [await remembered(chat), await remembered(chat, "%remember pet Rex", guild=None)]
 
     with caplog.at_level("INFO"):
         async with restarted(chat, gather_s=0.2) as cog:
-            made = ended(cog, "_make")
             for message in messages:
                 chat.server.delete(message)
             offer = await offered(chat)
+            making = set(cog._offers._making)
             for place in ("Home", None):
                 await chat.bot.handled(chat.server.say(chat.ana, "no", guild=place))
             async with asyncio.timeout(10):
-                await made.wait()
+                await asyncio.gather(*making)
 
     assert offer.channel in {message.channel for message in messages}
     assert offers(chat) == 1
@@ -353,7 +355,7 @@ async def test_while_the_memory_is_away_it_is_tried_again(chat: Chat, caplog: py
 async def test_a_message_that_was_seen_is_offered_once_the_memory_is_back_too(chat: Chat) -> None:
     async with restarted(chat) as cog:
         message = await remembered(chat)
-        made = ended(cog, "_make")
+        made = ended(cog._offers, "_make")
         chat.small.break_all()
         chat.server.delete(message)
         async with asyncio.timeout(10):
@@ -388,7 +390,7 @@ async def test_where_the_bot_is_no_longer_nothing_is_asked(chat: Chat, caplog: p
 
     with caplog.at_level("INFO"):
         async with restarted(chat) as cog:
-            made = ended(cog, "_make")
+            made = ended(cog._offers, "_make")
             get_channel = chat.bot.get_channel
             chat.bot.get_channel = lambda each: None if each == gone else get_channel(each)  # type: ignore[method-assign]
             del chat.server.world.channels[gone]
@@ -411,7 +413,7 @@ async def test_an_unloaded_cog_asks_and_looks_for_nothing_any_more(chat: Chat) -
         chat.server.delete(message)
         await offered(chat)
         chat.server.delete(other)
-        looking, offering = cog._looking, set(cog._offering)
+        looking, offering = cog._looking, set(cog._offers._making)
         await chat.bot.remove_cog("Deletions")
 
         assert looking is not None
