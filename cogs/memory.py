@@ -189,25 +189,19 @@ class MemoryCog(ToolCog, name="Memory"):
     ) -> None:
         """Forget one thing about you.
 
-        The type is what you see in front of the colon in my list of memories.
+        The type is what you see in front of the colon in my list of memories. Here that is what may be told here; in
+        a DM it is all that I remember under it.
         """
         context = await context_of(ctx)
         wanted = unquote(information_type).removesuffix(":")
-        if await self._tools.forget(context, wanted) or await self._forget_elsewhere(context, wanted):
-            text = render.forgotten(normalise_key(wanted))
+        if scopes := await self._tools.forget(context, wanted, everywhere=context.private):
+            called = server_name(ctx.bot)
+            text = render.forgotten(normalise_key(wanted), [render_privacy.told_where(each, called) for each in scopes])
         else:
             nearest = await self._tools.nearest_keys(context, wanted)
             others = await self._tools.own(context, limit=1)
             text = render.nothing_to_forget(normalise_key(wanted), nearest, ctx.prefix or "", others)
         await self._speech.reply(ctx, text)
-
-    async def _forget_elsewhere(self, context: ToolContext, wanted: str) -> bool:
-        """Forget what is shown to one person alone, though it may not be told here."""
-        if not context.private:
-            return False
-        entries = await self._tools.why(context, wanted)
-        there = [replace(context, audience=frozenset({entry.scope})) for entry in entries]
-        return any([await self._tools.forget(place, wanted) for place in there])
 
     @commands.command(ignore_extra=False, extras={"could_not": "forgotten"})
     async def clearmemories(self, ctx: commands.Context[Any]) -> None:
@@ -249,7 +243,10 @@ class MemoryCog(ToolCog, name="Memory"):
         extras={"example": "memory scope favorite color everywhere", "could_not": "changed"},
     )
     async def scope(self, ctx: commands.Context[Any], *, typed: str = "") -> None:
-        """Set where one thing about you may be told: in DMs only, in this server only, or everywhere."""
+        """Set where one thing about you may be told: in DMs only, in this server only, or everywhere.
+
+        What it was before does not come along.
+        """
         wanted, place = split_last(typed)
         context = await context_of(ctx)
         if not wanted or place not in _PLACES:
@@ -258,8 +255,8 @@ class MemoryCog(ToolCog, name="Memory"):
             raise ArgumentError("Which server? Say that in the server where it may be told.")
         key = normalise_key(unquote(wanted).removesuffix(":"))
         scope = context.scope if place == "server" else _PLACES[place]
-        if await self._tools.move(context, key, scope):
-            text = render_privacy.moved(key, place)
+        if moved := await self._tools.move(context, key, scope):
+            text = render_privacy.moved(moved, place, ctx.prefix or "", called=server_name(ctx.bot))
         else:
             text = render_privacy.nothing_under(key, ctx.prefix or "")
         await self._speech.reply(ctx, text)

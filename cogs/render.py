@@ -101,8 +101,12 @@ def memories(
     return "\n".join(lines)
 
 
-def forgotten(key: str) -> str:
-    return f"Forgotten: {quote_key(key)}."
+def forgotten(key: str, told: Sequence[str]) -> str:
+    """Args: told: where each memory of that key might be told, in words."""
+    text = f"Forgotten: {quote_key(key)}."
+    if len(told) > 1:
+        text += f" That was {len(told)} memories: {', and '.join(f'told {where}' for where in told)}."
+    return text
 
 
 def nothing_to_forget(key: str, nearest: Iterable[str], prefix: str, found: SearchResult) -> str:

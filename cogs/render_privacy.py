@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from memory import MemoryEntry, Part, Receipt, SearchResult
+    from tools.past import Moved
 
     Called = Callable[[str], str]
     """Returns a server's name for its id; empty where that is not known."""
@@ -150,10 +151,18 @@ def told_where(scope: str, called: Called) -> str:
     return {"dm": "in DMs only", "group": "in one group only"}.get(kind, f"in {quote_key(scope)} only")
 
 
-def moved(key: str, place: str) -> str:
+def moved(done: Moved, place: str, prefix: str, *, called: Called) -> str:
     """Args: place: dm, server or everywhere, as it was typed."""
     where = {"dm": "in DMs only", "server": "in this server only", "everywhere": "anywhere"}[place]
-    return f"{quote_key(key)} may be told {where} from now on."
+    key = quote_key(done.key)
+    which = f": {quote(done.value, _VALUE_SHOWN)}" if done.still else ""
+    text = f"{key}{which} may be told {where} from now on."
+    if done.left_behind:
+        text += " What it was before does not come along: its history begins anew."
+    if done.still:
+        others = ", ".join(f"{quote(e.value, _VALUE_SHOWN)} (told {told_where(e.scope, called)})" for e in done.still)
+        text += f"\nAlso under {key}, and not changed: {others}. {prefix}forget {key} forgets all of them."
+    return text
 
 
 def nothing_under(key: str, prefix: str) -> str:

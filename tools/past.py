@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from memory import MemoryBackendError, MemoryEntry
+from memory import BackendUnavailableError, MemoryBackendError, MemoryEntry
 from memory.deadline import Bounded
 from memory.model import from_ms
 from memory.revision import one_above
@@ -34,6 +35,22 @@ class Undone:
     scope: str
     value: str
     instead_of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a move did: *key* says *value* in *scope*, and no longer where it was.
+
+    Attributes:
+        still: what else stands under the key and may be shown here; a move leaves it alone.
+        left_behind: how many values before there were: they are not moved along.
+    """
+
+    key: str
+    scope: str
+    value: str
+    still: tuple[MemoryEntry, ...] = ()
+    left_behind: int = 0
 
 
 async def history(memory: SharedMemory, context: ToolContext, information_type: str) -> list[MemoryEntry]:
@@ -72,6 +89,15 @@ async def value_before(memory: SharedMemory, now: MemoryEntry) -> MemoryEntry | 
         if (entry.scope, entry.key) == (now.scope, now.key) and entry.value != now.value:
             return entry
     return None
+
+
+async def how_many_before(memory: SharedMemory, now: MemoryEntry) -> int:
+    """Return how many values stood in the place of *now* before it; 0 where no history can be read."""
+    if not (await memory.flag()).is_on():
+        return 0
+    with suppress(BackendUnavailableError):
+        return sum((e.scope, e.key) == (now.scope, now.key) for e in await earlier(memory, now.user_id))
+    return 0
 
 
 async def put_instead(memory: SharedMemory, now: MemoryEntry, value: str, metadata: dict[str, object]) -> bool:

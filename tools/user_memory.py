@@ -169,14 +169,17 @@ class UserMemory:
         """
         return await past.why(self.memory, await self._showing(context), information_type)
 
-    async def move(self, context: ToolContext, information_type: str, scope: str) -> bool:
+    async def move(self, context: ToolContext, information_type: str, scope: str) -> past.Moved | None:
         """Let what is remembered under *information_type* be told in *scope* from now on, and no longer where it was.
+
+        Of several that may be read here that is one: the latest, of those that are told here. It takes the place of
+        what is in *scope*, and its own values before end. The others stay where they are, and are returned.
 
         Args:
             scope: EVERYWHERE, "dm", or where this is said.
 
         Returns:
-            Whether there was anything to move.
+            None: there was nothing to move.
         """
         _check_scope(scope)
         if scope not in (EVERYWHERE, "dm", context.scope):
@@ -184,14 +187,15 @@ class UserMemory:
         key = normalise_key(information_type)
         await self._require_consent(context)
 
-        async def work(system: MemorySystem) -> bool:
+        async def work(system: MemorySystem) -> past.Moved | None:
             kept = under(key, await live(self.memory, context.user_id))
             found = readable(context, kept)
             if not found:
-                return False
+                return None
             now = found[0]
             if now.scope == scope and now.key == key:
-                return True
+                return past.Moved(key, scope, now.value, tuple(found[1:]))
+            behind = await past.how_many_before(self.memory, now)
             # What it takes the place of has a history, and keeps it. What was deleted there, moved away perhaps, was
             # another entry: a time of its own tells.
             there = next((e.created_at for e in kept if (e.scope, e.key) == (scope, key)), now.created_at + _A_MOMENT)
@@ -200,7 +204,9 @@ class UserMemory:
             left = [entry for entry in found if entry.scope == now.scope and (entry.scope, entry.key) != (scope, key)]
             graves = [Tombstone(*entry.position) for entry in left]
             await system.flagged.write([moved, *graves])
-            return True
+            gone = {(scope, key), *((entry.scope, entry.key) for entry in left)}
+            still = [entry for entry in found[1:] if (entry.scope, entry.key) not in gone]
+            return past.Moved(key, scope, now.value, tuple(still), behind)
 
         with self._forgetting(context.user_id):
             return await self._answers.alone(context.user_id, "store", work)
@@ -218,8 +224,8 @@ class UserMemory:
         *,
         only_if: str | None = None,
         everywhere: bool = False,
-    ) -> bool:
-        """Forget what may be seen here under *information_type*; return whether there was anything.
+    ) -> list[str]:
+        """Forget what may be seen here under *information_type*; return the scopes in which there was anything.
 
         Args:
             only_if: forget only what still says exactly this.
@@ -229,11 +235,12 @@ class UserMemory:
         scopes = context.scopes
         if everywhere:
             scopes |= {entry.scope for entry in under(key, await live(self.memory, context.user_id))}
+        there = sorted(scopes - {PRIVACY})
         forgotten = await asyncio.gather(
-            *(self._spelling.forget(context.user_id, scope, key, only_if) for scope in sorted(scopes - {PRIVACY}))
+            *(self._spelling.forget(context.user_id, scope, key, only_if) for scope in there)
         )
         self._tell_forgotten(context.user_id)
-        return any(forgotten)
+        return [scope for scope, had in zip(there, forgotten, strict=True) if had]
 
     async def forget_everything(self, context: ToolContext) -> bool:
         """Forget all about the person, in every scope, but what they answered; return whether there was anything."""

@@ -31,7 +31,7 @@ async def call(memory: UserMemory, what: str, given: dict[str, Any]) -> Any:
         case "tell":
             return (await memory.remember(here, key, given["value"])).key
         case "untell":
-            return await memory.forget(here, key)
+            return bool(await memory.forget(here, key))
         case "bring":
             return await memory.memory.by_flag.store(user, key, given["value"], _BROUGHT, scope=scope)
         case "clear":

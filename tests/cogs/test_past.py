@@ -178,3 +178,14 @@ async def test_mydata_is_sent_in_the_dm_and_holds_ones_own_alone(chat: Chat) -> 
     [drink] = [each for each in data["memories"] if each["type"] == "drink"]
     assert [each["information"] for each in drink["before"]] == ["tea"]
     assert b"water" not in file.content
+
+
+async def test_a_scope_that_is_set_says_that_what_was_before_stays_behind(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember drink tea")
+    await chat.ask(chat.ana, "%remember drink coffee")
+
+    assert await chat.ask(chat.ana, "%memory scope drink everywhere") == (
+        "drink may be told anywhere from now on. What it was before does not come along: its history begins anew."
+    )
+    assert "tea" not in await chat.ask(chat.ana, "%history drink")
+    assert await chat.ask(chat.ana, "%memory scope drink dm") == "drink may be told in DMs only from now on."

@@ -384,3 +384,37 @@ async def test_an_edit_after_forgetme_brings_nothing_back_unasked(chat: Chat, be
 @pytest.fixture
 def ben(chat: Chat) -> Person:
     return chat.ben
+
+
+async def test_a_scope_that_is_set_says_what_stands_elsewhere(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember --everywhere lang A")
+    await chat.ask(chat.ana, "%remember lang B")
+
+    told = await chat.ask(chat.ana, "%memory scope lang dm")
+
+    assert told.splitlines() == [
+        "lang: B may be told in DMs only from now on.",
+        "Also under lang, and not changed: A (told anywhere). %forget lang forgets all of them.",
+    ]
+    assert "lang: A" in await chat.ask(chat.ana, "%memories", "Home")
+    assert (await chat.ask(chat.ana, "%memory scope lang everywhere")) == "lang may be told anywhere from now on."
+    assert await chat.kept(chat.ana) == {("", "lang"): "B"}
+
+
+async def test_a_dm_forgets_all_that_it_shows_under_a_type_and_says_so(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember a one")
+    await chat.ask(chat.ana, "%remember a X", "Home")
+
+    assert await chat.ask(chat.ana, "%forget a") == (
+        "Forgotten: a. That was 2 memories: told in DMs only, and told in the server Home only."
+    )
+    assert await chat.kept(chat.ana) == {}
+    assert (await chat.ask(chat.ana, "%forget a")).startswith("I remember nothing about you under a.")
+
+
+async def test_a_server_forgets_what_it_shows_and_no_more(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember a one")
+    await chat.ask(chat.ana, "%remember a X", "Home")
+
+    assert await chat.ask(chat.ana, "%forget a", "Home") == "Forgotten: a."
+    assert await chat.kept(chat.ana) == {("dm", "a"): "one"}

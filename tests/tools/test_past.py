@@ -381,3 +381,47 @@ async def test_remembering_and_refusing_at_once_leave_nothing_new(tools: ToolMan
             await tools.agree(ana)
             await tools.remember(ana, "drink", "tea")
             await tools.refuse(ana)
+
+
+# What stands elsewhere.
+
+
+async def test_a_move_says_what_else_stands_under_the_key(tools: ToolManager) -> None:
+    await tools.remember(replace(ANA, scope=""), "lang", "A")
+    await tools.remember(ANA, "lang", "B")
+    await tools.remember(ANA_AT_HOME, "lang", "C")
+
+    moved = await tools.move(ANA, "lang", "dm")
+    among = await tools.move(ANA_AT_HOME, "lang", "guild:7")
+
+    assert moved is not None
+    assert (moved.value, moved.scope) == ("B", "dm")
+    assert [(entry.scope, entry.value) for entry in moved.still] == [("", "A"), ("guild:7", "C")]
+    assert among is not None
+    assert (among.value, [entry.value for entry in among.still]) == ("C", ["A"])  # of the DM nothing is told here
+
+    moved = await tools.move(ANA, "lang", "")
+    assert moved is not None
+    assert (moved.value, [entry.value for entry in moved.still]) == ("B", ["C"])  # it took the place of A
+    assert sorted(entry.value for entry in await live(tools.memory, "1")) == ["B", "C"]
+
+
+async def test_a_move_says_how_many_values_before_stay_behind(tools: ToolManager) -> None:
+    for value in ("tea", "water", "milk"):
+        await tools.remember(ANA, "drink", value)
+    await tools.remember(ANA, "pet", "Rex")
+
+    there = await tools.move(ANA, "drink", "dm")
+    moved = await tools.move(ANA, "drink", "")
+    pet = await tools.move(ANA, "pet", "")
+
+    assert [each and each.left_behind for each in (there, moved, pet)] == [0, 2, 0]
+    assert await said(tools, ANA, "drink") == [("", "milk")]
+
+
+async def test_forgetting_says_in_which_scopes_there_was_something(tools: ToolManager) -> None:
+    await tools.remember(ANA, "drink", "tea")
+    await tools.remember(ANA_AT_HOME, "drink", "beer")
+
+    assert await tools.forget(ANA, "drink", everywhere=True) == ["dm", "guild:7"]
+    assert await tools.forget(ANA, "drink", everywhere=True) == []
