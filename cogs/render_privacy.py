@@ -282,6 +282,8 @@ def receipt(done: Receipt, *, completion: bool = False) -> str:
         heading = "Done: everything that I can reach is erased. The receipt:"
     else:
         heading = "Forgotten, but not yet erased everywhere. The receipt:"
+    if not done.known:
+        heading = f"Nothing was known here about this id. {heading}"
     lines = [heading, *(f"• {_part(part)}" for part in done.parts)]
     if not done.complete:
         lines.append("I tell you here when what is pending is done.")

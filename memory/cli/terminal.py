@@ -17,7 +17,7 @@ from rich.text import Text
 
 from memory.assemble import shared_memory
 from memory.config import MemoryFileSettings, default_config_path, load_settings, read_dotenv
-from memory.errors import BackendUnavailableError, ConfigError, MemoryBackendError
+from memory.errors import BackendUnavailableError, ConfigError, MemoryBackendError, MemoryRejectedError
 from memory.outbox import Outbox
 from memory.revision import HybridLogicalClock
 
@@ -95,6 +95,9 @@ def finish(config: Path | None, work: Callable[[Path], Coroutine[Any, Any, int]]
         typer.echo("Interrupted. What was done stays done: the same command goes on from there.", err=True)
         code = INTERRUPTED
     except ConfigError as exc:
+        typer.echo(str(exc), err=True)
+        code = CANNOT_RUN
+    except MemoryRejectedError as exc:
         typer.echo(str(exc), err=True)
         code = CANNOT_RUN
     except MemoryBackendError as exc:

@@ -55,7 +55,7 @@ class PendingErasures:
         self.path = path
 
     def read(self) -> list[Erasure]:
-        """Return all of them, oldest first; of a person there may be several. What cannot be read is not lost: it raises."""
+        """Return all of them, oldest first; of a person there may be several. It raises what it cannot read."""
         try:
             said = json.loads(self.path.read_text(encoding="utf-8"))
             return [_erasure(one) for one in said["erasures"]]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
+from cogs import render_privacy
 from memory import BackendUnavailableError, PartState
 from memory import __main__ as cli
 from memory.assemble import shared_memory
@@ -588,7 +589,7 @@ def test_the_owner_erases_whoever_asks_by_mail(tmp_path: Path) -> None:
     done = run(config, "erase", "u1", "--yes")
 
     assert done.exit_code == 0, done.output
-    assert "sqlite\terased\t1\t-" in done.output
+    assert done.output.startswith("sqlite\terased\t1\t-\n")
     assert "Erased: 1 memories." in done.output
     assert "MARK" not in done.output
     assert marks_in(tmp_path) == {}
@@ -599,9 +600,10 @@ def test_the_owner_erases_whoever_asks_by_mail(tmp_path: Path) -> None:
 def test_the_owner_hears_of_what_is_pending(tmp_path: Path) -> None:
     config = settings(tmp_path, ONE_STORE + '[memory.backends.mcp]\ntype = "mcp"\ncommand = ["false"]\n')
 
-    done = run(config, "erase", "u1", "--yes")
+    done = run(config, "erase", "80351110224678912", "--yes")
 
     assert done.exit_code == 1
+    assert done.output.startswith("Nothing was known here about this id.\n")
     assert "mcp\tpending\t-\t" in done.output
     assert "goes on by itself" in done.output
 
@@ -760,3 +762,32 @@ async def test_the_receipt_counts_what_a_person_would_count(config: Path) -> Non
     assert "copies: migration notes" not in counts
     assert not any(one.count for one in nothing.parts)
     assert (receipt.known, nothing.known, unknown.known, again.known) == (True, True, False, False)
+
+
+@pytest.mark.parametrize("user_id", ["abc", "12", "", "8035111022467891a", "803511102246789128035"])
+def test_what_is_no_accounts_id_and_has_nothing_is_refused(tmp_path: Path, user_id: str) -> None:
+    config = settings(tmp_path)
+    remember(config, drink="tea")
+
+    refused = CliRunner().invoke(cli.app, ["erase", "--yes", "--config", str(config), user_id])
+
+    assert refused.exit_code == 2
+    said = "USER_ID is no account's id, and nothing is kept under it (limit: 15 to 20 digits)"
+    assert refused.output.strip() == said
+    assert all_of_u1(config) == {"drink": "tea"}
+    assert not (tmp_path / "data" / "erasures.json").exists()
+
+
+def test_the_owners_receipt_says_what_no_memory_reaches_in_the_bots_words(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+
+    unknown = run(config, "erase", "80351110224678912", "--yes")
+    as_json = json.loads(run(config, "erase", "80351110224678912", "--yes", "--json").output)
+
+    assert unknown.exit_code == 0
+    assert unknown.output.startswith("Nothing was known here about this id.\n")
+    assert f"Discord\tout of reach\t-\t{render_privacy.DISCORD}\n" in unknown.output
+    assert f"what others said\tout of reach\t-\t{render_privacy.OTHERS}\n" in unknown.output
+    assert "working sets" not in unknown.output
+    assert "a bot that runs\tout of reach\t-\t" in unknown.output
+    assert as_json["known"] is False
