@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from discord.ext import commands
@@ -17,6 +16,7 @@ from cogs.consent import desk_of
 from cogs.options import split_last, split_place
 from cogs.plugin import Host, server_name, speech_of
 from cogs.questions import Answer, Questions
+from cogs.said import SaidLately
 from cogs.text import ArgumentError, split_options, split_type, unquote
 from cogs.tool_cog import ToolCog
 from memory import EVERYWHERE, BackendUnavailableError, SearchResult
@@ -30,30 +30,10 @@ if TYPE_CHECKING:
     from cogs.speech import Speech
     from tools.tool_manager import MigrationState, ToolManager
 
-_SAID_KEPT = 500
 _SNOWFLAKE = re.compile(r"[0-9]{15,20}")
 _PLACES = {"dm": "dm", "server": "", "everywhere": EVERYWHERE}
 _PARTS = ("cogs.privacy", "cogs.past", "cogs.deletions", "cogs.accounts")
 """What belongs to a memory of people: it is loaded and unloaded with this cog, so that no bot has one without it."""
-
-
-@dataclass(slots=True)
-class _Said:
-    """What a `remember` message said when it was last handled.
-
-    Attributes:
-        place: the scope and the key of what was remembered; both empty if nothing was.
-    """
-
-    author_id: int
-    content: str
-    place: tuple[str, str] = ("", "")
-    value: str = ""
-    handling: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def key(self) -> str:
-        return self.place[1]
 
 
 class MemoryCog(ToolCog, name="Memory"):
@@ -80,7 +60,7 @@ class MemoryCog(ToolCog, name="Memory"):
         self._desk = desk_of(bot, tools, speech)
         self._questions = Questions(bot, speech, wait_s=confirm_s) if confirm_s else self._desk.questions
         self._patience_s = patience_s
-        self._said: OrderedDict[int, _Said] = OrderedDict()
+        self._said = SaidLately()
 
     async def cog_load(self) -> None:
         if self._host is not None:
@@ -112,23 +92,32 @@ class MemoryCog(ToolCog, name="Memory"):
         information_type, information = split_type(typed)  # the library knows neither „these“ nor 'these'
         if everywhere:
             context = replace(context, scope=EVERYWHERE)
-        said = self._handled(ctx.message)
+        said = self._said.handled(ctx.message)
         async with said.handling:  # an edit waits for what it edits
             try:
                 kept = await self._tools.remember(context, information_type, information)
             except ConsentNeededError as exc:
                 if not await self._desk.agreed(ctx.message, context, exc.state, ctx.prefix or ""):
                     return
+                if said.is_deleted:
+                    await self._speech.reply(ctx, render.taken_back())
+                    return
                 kept = await self._tools.remember(context, information_type, information)
-            left = ""
-            if said.key and said.place != (context.scope, kept.key) and not await self._take_back(context, said):
-                left = said.key
-            said.place, said.value = (context.scope, kept.key), kept.value
+            place = (context.scope, kept.key)
+            if said.is_deleted:  # too soon for anybody to find anything that came from it
+                gone = await self._take_back(context, place, kept.value) is not None
+                await self._speech.reply(ctx, render.taken_back("" if gone else kept.key, ctx.prefix or ""))
+                return
+            moved_from, again = "", None
+            if said.key and said.place != place:
+                moved_from, again = said.key, await self._take_back(context, said.place, said.value)
+            said.place, said.value = place, kept.value
         text = render.remembered(
             kept.key,
             kept.value,
             removed=kept.removed,
-            left=left,
+            moved_from=moved_from,
+            again=again,
             elsewhere=await self._told_elsewhere(context, kept.key, kept.value),
             prefix=ctx.prefix or "",
         )
@@ -311,19 +300,26 @@ class MemoryCog(ToolCog, name="Memory"):
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         """Handle a `remember` message anew when its author changes it, also when it was mistyped before."""
         message = payload.message
-        said = self._said.get(message.id)
-        before = said.content if said is not None else payload.cached_message and payload.cached_message.content
-        if before is None or before == message.content or not self._is_answered(message):
+        if not self._said.is_changed(message, payload.cached_message) or not self._is_answered(message):
             return
         ctx = await self._bot.get_context(message)
         if ctx.command is not None and ctx.command == self.remember:
             await self._bot.invoke(ctx)
 
     @commands.Cog.listener()
+    async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
+        """Keep nothing of a message that is deleted while its author is asked; see also cogs/deletions.py."""
+        self._said.deleted(payload.message_id)
+
+    @commands.Cog.listener()
+    async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
+        for message_id in payload.message_ids:
+            self._said.deleted(message_id)
+
+    @commands.Cog.listener()
     async def on_memory_erased(self, user_id: str) -> None:
         """Let go of what messages said, once all about their author is erased."""
-        for message_id in [key for key, said in self._said.items() if str(said.author_id) == user_id]:
-            del self._said[message_id]
+        self._said.let_go(user_id)
 
     def _is_answered(self, message: discord.Message) -> bool:
         if not is_person(message) or self._speech.is_ours(message):
@@ -332,21 +328,17 @@ class MemoryCog(ToolCog, name="Memory"):
         me_id = self._bot.user.id if self._bot.user is not None else None
         return services is None or may_command(services.policy, message, me_id=me_id)
 
-    def _handled(self, message: discord.Message) -> _Said:
-        said = self._said.setdefault(message.id, _Said(message.author.id, message.content))
-        said.content = message.content
-        if len(self._said) > _SAID_KEPT:
-            self._said.popitem(last=False)
-        return said
+    async def _take_back(self, context: ToolContext, place: tuple[str, str], value: str) -> str | None:
+        """Put back what was in *place* before a message said *value* there, if that is still what is remembered.
 
-    async def _take_back(self, context: ToolContext, said: _Said) -> bool:
-        """Forget what a message said before its type was changed, if that is still what is remembered."""
-        scope, key = said.place
+        Returns:
+            What is there again, empty if nothing; None: it could not be done.
+        """
+        scope, key = place
         try:
-            await self._tools.forget(replace(context, audience=frozenset({scope})), key, only_if=said.value)
+            return await self._tools.take_back(replace(context, scope=scope), key, value)
         except BackendUnavailableError:
-            return False
-        return True
+            return None
 
 
 async def setup(bot: commands.Bot) -> None:

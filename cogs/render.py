@@ -35,26 +35,44 @@ _MODEL_SHOWN = 400
 
 
 def remembered(
-    key: str, value: str, *, removed: Sequence[str] = (), left: str = "", elsewhere: str = "", prefix: str = ""
+    key: str,
+    value: str,
+    *,
+    removed: Sequence[str] = (),
+    moved_from: str = "",
+    again: str | None = "",
+    elsewhere: str = "",
+    prefix: str = "",
 ) -> str:
     """Return what was remembered.
 
     Args:
         removed: what nobody can see and was left out, by name.
-        left: the key that an edit gave up and that could not be forgotten.
+        moved_from: the key that an edit gave up.
+        again: what is remembered under that again; None if what it said could not be forgotten.
         elsewhere: what may be told anywhere under the same key, and says something else.
     """
     text = f"Got it! I'll remember that {quote_key(key)}: {quote(value, _VALUE_SHOWN)}"
     if removed:
         text += f"\nI left out what nobody can see: {quote(', '.join(removed), _VALUE_SHOWN)}."
-    if left:
-        text += f"\nBut {quote_key(left)} could not be forgotten just now, so it is still there."
+    if moved_from and again is None:
+        text += f"\nBut {quote_key(moved_from)} could not be forgotten just now, so it is still there."
+    elif moved_from and again:
+        text += f"\nUnder {quote_key(moved_from)} I remember again what was there: {quote(again, _VALUE_SHOWN)}"
     if elsewhere:
         text += (
             f"\nThat holds here. Elsewhere I still tell {quote_key(key)}: {quote(elsewhere, _VALUE_SHOWN)}; "
             f"`{prefix}remember --everywhere` changes that."
         )
     return text
+
+
+def taken_back(left: str = "", prefix: str = "") -> str:
+    """Args: left: the key of what was remembered already and could not be forgotten."""
+    if left:
+        key = quote_key(left)
+        return f"You deleted your message, but {key} could not be forgotten just now. Say later: {prefix}forget {key}"
+    return "You deleted your message, so I kept nothing of it."
 
 
 def page_size(*, in_full: bool) -> int:

@@ -83,12 +83,23 @@ async def undo(memory: SharedMemory, context: ToolContext, information_type: str
     return Undone(now.key, now.scope, before.value, now.value)
 
 
-async def value_before(memory: SharedMemory, now: MemoryEntry) -> MemoryEntry | None:
-    """Return the latest entry in the place of *now*, in its scope, that said something else."""
+async def value_before(memory: SharedMemory, now: MemoryEntry, *, besides: str = "") -> MemoryEntry | None:
+    """Return the latest entry in the place of *now*, in its scope, that said something else.
+
+    Args:
+        besides: the address of a message; what that said is left out.
+    """
     for entry in await earlier(memory, now.user_id):
+        if besides and entry.metadata.get("link") == besides:
+            continue
         if (entry.scope, entry.key) == (now.scope, now.key) and entry.value != now.value:
             return entry
     return None
+
+
+async def before_message(memory: SharedMemory, now: MemoryEntry, link: str) -> MemoryEntry | None:
+    """Return what stood in the place of *now* before the message at *link*; None with the migration flag off."""
+    return await value_before(memory, now, besides=link) if (await memory.flag()).is_on() else None
 
 
 async def how_many_before(memory: SharedMemory, now: MemoryEntry) -> int:

@@ -242,6 +242,29 @@ class UserMemory:
         self._tell_forgotten(context.user_id)
         return [scope for scope, had in zip(there, forgotten, strict=True) if had]
 
+    async def take_back(self, context: ToolContext, information_type: str, said: str) -> str:
+        """Let be there again what was there before the message of *context* said *said*, if that is still there.
+
+        In the context's scope. Other values of the same message do not come back. Where nothing was there before, or
+        with the migration flag off, it is forgotten.
+
+        Returns:
+            What is there again; empty if nothing is, or something else is there.
+        """
+        key, there = normalise_key(information_type), frozenset({context.scope})
+        link = context.origin.link if context.origin is not None else ""
+        with self._forgetting(context.user_id):
+            now = await self._store_of_all.retrieve(context.user_id, key, audience=there)
+            if (
+                now is None
+                or now.value != said
+                or (before := await past.before_message(self.memory, now, link)) is None
+            ):
+                await self.forget(replace(context, audience=there), key, only_if=said)
+                return ""
+            is_back = await past.put_instead(self.memory, now, before.value, dict(before.metadata))
+            return before.value if is_back else ""
+
     async def forget_everything(self, context: ToolContext) -> bool:
         """Forget all about the person, in every scope, but what they answered; return whether there was anything."""
         with self._forgetting(context.user_id):
