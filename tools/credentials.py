@@ -110,7 +110,9 @@ _KEY_NAMES = (
     r"(?:api|access|secret|private|auth|client|account|encryption|signing|license)[ _-]?(?:key|token|secret)(?: id)?"
     r"|secret[ _-]access[ _-]key|bearer|token"
 )
-_IS = r"[\"'`\u2019\u201d)]{0,2}(?: ?[:=\uff1a]+>? ?| (?:is|was|ist|es|est|\u00e9|\u0435\u0441\u0442\u044c) )"
+_SIGN = r"[\"'`\u2019\u201d)]{0,2} ?[:=\uff1a]{1,9}>? ?"
+_SAYS = r" (?:is|was|ist|es|est|\u00e9|\u0435\u0441\u0442\u044c) "
+_IS = rf"(?:{_SIGN}|[\"'`\u2019\u201d)]{{0,2}}{_SAYS})"
 _FOR = r"(?: (?:for|to|of|on|at|f\u00fcr|de|del|du|da|\u043e\u0442)(?: [^\s:=]{1,30}){1,3}?)?"
 _PASSWORD = re.compile(rf"(?:{_NAMES}){_FOR}(?:{_IS}|(?<=[\u0e00-\uffff]) ?\u662f ?)([^\s]{{4,200}})", re.IGNORECASE)
 _KEYED = re.compile(rf"(?<!\w)(?:{_KEY_NAMES}){_FOR}{_IS}[\"'`]?([A-Za-z0-9+/=_.~-]{{16,500}})", re.IGNORECASE)
@@ -118,14 +120,37 @@ _CODE = re.compile(r"(?<!\w)(?:pin|cvv2?|cvc2?)(?: (?:code|number))?(?::| is|=) 
 _SEED = re.compile(
     r"(?:seed|recovery|mnemonic|secret) (?:phrase|words)[^a-z]{0,3}(?:is |are |: ?)?(?:[a-z]{3,8}[ ,]{1,2}){11}[a-z]{3}"
 )
+_WORD = r"[\"'`\u201c\u201e]?([^\s\"'`\u201c\u201d\u201e,;]{6,200})[\"'`\u201d\u201c]?"
+_SIGNED = re.compile(rf"(?:{_NAMES}){_FOR}{_SIGN}{_WORD}(?=[.!?]{{0,3}}(?:$|[,;)]| [(|/-]))", re.IGNORECASE)
+_SPOKEN = re.compile(rf"(?:{_NAMES}){_FOR}{_SAYS}{_WORD}[.!?]{{0,3}}$", re.IGNORECASE)
+_BESIDE = re.compile(rf"(?:{_NAMES}) {_WORD}", re.IGNORECASE)
+_SIGNED_TOKEN = re.compile(
+    rf"(?<!\w)(?:{_KEY_NAMES}|secret|pin){_SIGN}{_WORD}(?=[.!?]{{0,3}}(?:$|[,;)]))", re.IGNORECASE
+)
+_ONE_WORD = """
+accepted anonymous awesome bitwarden broken browser changed correct dashlane default deleted different disabled
+easiest easier encrypted exists expired family forget forgot forgotten fridge guessable hacked hashed hidden important
+incorrect insecure invalid keepass keepassxc keychain lastpass leaked longer manager memorised memorized missing
+nothing notebook nowhere number optional outdated pending personal please postit private proton protected public
+random reallylong redacted refused rejected removed required revoked rotated saved secret secure secured shared
+shorter simple sometimes somewhere stolen stored strong stronger stupid tomorrow trivial unchanged unknown unsafe
+updated vaulted wallet weaker written yubikey 1password keepass2 aucune changee change desconocida geaendert geandert
+geheim inconnu keines keinen ninguna olvidada oublie unbekannt unveraendert unverandert vergessen
+"""
+_REMARKS = frozenset(_ONE_WORD.split())
+"""What is said of a password in one word, or where it is: such a word is none."""
+_REMARK_ENDS = ("ed", "ing", "ous", "ible", "able", "less", "ful", "ly")
+_COUNTED = re.compile(r"\d{1,2}[a-z]{1,6}")
+_DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}")
+_ASIDE = "\"'`\u201c\u201d.,;:!?()[]*_~|"
 _PASSWORD_KEY = re.compile(rf"(?:{_NAMES})\Z", re.IGNORECASE)
 
 
 def kind_of_secret(key: str, value: str) -> tuple[str, bool] | None:
     """Return which kind of secret seems to be in the two, such as "a GitHub token", and whether *key* alone has it."""
-    if kind := _kind(key):
+    if kind := _kind(key) or _token_in(key):
         return kind, True
-    kind = _kind(f"{key.replace('_', ' ')}: {value}") or _under_its_name(key, value)
+    kind = _kind(f"{key.replace('_', ' ')}: {value}") or _under_its_name(key, value) or _token_in(value)
     return (kind, False) if kind else None
 
 
@@ -144,6 +169,8 @@ def _kind(text: str) -> str:
     line = _SPACE.sub(" ", seen)
     if any(_is_no_word(found[1]) for found in _PASSWORD.finditer(line)) or _CODE.search(line):
         return "a password"
+    if any(_holds_a_password(" ".join(one.split())) for one in {line, *seen.splitlines()}):
+        return "a password"
     if any(_is_mixed(found[1]) for found in _KEYED.finditer(_SPACE.sub(" ", latin))):
         return "a key or token"
     return "a recovery phrase" if _SEED.search(line.casefold()) else ""
@@ -154,7 +181,51 @@ def _under_its_name(key: str, value: str) -> str:
     name = " ".join(re.split(r"[\s_]+", unicodedata.normalize("NFKC", bare(key))))
     word = bare(value).strip()
     named = _PASSWORD_KEY.search(name.strip()) is not None
-    return "a password" if named and len(word) >= 6 and not _SPACE.search(word) else ""
+    return "a password" if named and not _SPACE.search(word) and _is_telling(word) else ""
+
+
+def _holds_a_password(line: str) -> bool:
+    """Return whether *line* says a password in one word, be it of letters alone."""
+    return (
+        any(_is_telling(found[1]) for found in _SIGNED.finditer(line))
+        or any(_is_telling(found[1]) and not found[1].endswith(_REMARK_ENDS) for found in _SPOKEN.finditer(line))
+        or any(_is_telling(found[1]) and _is_mixed_word(found[1]) for found in _BESIDE.finditer(line))
+    )
+
+
+def _token_in(text: str) -> str:
+    """Return "a key or token" where *text* names one and says it, with a sign between.
+
+    What is called a secret or a token is often none: a short plain word passes.
+    """
+    lines = unicodedata.normalize("NFKC", bare(text)).splitlines()
+    found = (word for line in lines for word in _SIGNED_TOKEN.findall(" ".join(line.split())))
+    return "a key or token" if any(_is_telling(w) and (len(w) >= 12 or _is_odd(w)) for w in found) else ""
+
+
+def _is_telling(said: str) -> bool:
+    """Return whether *said*, one word, may be a password: it is long enough, and no remark about one."""
+    word = said.strip(_ASIDE)
+    plain = "".join(c for c in unicodedata.normalize("NFD", word.casefold()) if not unicodedata.combining(c))
+    return (
+        len(word) >= 6
+        and len(set(plain)) > 2
+        and max(plain) < "\u0e00"  # a script without spaces between words: that may be a whole sentence
+        and plain not in _REMARKS
+        and "://" not in plain
+        and not _DATE.fullmatch(plain)
+    )
+
+
+def _is_mixed_word(said: str) -> bool:
+    word = said.strip(_ASIDE).casefold()
+    return any(map(str.isalpha, word)) and any(map(str.isdigit, word)) and not _COUNTED.fullmatch(word)
+
+
+def _is_odd(said: str) -> bool:
+    """Return whether *said* is written as no word is: with digits, signs, or capitals within."""
+    word = said.strip(_ASIDE)
+    return not word.isalpha() or word[1:] not in (word[1:].lower(), word[1:].upper())
 
 
 def _known(text: str) -> str:
@@ -236,9 +307,9 @@ def _is_snowflake(part: str) -> bool:
 
 def _is_no_word(said: str) -> bool:
     """Return whether *said* is rather a password than the next word of a sentence."""
-    word = said.strip("\"'`\u201c\u201d.,;:!?()[]*_~|")
+    word = said.strip(_ASIDE)
     letters, digits = sum(map(str.isalpha, word)), sum(map(str.isdecimal, word))
-    if len(word) < 4 or re.fullmatch(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}", word):
+    if len(word) < 4 or _DATE.fullmatch(word):
         return False
     return digits >= 4 or (letters > 0 and digits > 0) or (len(word) >= 6 and any(c in "!@#$%^&*+=?" for c in word))
 

@@ -284,3 +284,73 @@ def test_the_spelling_of_a_key_is_its_own_spelling(text: str) -> None:
 
     assert spelling_of(spelling) == spelling
     assert visible(spelling) == (spelling, ())
+
+
+PASSWORDS_IN_WORDS = (
+    ("wifi", "password: correcthorsebatterystaple"),
+    ("wifi", "passwort = Sonnenblume"),
+    ("wifi", "the passphrase is correcthorsebatterystaple"),
+    ("note", "password for the router: swordfish, user admin"),
+    ("note", "user: bob\npassword: swordfish\nhost: home"),
+    ("note", 'my password is "swordfish".'),
+    ("note", "mot de passe: pamplemousse"),
+    ("note", "пароль: черепаха"),
+    ("netflix", "user bob password hunter22"),
+    ("pw", "wifi password: hunter22"),
+    ("note", "Password Tr0ub4dor&3"),
+    ("password for netflix", "swordfish"),
+)
+KEYS_IN_WORDS = (
+    ("note", "token: aZ4kq9xx"),
+    ("note", "secret=correcthorsebattery"),
+    ("note", "client secret: S3cretish"),
+    ("note", "pin: 471100"),
+)
+
+
+@pytest.mark.parametrize(("key", "value"), PASSWORDS_IN_WORDS)
+def test_a_password_in_one_word_is_refused_be_it_of_letters_alone(key: str, value: str) -> None:
+    with pytest.raises(MemoryRejectedError, match=r"^information seems to hold a password"):
+        admit(key, value)
+
+
+@pytest.mark.parametrize(("key", "value"), KEYS_IN_WORDS)
+def test_a_token_that_is_named_with_a_sign_is_refused(key: str, value: str) -> None:
+    with pytest.raises(MemoryRejectedError, match=r"^information seems to hold a key or token"):
+        admit(key, value)
+    with pytest.raises(MemoryRejectedError, match=r"^information_type seems to hold a key or token"):
+        admit(value, "x")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("wifi", "password: none"),
+        ("wifi", "password: ask me"),
+        ("wifi", "password: changed"),
+        ("wifi password", "unknown"),
+        ("wifi", "Password: Changed!"),
+        ("wifi", "password: ******** "),
+        ("wifi", "password: see the note on the fridge"),
+        ("wifi", "password is terrible"),
+        ("wifi", "the password was leaked"),
+        ("wifi", "the password is on the fridge"),
+        ("wifi", "the password is incorrect"),
+        ("passwort", "geändert"),
+        ("note", "password changed 3times"),
+        ("note", "has a password 12months old"),
+        ("note", "密码：在冰箱的门上贴着"),
+        ("note", "password manager: Bitwarden"),
+        ("note", "grandma's secret: cinnamon"),
+        ("home_secret", "under the stone4711"),
+        ("home_secret", "MARKER4711"),
+        ("favorite token", "goblin"),
+        ("pin", "flamingo"),
+        ("note", "best board game token: top hat"),
+        ("note", "pin: 12 of 30"),
+        ("note", "passwords are hard"),
+        ("note", "wrote 'Password Protected' on the door"),
+    ],
+)
+def test_what_is_said_of_a_password_is_none(key: str, value: str) -> None:
+    assert admit(key, value).value == visible(value)[0]
