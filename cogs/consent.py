@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from cogs import render_privacy as render
 from cogs.erasures import Erasures
@@ -21,9 +23,38 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_IN_ORDER_S = 5.0
+"""How long what waited for a yes waits for what waited before it."""
+
+
+@dataclass(slots=True)
+class _Asking:
+    """A person is being asked.
+
+    Attributes:
+        last: what works on the last of their messages that wait for the answer.
+        waiting: how many of them do.
+        over: set once the answer is noted, or there is none.
+    """
+
+    channel_id: int
+    last: asyncio.Task[Any] | None
+    waiting: int = 1
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self) -> None:
+        """Return once it is over, and what waited before is done with: of one type, the last said is to hold."""
+        before, self.last = self.last, asyncio.current_task()
+        self.waiting += 1
+        await self.over.wait()
+        if before is not None:
+            await asyncio.wait({before}, timeout=_IN_ORDER_S)
+
 
 class ConsentDesk:
     """Asks people for their consent, at most once in the life of the process, and does what they say.
+
+    A command is no answer: what somebody wants remembered meanwhile, in the same channel, waits for the same answer.
 
     Attributes:
         questions: by which our cogs ask people anything, so that nobody is asked two things at once.
@@ -39,14 +70,29 @@ class ConsentDesk:
         self._speech = speech
         self._has_model = has_model
         self._asked = Recent()
+        self._asking: dict[str, _Asking] = {}
 
     async def agreed(self, message: discord.Message, context: ToolContext, state: Consent, prefix: str) -> bool:
         """Return whether *message*'s author, whose consent is *state*, agrees now; anything else is answered here."""
-        if state is Consent.NO or context.user_id in self._asked:
+        asking = self._asking.get(context.user_id)
+        if asking is None and state is Consent.UNASKED and context.user_id not in self._asked:
+            return await self._ask(message, context, prefix)
+        if asking is not None and asking.channel_id != message.channel.id:
+            text = render.ASKED_ELSEWHERE
+        else:
+            if asking is not None:
+                await asking.wait()
+            state = await self.tools.consent(context)  # they may have said so since
+            if state is Consent.YES:
+                return True
             text = render.not_kept(prefix, refused=state is Consent.NO)
-            await self._speech.say(message.channel, text, reply_to=message, prefix=prefix)
-            return False
-        return await self._ask(message, context, prefix)
+        await self._speech.say(message.channel, text, reply_to=message, prefix=prefix)
+        return False
+
+    def decided(self, user_id: str) -> None:
+        """Ask no longer: they have said it by a command."""
+        if (asking := self._asking.get(user_id)) is not None:
+            self.questions.end(asking.channel_id, int(user_id))
 
     def forget(self, user_id: str) -> None:
         """Forget that somebody was asked."""
@@ -69,15 +115,24 @@ class ConsentDesk:
 
     async def _ask(self, message: discord.Message, context: ToolContext, prefix: str) -> bool:
         self._asked.add(context.user_id)
+        asking = self._asking[context.user_id] = _Asking(message.channel.id, asyncio.current_task())
         question = render.ask_for_consent(prefix, self.questions.wait_s, has_model=self._has_model)
-        match await self.questions.ask(message, question, prefix=prefix):
-            case Answer.YES:
-                await self.tools.agree(context)
-                return True
-            case Answer.NO:
-                text = render.refused(prefix, erased=await self.tools.refuse(context))
-            case _:
-                text = render.unanswered(prefix)
+        try:
+            match await self.questions.ask(message, question, prefix=prefix, over_commands=True):
+                case Answer.YES:
+                    await self.tools.agree(context)
+                    return True
+                case Answer.NO:
+                    text = render.refused(prefix, erased=await self.tools.refuse(context))
+                case _:
+                    state = await self.tools.consent(context)  # they may have said so by a command
+                    if state is Consent.YES:
+                        return True
+                    unasked = state is Consent.UNASKED
+                    text = render.unanswered(prefix) if unasked else render.not_kept(prefix, refused=True)
+        finally:
+            del self._asking[context.user_id]
+            asking.over.set()
         await self._speech.say(message.channel, text, reply_to=message, prefix=prefix)
         return False
 

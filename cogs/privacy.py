@@ -51,6 +51,7 @@ class PrivacyCog(ToolCog, name="Privacy"):
                 text = await self._state(ctx, context)
             case "on":
                 await self._tools.agree(context)
+                self._desk.decided(context.user_id)
                 own = await self._tools.own(context, limit=1)
                 text = render.switched_on(len(own) + own.cut + await self._elsewhere(context))
             case "off":
@@ -101,7 +102,9 @@ class PrivacyCog(ToolCog, name="Privacy"):
         """Stop at once, then ask whether to erase what there is; return what is left to say."""
         if not context.needs_consent:
             return render.owners_are_remembered(ctx.prefix or "")
-        if await self._tools.refuse(context):
+        erased = await self._tools.refuse(context)
+        self._desk.decided(context.user_id)
+        if erased:
             return render.refused(ctx.prefix or "", erased=True)
         found = await self._tools.own(context, limit=1)
         count = len(found) + found.cut + await self._elsewhere(context)

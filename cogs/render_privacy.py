@@ -61,6 +61,12 @@ def not_noted(prefix: str) -> str:
     return f"My memory does not answer right now, so nothing was kept. You can say yes later: {prefix}privacy on"
 
 
+ASKED_ELSEWHERE = (
+    "Nothing was kept: I am asking you in another channel whether I may remember you. "
+    "Answer there, and then tell me again."
+)
+
+
 def not_kept(prefix: str, *, refused: bool) -> str:
     why = "you told me not to remember you" if refused else "you have not agreed to being remembered"
     return f"Nothing was kept, because {why}. To change that: {prefix}privacy on"
