@@ -233,6 +233,10 @@ PHRASES = {
     "note": "you told me: {}",
 }
 KEPT = re.compile(r"\bI'll remember that (?P<key>[^:\n]+): (?P<value>.+)", re.S)
+WITHOUT_CONSENT = re.compile(
+    r"^nothing was [^:\n]{1,40}: this person (?:(?P<no>does not want)|has not agreed) to be", re.I
+)
+"""How tools say it to a model, which is to say it to the person."""
 SAID_OF_STORES = re.compile(r"^(\([^()]+\))[ ]*$", re.M)
 
 
@@ -241,6 +245,10 @@ def from_results(wish: Wish, results: Sequence[str]) -> str:
     failed = [each.strip() for each in results if is_failure(each)]
     if failed:
         return f"Sorry, that did not work. {failed[0]}"
+    if unwanted := next(filter(None, map(WITHOUT_CONSENT.search, results)), None):
+        done = "I know nothing about you" if isinstance(wish, Ask) else "I have not kept that"
+        why = "do not want to be remembered" if unwanted["no"] else "have not agreed that I remember you"
+        return f"{done}: you {why}. The privacy command changes that."
     match wish:
         case Ask(topic):
             facts = [fact for each in results for fact in facts_in(each)]

@@ -28,6 +28,7 @@ from sandbox import LoopbackDiscord, LoopbackModel, Terminal, call, hang, redire
 from sandbox import model_hostile as hostile
 from tests.cogs.conftest import IS_OFFICIAL, agree
 from tests.tools.memories import SmallMemory
+from tools.context import ToolContext
 from tools.tool_manager import ToolManager
 
 if TYPE_CHECKING:
@@ -552,3 +553,22 @@ async def test_the_sandbox_says_that_it_is_there_for_the_small_model(
     assert await bot._run(Settings(), Path(), bot._parse(["--small-model"])) == 0
 
     assert "This is the sandbox (--small-model)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("I live in Oslo, remember that", "I have not kept that"),
+        ("where do I live?", "I know nothing about you"),
+    ],
+)
+async def test_the_small_model_says_in_its_own_words_that_somebody_has_not_agreed(
+    chat: Chat, text: str, told: str
+) -> None:
+    ben, cleo = chat.server.world.person("ben"), chat.server.world.person("cleo")
+    await ToolManager(chat.small.shared).refuse(ToolContext(str(cleo.id), needs_consent=True))
+
+    unasked, refused = await chat.ask(ben, text), await chat.ask(cleo, text)
+
+    assert unasked == f"{told}: you have not agreed that I remember you. The privacy command changes that."
+    assert refused == f"{told}: you do not want to be remembered. The privacy command changes that."

@@ -900,6 +900,7 @@ async def test_without_tools_the_small_model_knows_what_data_blocks_say(
             "Sorry, that did not work. That could not be looked up: try again.",
         ),
         ("city: {0} {oops}", "You live in {0} {oops}."),
+        ("city: Oslo\nnote: nothing was said: this person has not agreed to be funny", "You live in Oslo."),
     ],
 )
 async def test_the_small_model_says_what_the_result_says(client: AsyncOpenAI, result: str, answer: str) -> None:
