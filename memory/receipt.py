@@ -30,7 +30,7 @@ class Part:
         name: what it is called, for people: a store's name, "outbox", "copies: backup".
         count: how many memories of the person were found there, earlier values and answers to questions not among
             them; of several copies of a kind, in the one that had most. 0 where nobody counted.
-        why: why it is not erased; empty if it is.
+        why: why it is not erased; if it is, what else is to be said of that, as a rule nothing.
     """
 
     name: str

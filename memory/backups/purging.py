@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -9,7 +10,8 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from memory.backends.sqlite import copies
+from memory.backends.sqlite import copies, tables
+from memory.backups import carving
 from memory.backups.work import no_progress
 from memory.model import SETTINGS, user_hash_of
 from memory.sqlite_copy import (
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
     from memory.backups.keeping import OwnCopy
 
+log = logging.getLogger(__name__)
+
+_UNREADABLE = "unreadable"
 _OUTBOX = {"log", "stores", "parked"}
 _MEMORIES = """SELECT count(*) FROM memories
     WHERE key IS NOT NULL AND scope <> ? AND revision <= ? AND hash_of(user_id) = ?"""
@@ -39,12 +44,13 @@ _SIDES = ("-wal", "-shm", "-journal")
 
 class Purged(NamedTuple):
     """What became of one copy: how many rows were taken out, how many of them were memories that still held, and why
-    it could not be done; empty if it was.
+    it could not be done; empty if it was; and whether it was damaged, so that what could not be read is gone.
     """
 
     rows: int = 0
     memories: int = 0
     trouble: str = ""
+    damaged: bool = False
 
 
 def purge(copy: OwnCopy, user_hash: str, revision: str) -> Purged:
@@ -88,7 +94,13 @@ def _rewrite(path: Path, user_hash: str, revision: str, *, may_be_damaged: bool)
             if not is_damage(exc):
                 raise
             remove_database(part)
-            purged = _salvage(path, part, user_hash, revision)
+            before = path.stat().st_size
+            purged, lost = _salvage(path, part, user_hash, revision)
+            extra = {"event": "copy_salvaged", "rows": lost, "bytes": before, "left": part.stat().st_size}
+            said = (
+                "What could not be read of a damaged copy is gone: %d rows, as far as it tells; of %d bytes %d are left"
+            )
+            log.warning(said, lost, before, part.stat().st_size, extra=extra)
         flush(part)
         if any(side.exists() for side in sides_of(path)):  # SQLite would take them for the new file's
             put_in_place(part, _free_name(path))
@@ -123,20 +135,43 @@ def _delete(db: sqlite3.Connection, user_hash: str, revision: str) -> Purged:
     return Purged(rows, memories)
 
 
-def _salvage(path: Path, part: Path, user_hash: str, revision: str) -> Purged:
-    """Put what can be read of a damaged file, without that user, into *part*."""
+def rows_lost(path: Path) -> int:
+    """Return how many rows could not be read when somebody was taken out of the damaged store in *path*, as far as is
+    known; 0 of any other.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    with closing(read_only(path, at_rest=True)) as db:
+        said = tables.meta_in(db, _UNREADABLE)
+    return int(said) if said and said.isdecimal() else 0
+
+
+def _salvage(path: Path, part: Path, user_hash: str, revision: str) -> tuple[Purged, int]:
+    """Put what can be read of a damaged file, without that user, into *part*; return how many rows are lost, too."""
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         kind = copies.why_not_ours(path)
     except sqlite3.Error as exc:
         kind = str(exc)
-    if kind:
-        with closing(_opened(part)) as new, closing(read_only(path, at_rest=True)) as db:
-            _copy_readable(db, new)
-            return _take_out(new, user_hash, revision)
-    copies.salvage(path, part, no_progress)
+    if not kind:
+        lost = carving.salvage(path, part, no_progress)
+        with closing(_opened(part)) as db:
+            return _noted(db, lost, user_hash, revision), lost
+    found = [carved for carved in carving.carve(path) if carved.records or carved.expected]
     with closing(_opened(part)) as db:
-        return _take_out(db, user_hash, revision)
+        if any(carved.records for carved in found):  # it was a store's: its rows say so
+            tables.SCHEMA(db)
+            lost = carving.take_in(db, found, 0)
+            return _noted(db, lost, user_hash, revision), lost
+        with closing(read_only(path, at_rest=True)) as old:
+            _copy_readable(old, db)
+        return _take_out(db, user_hash, revision)._replace(damaged=True), 0
+
+
+def _noted(db: sqlite3.Connection, lost: int, user_hash: str, revision: str) -> Purged:
+    in_transaction(db, lambda db: db.execute(tables.PUT_META, [_UNREADABLE, str(lost)]))
+    return _take_out(db, user_hash, revision)._replace(damaged=True)
 
 
 def _copy_readable(db: sqlite3.Connection, new: sqlite3.Connection) -> None:

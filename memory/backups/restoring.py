@@ -10,8 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from memory.backends.sqlite import SQLiteMemoryBackend, copies
+from memory.backups import carving
 from memory.backups.keeping import place_before_restore
 from memory.backups.making import Manner, make, size_of
+from memory.backups.purging import rows_lost
 from memory.backups.taking import LeftOut, Taken
 from memory.backups.work import check_room, failed, free_bytes, no_progress, off_loop, only_one
 from memory.errors import BackendUnavailableError, ConfigError
@@ -149,8 +151,8 @@ async def _copy(file: Path, copy: Path, progress: Progress) -> int:
         if not isinstance(exc.__cause__, sqlite3.Error) or not _may_be_damage(exc.__cause__):
             raise
         remove_database(copy)
-        return await off_loop("be read", partial(copies.salvage, file, copy), progress)
-    return 0
+        return await off_loop("be read", partial(carving.salvage, file, copy), progress)
+    return await off_loop("be read", lambda _: rows_lost(copy), no_progress)
 
 
 def _may_be_damage(exc: sqlite3.Error) -> bool:

@@ -263,10 +263,17 @@ def _added_up(parts: Sequence[Part], before: Sequence[Part], counts: dict[str, i
     """Return *parts*, each with the most that was ever found in it, and the copies that are no more since."""
     known = {part.name: part.count for part in before}
     names = {part.name for part in parts}
-    gone = [replace(part, state=PartState.ERASED, why="") for part in before if part.name not in names]
+    said = {part.name: part.why for part in before if part.state is PartState.ERASED}
+    gone = [
+        replace(part, state=PartState.ERASED, why=said.get(part.name, "")) for part in before if part.name not in names
+    ]
 
     def total(part: Part) -> int:
         return max(known.get(part.name, 0), part.count, counts.get(part.name, 0))
 
-    added = [replace(part, count=total(part)) for part in parts]
+    def why(part: Part) -> str:
+        """Return why it is not erased, or what was to be said of a copy that was: it is gone through once."""
+        return part.why or (said.get(part.name, "") if part.state is PartState.ERASED else "")
+
+    added = [replace(part, count=total(part), why=why(part)) for part in parts]
     return (*added, *(part for part in gone if part.name.startswith(COPIES)))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memory import migration
@@ -32,6 +32,7 @@ COPIES = "copies: "
 """Begins the name of each part that is a kind of copies."""
 _NOTES = "migration notes"
 
+_DAMAGED = "what could not be read of it, also of others, is gone"
 _OWNERS = "files that the owner made or took elsewhere: backups by hand, exports, copies of the disk"
 
 
@@ -122,17 +123,14 @@ class Copies:
         notes = self._places.backups.is_dir() and (user_hash, revision) not in self._noted
         if not here and not notes:
             return [Part(COPIES + kind, PartState.ERASED) for kind in kinds]
-        trouble: dict[str, str] = {}
+        gone = _Gone()
         try:
-            rows, trouble = await asyncio.to_thread(self._go_through, here, user_hash, revision)
-            kinds |= rows
+            gone = await asyncio.to_thread(self._go_through, here, user_hash, revision)
+            kinds |= gone.memories
         except BackendUnavailableError as exc:  # a backup, a restore or a migration is under way
             kinds = kinds or {_NOTES: 0}
-            trouble = dict.fromkeys(kinds, exc.reason)
-        return [
-            Part(COPIES + kind, PartState.PENDING if kind in trouble else PartState.ERASED, rows, trouble.get(kind, ""))
-            for kind, rows in kinds.items()
-        ]
+            gone.trouble |= dict.fromkeys(kinds, exc.reason)
+        return [gone.part(kind, memories) for kind, memories in kinds.items()]
 
     def _found(self) -> list[OwnCopy]:
         return own_copies(self._places.backups, self._places.files)
@@ -140,24 +138,39 @@ class Copies:
     def _is_done(self, user_hash: str, revision: str, copy: OwnCopy) -> bool:
         return (user_hash, revision, _print_of(copy.path)) in self._done
 
-    def _go_through(self, here: list[OwnCopy], user_hash: str, revision: str) -> tuple[dict[str, int], dict[str, str]]:
-        rows: dict[str, int] = {}
-        trouble: dict[str, str] = {}
+    def _go_through(self, here: list[OwnCopy], user_hash: str, revision: str) -> _Gone:
+        gone = _Gone()
         changed: set[Path] = set()
         with only_one(self._places.backups):
             for copy in here:
                 purged = purge(copy, user_hash, revision)
-                rows[copy.kind] = max(rows.get(copy.kind, 0), purged.memories)
+                gone.memories[copy.kind] = max(gone.memories.get(copy.kind, 0), purged.memories)
                 if purged.trouble:
-                    trouble[copy.kind] = purged.trouble
+                    gone.trouble[copy.kind] = purged.trouble
                     continue
+                if purged.damaged:
+                    gone.damaged.add(copy.kind)
                 if purged.rows:
                     changed.add(copy.path)
                 self._done.add((user_hash, revision, _print_of(copy.path)))
             if lines := migration.forget(self._places.backups, user_hash, changed):
-                rows[_NOTES] = lines
+                gone.memories[_NOTES] = lines
             self._noted.add((user_hash, revision))
-        return rows, trouble
+        return gone
+
+
+@dataclass(slots=True)
+class _Gone:
+    """What became of the copies of each kind."""
+
+    memories: dict[str, int] = field(default_factory=dict)
+    trouble: dict[str, str] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+
+    def part(self, kind: str, memories: int) -> Part:
+        if kind in self.trouble:
+            return Part(COPIES + kind, PartState.PENDING, memories, self.trouble[kind])
+        return Part(COPIES + kind, PartState.ERASED, memories, _DAMAGED if kind in self.damaged else "")
 
 
 def _print_of(path: Path) -> object:

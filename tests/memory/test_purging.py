@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from memory.backends.sqlite import SQLiteMemoryBackend
 from memory.backups.keeping import OwnCopy
-from memory.backups.purging import purge
+from memory.backups.purging import purge, rows_lost
 from memory.model import MemoryEntry, from_ms, user_hash_of
 from memory.outbox import Outbox
 from memory.revision import HybridLogicalClock
@@ -77,3 +78,76 @@ async def test_a_damaged_outbox_forgets_one_person_and_keeps_what_can_be_read_of
     assert set(kept) <= before
     assert len(kept) == len(set(kept)) >= 90
     assert parked == [(OTHER,)]
+
+
+async def store_of_two_people(path: Path) -> None:
+    async with SQLiteMemoryBackend(path) as store:
+        for n in range(60):
+            for user_id in (USER, OTHER):
+                said = "x" * (6000 if n == 7 else 300)  # over several pages
+                await store.store(user_id, f"key {n:04}", f"{'MARKVALUE' if user_id == USER else 'kept'} {n:04} {said}")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+async def kept_in(path: Path, user_id: str) -> dict[str, str]:
+    async with SQLiteMemoryBackend(path) as store:
+        return await store.get_all(user_id)
+
+
+@pytest.mark.parametrize("hurt", [32, 100, PAGE], ids=["32 bytes", "the header", "the first page"])
+async def test_a_store_that_lost_its_beginning_keeps_everybody_else(
+    tmp_path: Path, hurt: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    original, copy = tmp_path / "memory.db", tmp_path / "memory.db.damaged-20260101T000000Z"
+    await store_of_two_people(original)
+    shutil.copy(original, copy)
+    with copy.open("r+b") as file:
+        file.write(b"\xff" * hurt)
+
+    done = purge(OwnCopy(copy, "damaged"), user_hash_of(USER), revision(2 * NOW_MS))
+
+    assert (done.trouble, done.damaged, done.memories) == ("", True, 60)
+    assert b"MARK" not in copy.read_bytes()
+    assert rows_lost(copy) == 0
+    assert await kept_in(copy, OTHER) == await kept_in(original, OTHER)
+    assert len(await kept_in(copy, OTHER)) == 60
+    assert await kept_in(copy, USER) == {}
+    assert "0 rows" in caplog.text
+    assert "kept" not in caplog.text
+
+
+@pytest.mark.parametrize("hurt", [[30], [20, 40]], ids=["one page", "two pages"])
+async def test_of_a_store_only_what_stood_in_a_bad_page_is_lost_and_that_is_said(
+    tmp_path: Path, hurt: list[int]
+) -> None:
+    original, copy = tmp_path / "memory.db", tmp_path / "memory.db.damaged-20260101T000000Z"
+    await store_of_two_people(original)
+    shutil.copy(original, copy)
+    pages = [page_of(original, f"kept {n:04}".encode()) for n in hurt]
+    raw = original.read_bytes()
+    beside = [raw[PAGE * page : PAGE * (page + 1)].count(b"kept ") for page in pages]
+    for page in pages:
+        overwrite(copy, page)
+
+    done = purge(OwnCopy(copy, "damaged"), user_hash_of(USER), revision(2 * NOW_MS))
+
+    left = await kept_in(copy, OTHER)
+    assert done.damaged
+    assert 0 < sum(beside) < 30
+    assert len(left) >= 60 - sum(beside)
+    assert left.items() <= (await kept_in(original, OTHER)).items()
+    assert rows_lost(copy) >= 60 - len(left) > 0
+
+
+async def test_a_file_of_which_nothing_can_be_read_is_told_to_be_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "memory.db.damaged-20260101T000000Z"
+    copy.write_bytes(b"MARKVALUE" * 10_000)
+
+    done = purge(OwnCopy(copy, "damaged"), user_hash_of(USER), revision(2 * NOW_MS))
+
+    assert (done.trouble, done.damaged) == ("", True)
+    assert b"MARK" not in copy.read_bytes()
+    assert "of 90000 bytes" in caplog.text
