@@ -478,6 +478,8 @@ async def test_every_copy_that_we_made_forgets_too_and_stays_what_it_is(config: 
     assert part(receipt, "copies: backup").count == 40  # neither earlier values nor tombstones
     assert part(receipt, "copies: migration").count == 20  # a conversation, too
     assert part(receipt, "copies: migration notes").count == 1
+    assert part(receipt, "copies: damaged").why == "what could not be read of it, also of others, is gone"
+    assert part(receipt, "copies: backup").why == ""
     assert json.loads(report.read_text())["user"] == OTHER
     assert (backups / "mine.txt").exists()
     for copy in (daily, damaged, data_of(config) / "mcp_memory.db.damaged-20260101T000000Z"):
@@ -595,6 +597,29 @@ def test_the_owner_erases_whoever_asks_by_mail(tmp_path: Path) -> None:
     assert marks_in(tmp_path) == {}
     again = json.loads(run(config, "erase", "u1", "--yes", "--json").output)
     assert (again["complete"], again["entries"], again["user_hash"]) == (True, 0, user_hash_of("u1"))
+
+
+def test_a_damaged_copy_that_forgot_somebody_still_says_at_a_restore_what_was_lost(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    remember(config, **{f"key{n}": f"value {n} " + "long " * 100 for n in range(60)})
+    original = tmp_path / "data" / "memory.db"
+    damaged = original.with_name("memory.db.damaged-20260101T000000Z")
+    with closing(sqlite3.connect(original)) as db, closing(sqlite3.connect(damaged)) as copy:
+        db.backup(copy)
+    page = damaged.read_bytes().index(b"value 30") // 4096
+    with damaged.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xff" * 4096)
+    before = run(config, "restore", str(damaged))
+
+    erased = run(config, "erase", "80351110224678912", "--yes")
+    after = run(config, "restore", str(damaged))
+
+    assert "copies: damaged\terased\t-\twhat could not be read of it, also of others, is gone\n" in erased.output
+    (lost,) = [line for line in before.output.splitlines() if "could not be read" in line]
+    assert lost.startswith("It is damaged: ")
+    assert lost in after.output
+    assert (before.exit_code, after.exit_code) == (1, 1)
 
 
 def test_the_owner_hears_of_what_is_pending(tmp_path: Path) -> None:
