@@ -255,11 +255,10 @@ class UserMemory:
         link = context.origin.link if context.origin is not None else ""
         with self._forgetting(context.user_id):
             now = await self._store_of_all.retrieve(context.user_id, key, audience=there)
-            if (
-                now is None
-                or now.value != said
-                or (before := await past.before_message(self.memory, now, link)) is None
-            ):
+            before = None
+            if now is not None and now.value == said:
+                before = await past.before_message(self.memory, now, link)
+            if now is None or before is None:
                 await self.forget(replace(context, audience=there), key, only_if=said)
                 return ""
             is_back = await past.put_instead(self.memory, now, before.value, dict(before.metadata))

@@ -161,3 +161,18 @@ async def test_what_is_forgotten_by_its_deleted_message_is_not_in_the_process_ei
         await actions.get()
 
     assert message.id not in cog._said._kept
+
+
+async def test_a_deletion_reaches_who_is_asked_though_all_else_about_them_was_erased(chat: Chat, cleo: Person) -> None:
+    message = chat.server.say(cleo, "%remember a MARK", guild="Home")
+    await chat.server.wait_for_reply(message)
+    erasing = chat.server.say(cleo, "%forgetme")
+    await chat.server.wait_for_reply(erasing)
+    chat.server.say(cleo, "yes")
+    await chat.bot.handled(erasing)
+    chat.server.delete(message)
+    chat.server.say(cleo, "yes", guild="Home")
+    await chat.bot.handled(message)
+
+    assert chat.server.replies(message)[-1].content == "You deleted your message, so I kept nothing of it."
+    assert await chat.kept(cleo) == {}

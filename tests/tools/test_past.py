@@ -410,13 +410,15 @@ async def test_a_move_says_how_many_values_before_stay_behind(tools: ToolManager
     for value in ("tea", "water", "milk"):
         await tools.remember(ANA, "drink", value)
     await tools.remember(ANA, "pet", "Rex")
+    for value in ("Oslo", "Rome"):
+        await tools.remember(ANA_AT_HOME, "drink", value)
 
     there = await tools.move(ANA, "drink", "dm")
     moved = await tools.move(ANA, "drink", "")
     pet = await tools.move(ANA, "pet", "")
 
     assert [each and each.left_behind for each in (there, moved, pet)] == [0, 2, 0]
-    assert await said(tools, ANA, "drink") == [("", "milk")]
+    assert await said(tools, replace(ANA, private=False), "drink") == [("", "milk")]
 
 
 async def test_forgetting_says_in_which_scopes_there_was_something(tools: ToolManager) -> None:
