@@ -1,10 +1,12 @@
 """Rows of a damaged store, page by page: also those that SQLite finds no way to any more.
 
-Source: sqlite.org/fileformat2.html, chapters 1.6 (b-tree pages), 1.6.2 (overflow) and 2.1 (records).
+Source: sqlite.org/fileformat2.html, chapters 1.6 (b-tree pages), 1.7 (overflow), 2.1 (records) and
+4.1 (the log).
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import struct
 from contextlib import closing
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _MAGIC = b"SQLite format 3\0"
 _PAGE = 4096
 _HEADER = 100
+_LOG_HEADER, _FRAME_HEADER = 32, 24
 _CELLS = {0x02: 12, 0x0A: 8}
 """Where the cells' places begin in a page with keys, within the tree and at its end: our tables have no row ids."""
 
@@ -85,22 +88,40 @@ def carve(path: Path) -> Iterator[Carved]:
 
 
 class _Pages:
+    """The pages as they were last written: in the log beside the file, or else in the file."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._log = path.with_name(f"{path.name}-wal")
         with path.open("rb") as file:
             head = file.read(_HEADER)
+            self._bytes = file.seek(0, os.SEEK_END)
         said = int.from_bytes(head[16:18], "big") if head.startswith(_MAGIC) else _PAGE
         self._size = said if said in (512, 1024, 2048, _PAGE, 8192, 16384, 32768) else _PAGE
+        self._logged = self._frames() if self._log.exists() else {}
+
+    def _frames(self) -> dict[int, int]:
+        """Return where in the log the last copy of each page begins."""
+        found: dict[int, int] = {}
+        with self._log.open("rb") as file:
+            salts = file.read(_LOG_HEADER)[16:24]
+            while len(head := file.read(_FRAME_HEADER)) == _FRAME_HEADER and head[8:16] == salts:
+                found[int.from_bytes(head[:4], "big")] = file.tell()
+                file.seek(self._size, os.SEEK_CUR)
+        return found
+
+    def _page(self, number: int) -> bytes:
+        at = self._logged.get(number)
+        with (self._path if at is None else self._log).open("rb") as file:
+            file.seek((number - 1) * self._size if at is None else at)
+            return file.read(self._size)
 
     def carve(self) -> Iterator[Carved]:
-        with self._path.open("rb") as file:
-            number = 0
-            while page := file.read(self._size):
-                number += 1
-                rows = list(self._rows(page, _HEADER if number == 1 else 0))
-                records = tuple(record for row in rows if (record := _record(row)) is not None)
-                if rows:
-                    yield Carved(records, sum(map(_expected, rows)))
+        for number in range(1, max(self._bytes // self._size, *self._logged, 0) + 1):
+            rows = list(self._rows(self._page(number), _HEADER if number == 1 else 0))
+            records = tuple(record for row in rows if (record := _record(row)) is not None)
+            if rows:
+                yield Carved(records, sum(map(_expected, rows)))
 
     def _rows(self, page: bytes, start: int) -> Iterator[tuple[Any, ...]]:
         first = _CELLS.get(page[start]) if len(page) == self._size else None
@@ -133,12 +154,10 @@ class _Pages:
 
     def _overflow(self, number: int, length: int) -> bytes:
         found = b""
-        with self._path.open("rb") as file:
-            while number and len(found) < length:  # never in a ring: it ends when there is as much as was said
-                file.seek((number - 1) * self._size)
-                page = file.read(self._size)
-                (number,) = struct.unpack_from(">I", page)
-                found += page[4:]
+        while number and len(found) < length:  # never in a ring: it ends when there is as much as was said
+            page = self._page(number)
+            (number,) = struct.unpack_from(">I", page)
+            found += page[4:]
         return found[:length]
 
 

@@ -151,3 +151,42 @@ async def test_a_file_of_which_nothing_can_be_read_is_told_to_be_gone(
     assert (done.trouble, done.damaged) == ("", True)
     assert b"MARK" not in copy.read_bytes()
     assert "of 90000 bytes" in caplog.text
+
+
+async def test_what_still_stands_in_the_log_of_a_store_that_lost_its_beginning_is_read_there(tmp_path: Path) -> None:
+    original, copy = tmp_path / "memory.db", tmp_path / "memory.db.damaged-20260101T000000Z"
+    await store_of_two_people(original)
+    async with SQLiteMemoryBackend(original) as store:
+        with closing(sqlite3.connect(original)) as reader:  # so that the log is not taken into the file
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM memories").fetchone()
+            await store.store(OTHER, "key 0001", "kept late")
+            for side in ("", "-wal"):
+                shutil.copy(f"{original}{side}", f"{copy}{side}")
+    overwrite(copy, 0)
+    log = copy.with_name(f"{copy.name}-wal").read_bytes()
+    assert b"kept late" in log
+    assert b"CREATE TABLE" not in log  # the first page is not in it: SQLite finds nothing any more
+    assert b"kept late" not in copy.read_bytes()
+
+    done = purge(OwnCopy(copy, "damaged"), user_hash_of(USER), revision(2 * NOW_MS))
+
+    (left,) = (path for path in tmp_path.iterdir() if path.name.startswith(copy.name))
+    assert (done.trouble, done.memories) == ("", 60)
+    assert b"MARK" not in left.read_bytes()
+    assert await kept_in(left, OTHER) == await kept_in(original, OTHER)
+
+
+@pytest.mark.parametrize("pages", [1, 9, 20])
+async def test_a_store_that_was_cut_off_keeps_what_is_there(tmp_path: Path, pages: int) -> None:
+    original, copy = tmp_path / "memory.db", tmp_path / "memory.db.damaged-20260101T000000Z"
+    await store_of_two_people(original)
+    copy.write_bytes(original.read_bytes()[: pages * PAGE + 100])
+
+    done = purge(OwnCopy(copy, "damaged"), user_hash_of(USER), revision(2 * NOW_MS))
+
+    assert (done.trouble, done.damaged) == ("", True)
+    assert b"MARK" not in copy.read_bytes()
+    left = await kept_in(copy, OTHER)
+    assert left.items() <= (await kept_in(original, OTHER)).items()
+    assert len(left) > 5 or pages < 20
