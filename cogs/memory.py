@@ -148,9 +148,11 @@ class MemoryCog(ToolCog, name="Memory"):
         found = await self._tools.own(context, query, limit)
         newest = SearchResult()
         more: list[str] = []
+        refused = False
         with suppress(BackendUnavailableError):
             if query and not found:
                 newest = await self._tools.own(context, limit=render.NEWEST)
+            refused = not found and await self._tools.consent(context) is Consent.NO
             more = await self._beside(context, ctx.prefix or "", shown=bool(found or newest))
         text = render.memories(
             found,
@@ -160,6 +162,7 @@ class MemoryCog(ToolCog, name="Memory"):
             in_full=in_full,
             newest=newest,
             told=(lambda scope: render_privacy.told_where(scope, server_name(ctx.bot))) if context.private else None,
+            refused=refused,
         )
         await self._speech.reply(ctx, "\n".join([text, *more]))
 

@@ -47,6 +47,8 @@ class PrivacyCog(ToolCog, name="Privacy"):
         """Show what I may remember about you, and what you can do about it; on or off decides it."""
         context = await context_of(ctx)
         match action.casefold():
+            case ("on" | "off") as decision if not context.needs_consent:
+                text = render.owners_are_remembered(decision, ctx.prefix or "")
             case "":
                 text = await self._state(ctx, context)
             case "on":
@@ -100,8 +102,6 @@ class PrivacyCog(ToolCog, name="Privacy"):
 
     async def _switched_off(self, ctx: commands.Context[Any], context: ToolContext) -> str:
         """Stop at once, then ask whether to erase what there is; return what is left to say."""
-        if not context.needs_consent:
-            return render.owners_are_remembered(ctx.prefix or "")
         erased = await self._tools.refuse(context)
         self._desk.decided(context.user_id)
         if erased:

@@ -89,19 +89,21 @@ def memories(
     in_full: bool = False,
     newest: Iterable[MemoryEntry] = (),
     told: Callable[[str], str] | None = None,
+    refused: bool = False,
 ) -> str:
     """Return page *page* of what was found; *found* begins with the first page.
 
     Args:
         in_full: say all of why each was found, not one or two words of it.
         newest: what to show where nothing matches.
+        refused: they told us not to remember them.
         told: says where what belongs to a scope may be told, where memories of elsewhere are shown, too.
     """
     total = len(found) + found.cut
     size = page_size(in_full=in_full)
     pages = -(-total // size)
     shown = found.hits[(page - 1) * size : page * size]
-    lines = [_heading(total, query, page, pages, prefix)]
+    lines = [_heading(total, query, page, pages, prefix, refused=refused)]
     most = _ALONE_SHOWN if total == 1 else _VALUE_SHOWN
     for hit in shown:
         memory = _memory(hit.entry, most, None if in_full else told)
@@ -222,12 +224,14 @@ def unknown_command(name: str, known: Iterable[str], prefix: str) -> str:
     return f"{text} {prefix}help lists what I know."
 
 
-def _heading(total: int, query: str, page: int, pages: int, prefix: str) -> str:
+def _heading(total: int, query: str, page: int, pages: int, prefix: str, *, refused: bool) -> str:
     verb = "matches" if total <= 1 else "match"
     about = f" that {verb} {quote(query, _KEY_SHOWN)}" if query else ""
     if not total:
         if query:
             return f"I remember nothing about you here{about}. To see everything: {prefix}memories"
+        if refused:
+            return f"I remember nothing about you here, as you told me not to. To change that: {prefix}privacy on"
         return f"I remember nothing about you here yet. Try: {prefix}remember favorite_color blue"
     if page > pages:
         return f"There is no page {page}; the last one is {pages}."

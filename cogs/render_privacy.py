@@ -123,8 +123,12 @@ def switched_off(count: int, seconds: float) -> str:
     )
 
 
-def owners_are_remembered(prefix: str) -> str:
-    return f"You are my owner, so I remember without asking you. {prefix}forgetme erases all about you."
+def owners_are_remembered(action: str, prefix: str) -> str:
+    """Args: action: on or off, which is not the owner's to say."""
+    return (
+        f"You are my owner, so {prefix}privacy {action} changes nothing: I remember without asking you. "
+        f"{prefix}forgetme erases all about you."
+    )
 
 
 def kept_unused(prefix: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.cogs.test_consent import asked, state_of
 from tests.cogs.test_privacy import DONE, back_again
 from tools.consent import Consent
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.cogs.conftest import Chat
 
 REFUSED = "Nothing was kept, because you told me not to remember you. To change that: %privacy on"
@@ -97,3 +97,33 @@ async def test_hearsay_is_marked_by_its_type_too(chat: Chat) -> None:
     await chat.ask(chat.ben, f'%remember "<@{chat.ana.id}> salary" 9')
 
     assert "hearsay: you said it about ana" in await chat.ask(chat.ben, f"%why <@{chat.ana.id}> salary")
+
+
+async def test_who_said_no_is_not_told_to_try_what_is_refused(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%privacy off")
+
+    for guild in (None, "Home"):
+        assert await chat.ask(chat.ana, "%memories", guild) == (
+            "I remember nothing about you here, as you told me not to. To change that: %privacy on"
+        )
+    await chat.ask(chat.ana, "%privacy on")
+    assert (await chat.ask(chat.ana, "%memories")).endswith("Try: %remember favorite_color blue")
+
+
+async def test_what_is_not_found_among_what_rests_is_said_as_ever(chat: Chat) -> None:
+    await chat.ask(chat.ana, "%remember drink tea")
+    await asked(chat, chat.ana, "%privacy off", "no")
+
+    assert (await chat.ask(chat.ana, "%memories zzz")).startswith("I remember nothing about you here that matches zzz.")
+
+
+@pytest.mark.parametrize("action", ["on", "off"])
+async def test_the_owners_decision_changes_nothing_and_that_is_said(chat: Chat, action: str) -> None:
+    await chat.ask(chat.you, "%remember drink tea")
+
+    assert await chat.ask(chat.you, f"%privacy {action}") == (
+        f"You are my owner, so %privacy {action} changes nothing: I remember without asking you. "
+        "%forgetme erases all about you."
+    )
+    assert await state_of(chat, chat.you) is Consent.UNASKED
+    assert await chat.kept(chat.you) == {("dm", "drink"): "tea"}
