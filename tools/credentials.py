@@ -99,9 +99,9 @@ _DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 _NUMBERS_MAX = 2_000
 
 _NAMES = (
-    r"pass ?word|pass ?code|pass ?phrase|passwd|pwd|passwort|kennwort|contrase\u00f1a|mot de passe|senha|wachtwoord"
-    r"|l\u00f6senord|has\u0142o|parola|\u015fifre|jelsz\u00f3|heslo|salasana|kata sandi|m\u1eadt kh\u1ea9u"
-    r"|\u043f\u0430\u0440\u043e\u043b\u044c|\u03ba\u03c9\u03b4\u03b9\u03ba\u03cc\u03c2"
+    r"pass ?word|pass ?code|pass ?phrase|passwd|pwd|(?<!\w)pw(?!\w)|passwort|kennwort|contrase\u00f1a|mot de passe"
+    r"|senha|wachtwoord|l\u00f6senord|has\u0142o|parola|\u015fifre|jelsz\u00f3|heslo|salasana|kata sandi"
+    r"|m\u1eadt kh\u1ea9u|\u043f\u0430\u0440\u043e\u043b\u044c|\u03ba\u03c9\u03b4\u03b9\u03ba\u03cc\u03c2"
     r"|\u05e1\u05d9\u05e1\u05de\u05d4|\u0643\u0644\u0645\u0629 (?:\u0627\u0644)?\u0645\u0631\u0648\u0631"
     r"|\u5bc6\u7801|\u5bc6\u78bc|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638|\u0e23\u0e2b\u0e31\u0e2a\u0e1c\u0e48\u0e32\u0e19"
     r"|\u092a\u093e\u0938\u0935\u0930\u094d\u0921"
@@ -121,7 +121,11 @@ _SEED = re.compile(
     r"(?:seed|recovery|mnemonic|secret) (?:phrase|words)[^a-z]{0,3}(?:is |are |: ?)?(?:[a-z]{3,8}[ ,]{1,2}){11}[a-z]{3}"
 )
 _WORD = r"[\"'`\u201c\u201e]?([^\s\"'`\u201c\u201d\u201e,;]{6,200})[\"'`\u201d\u201c]?"
-_SIGNED = re.compile(rf"(?:{_NAMES}){_FOR}{_SIGN}{_WORD}(?=[.!?]{{0,3}}(?:$|[,;)]| [(|/-]))", re.IGNORECASE)
+_ASIDE_OF = r"(?: \([^()]{1,40}\))?"
+_SIGNED = re.compile(
+    rf"(?:{_NAMES}){_FOR}{_ASIDE_OF}(?:{_SIGN}| ?(?:->|\u2192) ?){_WORD}(?=[.!?]{{0,3}}(?:$|[,;)]| [(|/-]))",
+    re.IGNORECASE,
+)
 _SPOKEN = re.compile(rf"(?:{_NAMES}){_FOR}{_SAYS}{_WORD}[.!?]{{0,3}}$", re.IGNORECASE)
 _BESIDE = re.compile(rf"(?:{_NAMES}) {_WORD}", re.IGNORECASE)
 _SIGNED_TOKEN = re.compile(
@@ -140,6 +144,8 @@ geheim inconnu keines keinen ninguna olvidada oublie unbekannt unveraendert unve
 _REMARKS = frozenset(_ONE_WORD.split())
 """What is said of a password in one word, or where it is: such a word is none."""
 _REMARK_ENDS = ("ed", "ing", "ous", "ible", "able", "less", "ful", "ly")
+_LONGER_THAN_WORDS = 16
+_HUMP = re.compile(r"[a-z][A-Z]")
 _COUNTED = re.compile(r"\d{1,2}[a-z]{1,6}")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}")
 _ASIDE = "\"'`\u201c\u201d.,;:!?()[]*_~|"
@@ -200,7 +206,7 @@ def _token_in(text: str) -> str:
     """
     lines = unicodedata.normalize("NFKC", bare(text)).splitlines()
     found = (word for line in lines for word in _SIGNED_TOKEN.findall(" ".join(line.split())))
-    return "a key or token" if any(_is_telling(w) and (len(w) >= 12 or _is_odd(w)) for w in found) else ""
+    return "a key or token" if any(_is_telling(word) and _is_odd(word) for word in found) else ""
 
 
 def _is_telling(said: str) -> bool:
@@ -223,9 +229,12 @@ def _is_mixed_word(said: str) -> bool:
 
 
 def _is_odd(said: str) -> bool:
-    """Return whether *said* is written as no word is: with digits, signs, or capitals within."""
-    word = said.strip(_ASIDE)
-    return not word.isalpha() or word[1:] not in (word[1:].lower(), word[1:].upper())
+    """Return whether *said* is written as no word is: with digits, signs, or capitals within, or longer than any."""
+    parts = re.split(r"[-'\u2019./]", said.strip(_ASIDE))  # of "Bartholomew-James", each
+    return any(
+        part != "" and (not part.isalpha() or len(part) >= _LONGER_THAN_WORDS or _HUMP.search(part) is not None)
+        for part in parts
+    )
 
 
 def _known(text: str) -> str:

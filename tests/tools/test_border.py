@@ -261,7 +261,22 @@ def test_any_text_is_let_in_whole_or_refused(key: str, value: str) -> None:
     assert admit(found.key, found.value) == Admitted(found.key, found.value, ())
 
 
-@pytest.mark.parametrize("unit", ["4111 ", "4 ", "eyJ", "sk-", "password for a b c ", "://a:", "MNO.", " ", "api key "])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "4111 ",
+        "4 ",
+        "eyJ",
+        "sk-",
+        "password for a b c ",
+        "password (",
+        "password: none, ",
+        "://a:",
+        "MNO.",
+        " ",
+        "api key ",
+    ],
+)
 def test_twelve_times_the_text_takes_nothing_like_its_square(unit: str) -> None:
     admit("note", "warm, and long enough to need the library")
 
@@ -299,6 +314,10 @@ PASSWORDS_IN_WORDS = (
     ("pw", "wifi password: hunter22"),
     ("note", "Password Tr0ub4dor&3"),
     ("password for netflix", "swordfish"),
+    ("note", "wifi pw: swordfish"),
+    ("wifi_pw", "swordfish"),
+    ("note", "password (netflix): swordfish"),
+    ("note", "password -> swordfish"),
 )
 KEYS_IN_WORDS = (
     ("note", "token: aZ4kq9xx"),
@@ -342,6 +361,8 @@ def test_a_token_that_is_named_with_a_sign_is_refused(key: str, value: str) -> N
         ("note", "密码：在冰箱的门上贴着"),
         ("note", "password manager: Bitwarden"),
         ("note", "grandma's secret: cinnamon"),
+        ("note", "her secret: strawberries"),
+        ("note", "ring bearer: Bartholomew-James"),
         ("home_secret", "under the stone4711"),
         ("home_secret", "MARKER4711"),
         ("favorite token", "goblin"),
