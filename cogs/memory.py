@@ -105,7 +105,7 @@ class MemoryCog(ToolCog, name="Memory"):
                 kept = await self._tools.remember(context, information_type, information)
             place = (context.scope, kept.key)
             if said.is_deleted:  # too soon for anybody to find anything that came from it
-                gone = await self._take_back(context, place, kept.value) is not None
+                gone = await self._take_back(context, place, kept.value, no_trace=True) is not None
                 await self._speech.reply(ctx, render.taken_back("" if gone else kept.key, ctx.prefix or ""))
                 return
             moved_from, again = "", None
@@ -331,7 +331,9 @@ class MemoryCog(ToolCog, name="Memory"):
         me_id = self._bot.user.id if self._bot.user is not None else None
         return services is None or may_command(services.policy, message, me_id=me_id)
 
-    async def _take_back(self, context: ToolContext, place: tuple[str, str], value: str) -> str | None:
+    async def _take_back(
+        self, context: ToolContext, place: tuple[str, str], value: str, *, no_trace: bool = False
+    ) -> str | None:
         """Put back what was in *place* before a message said *value* there, if that is still what is remembered.
 
         Returns:
@@ -339,7 +341,7 @@ class MemoryCog(ToolCog, name="Memory"):
         """
         scope, key = place
         try:
-            return await self._tools.take_back(replace(context, scope=scope), key, value)
+            return await self._tools.take_back(replace(context, scope=scope), key, value, no_trace=no_trace)
         except BackendUnavailableError:
             return None
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from memory import BackendUnavailableError, MemoryBackendError, MemoryEntry
 from memory.deadline import Bounded
-from memory.model import from_ms
+from memory.model import Tombstone, from_ms
 from memory.revision import one_above
 from tools.entries import earlier, live, newest_first, readable, under
 from tools.keys import normalise_key
 
 if TYPE_CHECKING:
     from memory import SharedMemory
+    from memory.model import Record
     from memory.shared import MemorySystem
     from tools.context import ToolContext
 
@@ -111,18 +112,28 @@ async def how_many_before(memory: SharedMemory, now: MemoryEntry) -> int:
     return 0
 
 
-async def put_instead(memory: SharedMemory, now: MemoryEntry, value: str, metadata: dict[str, object]) -> bool:
-    """Let *value* take the place of *now*, unless that was changed or forgotten since; return whether it did."""
+async def put_instead(
+    memory: SharedMemory, now: MemoryEntry, value: str, metadata: dict[str, object], *, anew: bool = False
+) -> bool:
+    """Let *value* take the place of *now*, unless that was changed or forgotten since; return whether it did.
+
+    Args:
+        anew: its history begins anew, so that nothing of *now* stays.
+    """
 
     async def put(system: MemorySystem) -> bool:
         # Just above what it replaces: whatever was written or forgotten since has a higher revision, and stays.
         revision = one_above(now.revision)
         updated = from_ms(system.flagged.clock.now_ms())
         entry = replace(now, value=value, metadata=metadata, updated_at=updated, revision=revision)
+        records: list[Record] = [entry]
+        if anew:  # a time of its own tells also a store that never hears of the deletion that it is another entry
+            entry = replace(entry, created_at=updated, revision=one_above(revision))
+            records = [Tombstone(*now.position, revision), entry]
         with Bounded("memory", "store", memory.deadline_s):
-            await system.flagged.put([entry])
+            await system.flagged.put(records)
         kept = await system.flagged.retrieve(now.user_id, now.key, audience=frozenset({now.scope}))
-        return kept is not None and kept.revision == revision
+        return kept is not None and kept.revision == entry.revision
 
     return await memory.on_loop("undo", put)
 

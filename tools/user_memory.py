@@ -242,11 +242,14 @@ class UserMemory:
         self._tell_forgotten(context.user_id)
         return [scope for scope, had in zip(there, forgotten, strict=True) if had]
 
-    async def take_back(self, context: ToolContext, information_type: str, said: str) -> str:
+    async def take_back(self, context: ToolContext, information_type: str, said: str, *, no_trace: bool = False) -> str:
         """Let be there again what was there before the message of *context* said *said*, if that is still there.
 
         In the context's scope. Other values of the same message do not come back. Where nothing was there before, or
         with the migration flag off, it is forgotten.
+
+        Args:
+            no_trace: the history says nothing of it either; it begins anew then.
 
         Returns:
             What is there again; empty if nothing is, or something else is there.
@@ -261,7 +264,7 @@ class UserMemory:
             if now is None or before is None:
                 await self.forget(replace(context, audience=there), key, only_if=said)
                 return ""
-            is_back = await past.put_instead(self.memory, now, before.value, dict(before.metadata))
+            is_back = await past.put_instead(self.memory, now, before.value, dict(before.metadata), anew=no_trace)
             return before.value if is_back else ""
 
     async def forget_everything(self, context: ToolContext) -> bool:

@@ -84,6 +84,11 @@ async def test_what_is_deleted_while_it_is_stored_is_taken_back(chat: Chat, monk
 
     assert chat.server.replies(message)[-1].content == "You deleted your message, so I kept nothing of it."
     assert list((await chat.kept(chat.ana)).values()) == ["before"]
+    monkeypatch.undo()
+    assert "MARK" not in await chat.ask(chat.ana, "%history a", "Home")
+    assert b"MARK" not in await tools.export(ToolContext(str(chat.ana.id)))
+    assert "MARK" not in await chat.ask(chat.ana, "%undo a", "Home")
+    assert list((await chat.kept(chat.ana)).values()) == ["before"]
 
 
 # What a corrected message had replaced.
