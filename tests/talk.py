@@ -67,13 +67,16 @@ class Conversation:
     def server(self) -> int:
         """The process id of the MCP server that the bot runs, once there is one."""
         end = time.monotonic() + 10
+        ours = Path(f"/proc/{self.process.pid}/cmdline").read_bytes()
         while time.monotonic() < end:
             for folder in Path("/proc").glob("[0-9]*"):
                 try:
                     parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                    runs_itself = (folder / "cmdline").read_bytes() != ours
                 except (OSError, ValueError):
                     continue
-                if parent == self.process.pid:
+                # A child that runs the bot's own program is only being made: to stop it would stop the bot, too (vfork).
+                if parent == self.process.pid and runs_itself:
                     return int(folder.name)
         raise AssertionError("the bot has no MCP server")
 
