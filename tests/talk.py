@@ -75,7 +75,7 @@ class Conversation:
                     runs_itself = (folder / "cmdline").read_bytes() != ours
                 except (OSError, ValueError):
                     continue
-                # A child that runs the bot's own program is only being made: to stop it would stop the bot, too (vfork).
+                # One that still runs the bot's own program is being made: to stop it would stop the bot, too (vfork).
                 if parent == self.process.pid and runs_itself:
                     return int(folder.name)
         raise AssertionError("the bot has no MCP server")
