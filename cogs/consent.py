@@ -81,6 +81,8 @@ class ConsentDesk:
             text = render.ASKED_ELSEWHERE
         else:
             if asking is not None:
+                if asking.waiting == 1:  # once is enough
+                    await self._speech.say(message.channel, render.ASKED_ABOVE, reply_to=message, prefix=prefix)
                 await asking.wait()
             state = await self.tools.consent(context)  # they may have said so since
             if state is Consent.YES:

@@ -66,6 +66,8 @@ ASKED_ELSEWHERE = (
     "Answer there, and then tell me again."
 )
 
+ASKED_ABOVE = "That waits for your yes or no to my question above, too."
+
 
 def not_kept(prefix: str, *, refused: bool) -> str:
     why = "you told me not to remember you" if refused else "you have not agreed to being remembered"

@@ -80,7 +80,8 @@ async def test_what_waited_is_kept_in_the_order_in_which_it_was_said(
     await answers(chat, *messages)
 
     assert await chat.kept(cleo) == {("dm", "a"): "5"}
-    told = [action.message.content for action in chat.server.actions][1:]
+    _, above, *told = [action.message.content for action in chat.server.actions]
+    assert above == "That waits for your yes or no to my question above, too."
     assert told == [f"Got it! I'll remember that a: {number}" for number in range(6)]
 
 
