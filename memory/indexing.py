@@ -19,7 +19,7 @@ from memory.errors import BackendUnavailableError, ConfigError
 from memory.store import Derived
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 
     from memory.embedding import Embedded
     from memory.language import Language
@@ -52,7 +52,7 @@ class Analyser:
     def __init__(
         self,
         language: Language,
-        stores: Sequence[Replica],
+        stores: Collection[Replica],
         written: asyncio.Event,
         after: Callable[[], None] | None = None,
     ) -> None:
@@ -86,7 +86,7 @@ class Analyser:
                 return
 
 
-def _writable(stores: Sequence[Replica]) -> list[tuple[Replica, SearchIndex]]:
+def _writable(stores: Collection[Replica]) -> list[tuple[Replica, SearchIndex]]:
     """Return the stores that may be written and keep an index, with that."""
     found = [(store, store.store.index()) for store in stores if store.writable]
     return [(store, index) for store, index in found if index is not None]
@@ -148,7 +148,7 @@ class Vectors:
         kept: called with each user of whom vectors were kept.
     """
 
-    def __init__(self, stores: Sequence[Replica], kept: Callable[[str], None]) -> None:
+    def __init__(self, stores: Collection[Replica], kept: Callable[[str], None]) -> None:
         self._stores = stores
         self._kept = kept
         self._asked: tuple[Replica, SearchIndex] | None = None
@@ -199,7 +199,7 @@ class Indexing:
 
     Args:
         sets: where searches are ranked.
-        stores: those that there are; their owner may add some, and take some out.
+        stores: those that there are; some may join and leave.
         embedder: the model, if there is one.
         patience_s: how long a search waits for the vector of its query.
     """
@@ -207,7 +207,7 @@ class Indexing:
     def __init__(
         self,
         sets: WorkingSets,
-        stores: Sequence[Replica],
+        stores: Collection[Replica],
         embedder: StaticVectors | EndpointEmbedder | None = None,
         patience_s: float = 0.3,
     ) -> None:

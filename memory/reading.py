@@ -19,12 +19,12 @@ from memory.report import StoreState
 from memory.tasks import together
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
     from memory.acknowledged import AcknowledgedRevisions, Asked
     from memory.model import Audience, Position, Record
     from memory.outbox import Outbox
-    from memory.replica import Replica
+    from memory.replica import Members, Replica
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Reader:
 
     Args:
         name: what errors call the memory.
-        replicas: the stores, best priority first; their owner may add some, and take some out.
+        replicas: the stores, best priority first; some may join and leave.
         hedge_s: how long one store may take over a read before the next is asked, too.
         shared: returns whether another process may be writing to the same outbox.
         dice: returns what `random.random` returns.
@@ -44,7 +44,7 @@ class Reader:
     def __init__(
         self,
         name: str,
-        replicas: Sequence[Replica],
+        replicas: Members,
         outbox: Outbox,
         acknowledged: AcknowledgedRevisions,
         *,
@@ -353,14 +353,14 @@ class Reader:
         asked.add_done_callback(lambda _: self._late.subtract([replica]))
 
     @staticmethod
-    def _names(silent: Sequence[Replica]) -> tuple[list[str], list[str]]:
+    def _names(silent: Iterable[Replica]) -> tuple[list[str], list[str]]:
         """Return the names of stores that did not answer, and of those of them that are only just coming up."""
         starting = [replica.name for replica in silent if replica.health().state is StoreState.STARTING]
         return [replica.name for replica in silent], starting
 
 
 async def ask(
-    replicas: Sequence[Replica], operation: str, work: Callable[[Replica], Awaitable[T]]
+    replicas: Collection[Replica], operation: str, work: Callable[[Replica], Awaitable[T]]
 ) -> dict[Replica, T | BackendUnavailableError | MemoryRejectedError]:
     """Ask all *replicas* at once; return what each said, or why it said nothing, best priority first."""
 
@@ -370,11 +370,12 @@ async def ask(
         except (BackendUnavailableError, MemoryRejectedError) as exc:
             return exc
 
-    answers = await together(*(one(replica) for replica in replicas))
-    return dict(zip(replicas, answers, strict=True))
+    asked = tuple(replicas)  # another may join meanwhile
+    answers = await together(*(one(replica) for replica in asked))
+    return dict(zip(asked, answers, strict=True))
 
 
-def nobody(name: str, operation: str, replicas: Sequence[Replica], outcomes: dict[Replica, Any]) -> Exception:
+def nobody(name: str, operation: str, replicas: Iterable[Replica], outcomes: dict[Replica, Any]) -> Exception:
     """Return the error for an operation that no store did."""
     refusals = [outcome for outcome in outcomes.values() if isinstance(outcome, MemoryRejectedError)]
     if refusals and len(refusals) == len(outcomes):

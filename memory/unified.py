@@ -24,6 +24,7 @@ from memory.limits import check_draft, check_record
 from memory.model import MemoryEntry, Page, newest
 from memory.reading import Reader, nobody
 from memory.recall import Recall
+from memory.replica import Members
 from memory.report import HealthReport, StoreState
 from memory.tasks import stop, together, wait_while
 from memory.writing import Writer, stores_needed
@@ -92,7 +93,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         name: str = "unified",
     ) -> None:
         super().__init__(name, clock=outbox.clock, deadline_s=deadline_s, sets=sets)
-        self.members = sorted(replicas, key=lambda replica: replica.priority)
+        self.members = Members(replicas)
         """All that are fed, compared and read: the stores, and legacy while it takes part."""
         self.outbox = outbox
         concern = stores_needed(write_concern, len(self.replicas))
@@ -163,9 +164,7 @@ class UnifiedMemoryBackend(MemoryBackend):
         """Let one more store take part from now on; open it if this memory is open."""
         replica.may_found = replica.store.is_local
         replica.on_change = self._attention.set
-        if replica not in self.members:
-            self.members.append(replica)
-            self.members.sort(key=lambda member: member.priority)
+        self.members.add(replica)
         if self._opened:
             await self._register()
             await replica.open()
@@ -177,8 +176,7 @@ class UnifiedMemoryBackend(MemoryBackend):
 
         *for_good*: nothing is kept for it any more either, unless another process has it.
         """
-        if replica in self.members:  # else a call that was cut off has begun with it
-            self.members.remove(replica)
+        self.members.discard(replica)
         await replica.close()
         if for_good and not self._is_shared():  # else another process may still have it
             with suppress(BackendUnavailableError):  # it will be struck off at the next start

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memory.model import Record
     from memory.outbox import Kept, Outbox
     from memory.recall import Recall
-    from memory.replica import Replica
+    from memory.replica import Members, Replica
 
 _CONCERN_LEFT_S = 0.1
 
@@ -31,14 +31,14 @@ class Writer:
 
     Args:
         name: what errors call the memory.
-        replicas: the stores, best priority first; their owner may add some, and take some out.
+        replicas: the stores, best priority first; some may join and leave.
         concern: how many stores must have a write before it counts, beside the outbox.
     """
 
     def __init__(
         self,
         name: str,
-        replicas: Sequence[Replica],
+        replicas: Members,
         outbox: Outbox,
         acknowledged: AcknowledgedRevisions,
         recall: Recall,
@@ -104,8 +104,8 @@ class Writer:
             if isinstance(error, BackendUnavailableError):
                 error = BackendUnavailableError(self._name, "store", f"{outbox.reason}; {error.reason}")
             raise error from outbox
-        for replica, outcome in outcomes.items():
-            if not isinstance(outcome, int):
+        for replica in self._replicas:
+            if not isinstance(outcomes.get(replica), int):  # or it was not asked, since it has joined only now
                 replica.distrust(rewind=False)
         self._note(ready)
         return max((outcome for outcome in changed if isinstance(outcome, int)), default=0)

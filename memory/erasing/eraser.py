@@ -128,7 +128,7 @@ class Eraser:
 
     async def _look(self, user_id: str, user_hash: str) -> _Found:
         """Count what there is; what cannot be asked is not counted."""
-        members = self._unified.members
+        members = tuple(self._unified.members)  # another may join meanwhile
         here, *stores = await asyncio.gather(
             self._count(partial(self._flagged.scan, user_id)),
             *(self._count(partial(_scan, replica, user_id)) for replica in members),
@@ -192,6 +192,9 @@ class Eraser:
         parts.append(Part("working sets", PartState.ERASED))
         parts += await self._copies.erase(one.user_hash, one.revision)  # always: what was damaged meanwhile is one
         parts += await out_of_reach(self._places)
+        have = {part.name for part in parts}
+        why = "it joined while the others were erased"
+        parts += [Part(r.name, PartState.PENDING, 0, why) for r in self._unified.members if r.name not in have]
         one = replace(one, parts=_added_up(parts, one.parts, counts))
         if not self._pending.advance(one):
             log.debug("an erasure was begun anew, or is not wanted any more")

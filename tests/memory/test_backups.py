@@ -413,7 +413,7 @@ async def test_nothing_is_replaced_while_a_store_is_away_that_may_know_who_was_f
             """Another machine forgets somebody there, and then nobody reaches it."""
             await far.inner.put([UserTombstone(user_hash_of("u2"), memory.clock.stamp())])
             far.fault = "down"
-            memory.members[1].give_up("unplugged")
+            memory.replicas[1].give_up("unplugged")
 
         if when == "from the start":
             await goes_away()
@@ -436,7 +436,7 @@ async def test_nothing_is_replaced_while_a_store_is_away_that_may_know_who_was_f
 
         far.fault = ""
         await memory.health_check()
-        await until(lambda: memory.members[1].in_step)
+        await until(lambda: memory.replicas[1].in_step)
         await replaced(memory, tmp_path)
         assert await memory.get_all("u1") == {"drink": "tea"}
         assert await memory.get_all("u2") == {}

@@ -37,6 +37,7 @@ from tests.memory.unify import QUICK, unify
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from memory.model import Page
     from memory.receipt import Part, Receipt
     from memory.shared import MemorySystem, SharedMemory
 
@@ -181,6 +182,33 @@ async def test_somebody_nobody_here_knows_is_erased_too_since_some_store_may(con
         assert receipt.complete
         assert receipt.entries == 0
         assert receipt.revision
+
+
+async def test_a_store_that_joins_while_somebody_is_counted_is_erased_too(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = SQLiteMemoryBackend.scan
+
+    async def turn_the_flag_off_first(store: SQLiteMemoryBackend, *args: object) -> Page:
+        if (config.parent / ".memory_migration_complete").exists():
+            set_flag(config, on=False)
+            await memory.on_loop("look", look)
+        return await scan(store, *args)  # type: ignore[arg-type]
+
+    async def look(system: MemorySystem) -> object:
+        return await system.flagged.retrieve(OTHER, "drink")
+
+    memory = shared_memory(config)
+    async with memory:
+        await in_step(memory)
+        await live(memory)
+        monkeypatch.setattr(SQLiteMemoryBackend, "scan", turn_the_flag_off_first)
+
+        receipt = await memory.erase(USER, tell="channel 7")
+
+        assert receipt.complete, receipt
+        assert part(receipt, "legacy").state is PartState.ERASED
+        assert marks_in(config.parent) == {}
 
 
 async def test_what_cannot_even_be_noted_erases_nothing(config: Path) -> None:

@@ -18,6 +18,7 @@ from memory.errors import BackendUnavailableError, ConfigError, WriteConcernErro
 from memory.folder import Folder
 from memory.model import MemoryEntry, Tombstone, slot_of, user_hash_of
 from memory.outbox import tables
+from memory.replica import Replica
 from memory.report import StoreState
 from memory.revision import HybridLogicalClock
 from tests.contract import NOW_MS, everything, make_entry, revision
@@ -25,10 +26,10 @@ from tests.memory.faulty import FaultyBackend
 from tests.memory.unify import BY_HAND, QUICK, unify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from memory.model import Audience, Page
+    from memory.model import Audience, Page, Record
     from memory.outbox import Outbox
     from memory.store import StoreBackend
     from memory.unified import UnifiedMemoryBackend
@@ -583,6 +584,32 @@ async def test_without_an_outbox_a_write_counts_only_if_every_store_took_it(tmp_
         await until(lambda: healthy(memory))
         assert (await memory.get_all("u1"))["car"] == "red"
         await until(lambda: same_in_all(memory))
+
+
+async def test_a_store_that_joins_during_a_write_without_an_outbox_does_not_fail_it_and_misses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joins: list[asyncio.Task[None]] = []
+    async with files(tmp_path) as memory:
+        third = SQLiteMemoryBackend(tmp_path / "third.db", name="third", clock=memory.outbox.clock)
+        joining = Replica(third, memory.outbox, priority=5, plan=QUICK)
+        joining.counted = False
+        put = SQLiteMemoryBackend.put
+
+        async def let_it_join_first(store: SQLiteMemoryBackend, records: Sequence[Record]) -> int:
+            if isinstance(records[0], MemoryEntry) and not joins:
+                joins.append(asyncio.create_task(memory.enlist(joining)))
+                await until(lambda: joining in memory.members)
+            return await put(store, records)
+
+        await until(lambda: healthy(memory))
+        monkeypatch.setattr(SQLiteMemoryBackend, "put", let_it_join_first)
+        with locked(tmp_path / "outbox.db"):
+            assert await memory.store("u1", "drink", "tea")
+
+        assert [member.name for member in memory.members] == ["third", "second", "local"]
+        await until(lambda: joining.in_step)
+        assert await third.get_all("u1") == {"drink": "tea"}
 
 
 async def test_an_outbox_that_cannot_be_written_is_noticed_without_a_write_and_costs_no_trust(tmp_path: Path) -> None:
