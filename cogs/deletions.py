@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from discord.ext import commands
 
-from cogs.access import is_answered, is_person, may_command
+from cogs.access import is_answered
 from cogs.offers import Deleted, Offer, Offers
 from cogs.plugin import speech_of, tools_of
+from cogs.tool_cog import ToolCog
 from memory import BackendUnavailableError
 from memory.tasks import stop
 from tools.linked import said_in
@@ -40,7 +41,7 @@ _DROPPED = {"event": "offers_dropped"}
 _FAILED = {"event": "offer_failed"}
 
 
-class DeletionsCog(commands.Cog, name="Deletions"):
+class DeletionsCog(ToolCog, name="Deletions"):
     """Offers to forget what came from a deleted message, to whoever wrote it; says nothing of what that was.
 
     Discord says the message's id alone. Who wrote it is known of what this process saw, and offered at once. Of what is
@@ -62,9 +63,7 @@ class DeletionsCog(commands.Cog, name="Deletions"):
         look_every_s: float = LOOK_EVERY_S,
         kept_s: float = KEPT_S,
     ) -> None:
-        self._bot = bot
-        self._tools = tools
-        self._speech = speech
+        super().__init__(bot, tools, speech)
         self._gather_s = gather_s
         self._look_every_s = look_every_s
         self._kept_s = kept_s
@@ -199,13 +198,6 @@ class DeletionsCog(commands.Cog, name="Deletions"):
         if self._bot.user is not None and not self._bot.user.bot:
             people.add(self._bot.user.id)
         return frozenset(map(str, people))
-
-    def _is_answered(self, message: discord.Message) -> bool:
-        if not is_person(message) or self._speech.is_ours(message):
-            return False
-        services = getattr(self._bot, "services", None)
-        me_id = self._bot.user.id if self._bot.user is not None else None
-        return services is None or may_command(services.policy, message, me_id=me_id)
 
 
 async def setup(bot: commands.Bot) -> None:

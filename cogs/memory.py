@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from discord.ext import commands
 
 from cogs import render, render_privacy
-from cogs.access import by_owner, context_of, is_person, may_command, usable
+from cogs.access import by_owner, context_of, usable
 from cogs.consent import desk_of
 from cogs.options import split_last, split_place
 from cogs.plugin import Host, server_name, speech_of
@@ -323,13 +323,6 @@ class MemoryCog(ToolCog, name="Memory"):
     async def on_memory_erased(self, user_id: str) -> None:
         """Let go of what messages said, once all about their author is erased."""
         self._said.let_go(user_id)
-
-    def _is_answered(self, message: discord.Message) -> bool:
-        if not is_person(message) or self._speech.is_ours(message):
-            return False
-        services = getattr(self._bot, "services", None)
-        me_id = self._bot.user.id if self._bot.user is not None else None
-        return services is None or may_command(services.policy, message, me_id=me_id)
 
     async def _take_back(
         self, context: ToolContext, place: tuple[str, str], value: str, *, no_trace: bool = False

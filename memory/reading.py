@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
     from memory.acknowledged import AcknowledgedRevisions, Asked
+    from memory.members import Members
     from memory.model import Audience, Position, Record
     from memory.outbox import Outbox
-    from memory.replica import Members, Replica
+    from memory.replica import Replica
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

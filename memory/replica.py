@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Collection
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
@@ -21,7 +20,7 @@ from memory.report import StoreHealth, StoreState
 from memory.tasks import stop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from memory.health import ProbePlan
     from memory.model import Record, StoreIdentity
@@ -444,33 +443,3 @@ async def _set_within(seconds: float, event: asyncio.Event) -> bool:
             async with asyncio.timeout(seconds):
                 await event.wait()
     return event.is_set()
-
-
-class Members(Collection[Replica]):
-    """Who takes part, best priority first; some may join and leave at any time.
-
-    Whoever goes through it goes through those who took part as they began, so that nobody is left out or met twice.
-    """
-
-    def __init__(self, replicas: Iterable[Replica]) -> None:
-        self._now = _in_order(replicas)
-
-    def __iter__(self) -> Iterator[Replica]:
-        return iter(self._now)
-
-    def __len__(self) -> int:
-        return len(self._now)
-
-    def __contains__(self, replica: object) -> bool:
-        return replica in self._now
-
-    def add(self, replica: Replica) -> None:
-        if replica not in self._now:
-            self._now = _in_order((*self._now, replica))
-
-    def discard(self, replica: Replica) -> None:
-        self._now = tuple([member for member in self._now if member is not replica])
-
-
-def _in_order(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
-    return tuple(sorted(replicas, key=lambda replica: replica.priority))

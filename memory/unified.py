@@ -21,10 +21,10 @@ from memory.backend import PAGE, MemoryBackend
 from memory.errors import BackendUnavailableError, ConfigError
 from memory.indexing import Indexing
 from memory.limits import check_draft, check_record
+from memory.members import Members
 from memory.model import MemoryEntry, Page, newest
 from memory.reading import Reader, nobody
 from memory.recall import Recall
-from memory.replica import Members
 from memory.report import HealthReport, StoreState
 from memory.tasks import stop, together, wait_while
 from memory.writing import Writer, stores_needed

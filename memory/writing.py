@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from memory.acknowledged import AcknowledgedRevisions
+    from memory.members import Members
     from memory.model import Record
     from memory.outbox import Kept, Outbox
     from memory.recall import Recall
-    from memory.replica import Members, Replica
+    from memory.replica import Replica
 
 _CONCERN_LEFT_S = 0.1
 
