@@ -340,7 +340,7 @@ async def test_a_store_that_breaks_while_it_is_scrubbed_is_pending_and_the_other
     async with shared_memory(config) as memory:
         await in_step(memory)
         await live(memory)
-        await memory.on_loop("be impatient", be_impatient)
+        await in_step(memory)
         with monkeypatch.context() as broken:
             broken.setattr(MCPMemoryBackend, "scrub", breaks)
             receipt = await memory.erase(USER, tell="channel 7")
