@@ -52,6 +52,7 @@ class _State:
     """What a held set holds.
 
     Attributes:
+        fills: which filling of the set this is about; searches that take the long way fill it, too.
         store: count and XOR of the store's digest of the user, when it was last compared with that.
         held: the same of what the set holds.
         grave: the revision of the user's tombstone; empty if there is none.
@@ -60,6 +61,7 @@ class _State:
         checked: the moment as of which nothing that was acknowledged contradicted it.
     """
 
+    fills: int
     store: tuple[int, int]
     held: tuple[int, int]
     grave: str
@@ -93,7 +95,7 @@ class Recall:
                 self._note(held, record)
 
     def _note(self, held: HeldSet, record: MemoryEntry | Tombstone) -> None:
-        state = self._states.get(held)
+        state = self._state_of(held)
         if isinstance(record, MemoryEntry) and len(held.news) < _NEWS_MAX and len(record.value) <= _NEWS_LETTERS:
             held.news.append(record)
         elif isinstance(record, MemoryEntry) or state is None or held.lock.locked():
@@ -145,7 +147,7 @@ class Recall:
         digest = index.peek(user_id)
         if digest is None:
             digest = await _told(replica, index.digest(user_id))
-        state = self._states.get(held)
+        state = self._state_of(held)
         news, held.news = held.news, []
         if not (
             state is not None
@@ -162,6 +164,10 @@ class Recall:
             state.checked = moment
         return state
 
+    def _state_of(self, held: HeldSet) -> _State | None:
+        state = self._states.get(held)
+        return state if state is not None and state.fills == held.fills else None
+
     async def _load(self, user_id: str, held: HeldSet, replica: Replica, index: SearchIndex) -> _State:
         self._states.pop(held, None)
         shelf = await _told(replica, index.load(user_id))
@@ -172,7 +178,7 @@ class Recall:
         held.graves = len(shelf.deleted)
         digest = shelf.digest
         same = (digest.count, digest.xor)
-        state = self._states[held] = _State(same, same, digest.grave, shelf.deleted)
+        state = self._states[held] = _State(held.fills, same, same, digest.grave, shelf.deleted)
         if digest.grave:  # what was shown once is not to be seen again
             self._acknowledged.note([UserTombstone(digest.user_hash, digest.grave)])
         return state

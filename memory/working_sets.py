@@ -85,6 +85,8 @@ class HeldSet:
         """What it was made of: by slot. What is damaged is here, and not found."""
         self.grown = False
         """Whether it was filled anew; whoever looks for room sets it back."""
+        self.fills = 0
+        """How often it was filled: what is known beside it holds for one filling."""
         self._language = language
         self._words = words
         self._set = WorkingSet(language, words)
@@ -97,6 +99,7 @@ class HeldSet:
 
     async def fill(self, stock: Stock) -> None:
         """Hold what is in *stock* and nothing else; what it holds already is not analysed again."""
+        self.fills += 1
         before, revisions, contents = self._set, self.revisions, self.contents
 
         def is_same(slot: str) -> bool:

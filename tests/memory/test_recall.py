@@ -118,6 +118,21 @@ async def test_the_very_next_search_sees_what_was_stored_changed_and_forgotten(t
         assert await found(memory, "tea") == {"drink": "tea again"}
 
 
+async def test_a_long_search_that_a_deletion_overtook_leaves_nothing_for_the_next_one(tmp_path: Path) -> None:
+    async with files(tmp_path, names=("local",)) as memory:
+        await until(lambda: healthy(memory))
+        await memory.store("u1", "drink", "tea")
+        await memory.store("u1", "pet", "Rex")
+        assert await found(memory) == {"drink": "tea", "pet": "Rex"}
+
+        before = [entry async for page in memory.pages("u1") for entry in visible(page.records, None)]
+        await memory.delete("u1", "drink")
+        assert await found(memory) == {"pet": "Rex"}
+        await memory.sets.rank("u1", before, Asked("", 10, None, "", from_ms(NOW_MS)))  # as `find` without `Recall`
+
+        assert await found(memory) == {"pet": "Rex"}
+
+
 async def test_own_writes_are_applied_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with alone(tmp_path) as memory:
         await memory.store("u1", "drink", "tea")
