@@ -354,7 +354,7 @@ class Reader:
         asked.add_done_callback(lambda _: self._late.subtract([replica]))
 
     @staticmethod
-    def _names(silent: Iterable[Replica]) -> tuple[list[str], list[str]]:
+    def _names(silent: Collection[Replica]) -> tuple[list[str], list[str]]:
         """Return the names of stores that did not answer, and of those of them that are only just coming up."""
         starting = [replica.name for replica in silent if replica.health().state is StoreState.STARTING]
         return [replica.name for replica in silent], starting
