@@ -115,12 +115,14 @@ class Recall:
         try:
             async with self._sets.held(user_id, _half()) as held:
                 state = await self._current(user_id, held, replica, index)
-                hits, cut = await held.rank(asked)
+                hits, cut = await held.rank(asked, replica.name)
+                ahead = frozenset(state.ahead)
         except (BackendUnavailableError, DamagedError, _UnsureError, TimeoutError) as exc:
             log.debug("a search takes the long way: %s", type(exc).__name__)
             return None
-        told = [replace(hit, store="outbox" if hit.entry.position[1] in state.ahead else replica.name) for hit in hits]
-        return SearchResult(tuple(told), cut, *self._reader.standing())
+        if ahead:
+            hits = tuple([replace(hit, store="outbox") if hit.entry.position[1] in ahead else hit for hit in hits])
+        return SearchResult(hits, cut, *self._reader.standing())
 
     async def _turn(self) -> None:
         """Wait until no other search begins in this very iteration of the loop.

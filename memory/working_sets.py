@@ -148,8 +148,8 @@ class HeldSet:
             del self.contents[slot]
             self._set.remove(slot)
 
-    async def rank(self, asked: Asked) -> tuple[tuple[Hit, ...], int]:
-        """Return the best hits, and how many more matched."""
+    async def rank(self, asked: Asked, store: str = "") -> tuple[tuple[Hit, ...], int]:
+        """Return the best hits, as what *store* said, and how many more matched."""
         work = partial(
             self._set.rank,
             asked.query,
@@ -159,6 +159,7 @@ class HeldSet:
             now=asked.now,
             query_vector=asked.query_vector,
             named=self._named(asked.query.strip()),
+            store=store,
         )
         # The first time for an audience all that it may see is put in order; signs are looked for in all texts.
         quick = self._set.has_view(asked.audience) and (not asked.query or any(map(str.isalnum, asked.query)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from memory.ranking.packed import Spread, spread
@@ -110,7 +109,7 @@ class Stock:
             analysis = language.unpack(self.packed[at] or b"") or language.unpack(self.pack(at, language) or b"")
             if analysis is None:
                 return None
-            entry = partial(_shown, self._entry, self._rows[at])
+            entry = _Shown(self._entry, self._rows[at])
             doc = Doc(self.slots[at], self.scopes[at], self.revision[at], analysis, entry, self.vector(at))
             self._docs[at] = doc
         return doc
@@ -131,11 +130,21 @@ class Stock:
             self._vectors[at] = b""
 
 
-def _shown(entry_of: Callable[[Any], MemoryEntry | None], row: Any) -> MemoryEntry:
-    entry = entry_of(row)
-    if entry is None:
-        raise DamagedError
-    return entry
+class _Shown:
+    """Makes a memory of its row when it is shown, once."""
+
+    __slots__ = ("_made", "_of", "_row")
+
+    def __init__(self, of: Callable[[Any], MemoryEntry | None], row: Any) -> None:
+        self._of = of
+        self._row = row
+        self._made: MemoryEntry | None = None
+
+    def __call__(self) -> MemoryEntry:
+        self._made = self._made or self._of(self._row)
+        if self._made is None:
+            raise DamagedError
+        return self._made
 
 
 class Memories:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _K1, _B = 0.6, 0.5
 _AROUND = (0.5, 0.2, 0.25, 0.1)
 """What a word in the memory before, after, two before and two after is worth: the answer follows the question."""
+_SHARED = (1.0, *_AROUND)
+"""What a word is worth to the memory that has it, and to those around it, as in Columns.reached."""
 
 _LEX, _SES, _LENGTH, _ASKS = 14.0, 3.0, 0.5, -0.9
 _IN_DATE, _NEAR_DATE, _NEAR_DAYS = 2.0, 3.0, 10.0
@@ -124,10 +126,8 @@ class Scoring:
         """Return how much of the question's weight each memory has, with its neighbours, and each memory's session."""
         columns, size, terms = self._columns, self._size, self._asked.terms
         row, value, number_of, weight = self._occurrences()
-        before, after, before2, after2 = columns.around
-        index = np.concatenate((row, after[row], before[row], after2[row], before2[row])) + np.tile(number_of * size, 5)
-        shared = np.concatenate((value, *(share * value for share in _AROUND)))
-        self._counts = counts = _table(index, shared, len(terms), size)
+        index = columns.reached.take(row, axis=1) + number_of * size
+        self._counts = counts = _table(index.ravel(), np.outer(_SHARED, value).ravel(), len(terms), size)
         lex = _saturated(counts, weight, ground.lex_k)
         if columns.sessions == 1:
             return lex, lex

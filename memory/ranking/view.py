@@ -43,6 +43,7 @@ class Columns(NamedTuple):
         speaker: a number for each "Name:"; 0 for what has none.
         cues: as in an Analysis.
         around: the rows one before, one after, two before and two after, in the same session.
+        reached: each row itself, and those that have it one before, one after, two before and two after them.
         sessions: how many sessions there are, and one.
     """
 
@@ -53,6 +54,7 @@ class Columns(NamedTuple):
     speaker: NDArray[np.float64]
     cues: NDArray[np.intp]
     around: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
+    reached: NDArray[np.intp]
     sessions: int
 
 
@@ -207,6 +209,7 @@ class View:
         together = number[1:] == number[:-1]
         before[order[1:][together]] = order[:-1][together]
         after[order[:-1][together]] = order[1:][together]
+        before2, after2 = before[before], after[after]
         return Columns(
             live > 0,
             length,
@@ -214,7 +217,8 @@ class View:
             session,
             speaker,
             cues.astype(np.intp),
-            (before, after, before[before], after[after]),
+            (before, after, before2, after2),
+            np.stack((np.arange(size), after, before, after2, before2)),
             int(number[-1]) + 1 if len(number) else 1,
         )
 

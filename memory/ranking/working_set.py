@@ -118,6 +118,7 @@ class WorkingSet:
         now: datetime,
         query_vector: bytes = b"",
         named: Collection[str] = (),
+        store: str = "",
     ) -> tuple[tuple[Hit, ...], int]:
         """Return the *limit* best hits of what *audience* may see, and how many more matched.
 
@@ -129,6 +130,7 @@ class WorkingSet:
             now: what "yesterday" in the query is relative to.
             query_vector: of the same text embedder as the memories'.
             named: the slots of what the query names by its key: found whatever that looks like, before all else.
+            store: which one says so.
         """
         view = self._view(audience)
         rows = view.rows(named)
@@ -141,7 +143,7 @@ class WorkingSet:
         if not best and (not asked.terms or len(text) >= _LITERAL_LEAST):
             why = f"contains {text[:_SHOWN]}"
             best, cut = view.containing(text, limit, why, rows) if text else view.newest(limit)
-        return tuple(Hit(one.doc.entry(), one.score, one.why, one.details) for one in best), cut
+        return tuple(Hit(one.doc.entry(), one.score, one.why, one.details, store) for one in best), cut
 
     def _scopes(self, audience: Audience) -> frozenset[str]:
         scopes = self._memories.scopes
