@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from memory.language import code_of, load_language
 from memory.limits import QUERY_MAX
-from memory.ranking import Doc, Stock, WorkingSet
+from memory.ranking import DamagedError, Doc, Stock, WorkingSet
 from memory.ranking.packed import spread
 from tests.contract import HOSTILE, make_entry
 from tests.memory.sets import NOW, doc_of, docs_of, keys, said, set_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from memory.model import Audience, Hit
+    from memory.model import Audience, Hit, MemoryEntry
 
 ENGLISH = load_language("english")
 FACTS = Path(__file__).parents[1] / "data" / "short_facts.json"
@@ -451,6 +451,26 @@ def test_a_stock_keeps_nothing_of_what_was_forgotten() -> None:
     assert stock.packed == [None, packed[1]]
     assert keys(working, "tea") == []
     assert keys(working, "") == ["m2"]
+
+
+def test_what_is_shown_is_made_of_its_row_once() -> None:
+    entries = [said("m1", "tea"), said("m2", "a boat")]
+    made: list[MemoryEntry] = []
+
+    def shown(entry: MemoryEntry) -> MemoryEntry | None:
+        made.append(entry)
+        return entry if entry.key == "m1" else None  # the other was damaged since
+
+    slots, packed = [entry.position[1] for entry in entries], [ENGLISH.pack(ENGLISH.analyse(one)) for one in entries]
+    working = WorkingSet(ENGLISH, stock=Stock(slots, [""] * 2, ["1"] * 2, slots, [*packed], [*entries], shown))
+    assert not made
+
+    for _ in range(3):
+        assert keys(working, "tea") == ["m1"]
+        with pytest.raises(DamagedError):
+            keys(working, "boat")
+
+    assert made == [entries[0], *[entries[1]] * 3]
 
 
 def test_of_what_was_said_at_once_the_older_revision_was_first() -> None:
